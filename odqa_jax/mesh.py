@@ -125,7 +125,9 @@ def _fsdp_spec(shape: tuple[int, ...], mesh: Mesh, axis: str) -> PartitionSpec:
     return PartitionSpec()
   for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
     if shape[dim] % size == 0:
-      return PartitionSpec(*[axis if i == dim else None for i in range(dim + 1)])
+      return PartitionSpec(
+        *[axis if i == dim else None for i in range(dim + 1)]
+      )
   return PartitionSpec()
 
 
@@ -188,8 +190,18 @@ def to_global(mesh: Mesh, batch: Any) -> Any:
   )
 
 
-def to_host(x: Any) -> Any:
-  """Global arrays → NumPy arrays with all rows, on every process."""
-  if jax.process_count() > 1:
+def to_host(tree: Any) -> Any:
+  """Arrays → NumPy arrays with all rows, on every process.
+
+  Global arrays that this process does not hold in full are gathered, so every
+  process must call this together.
+  """
+
+  def fetch(x: Any) -> np.ndarray:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return jax.device_get(x)
+    if x.is_fully_replicated:
+      return np.asarray(x.addressable_data(0))
     return multihost_utils.process_allgather(x, tiled=True)
-  return jax.device_get(x)
+
+  return jax.tree.map(fetch, tree)

@@ -1,0 +1,289 @@
+"""A trained retriever at work: encode, index, search.
+
+    retriever = load_retriever("work/supervised", mesh)
+    index = index_corpus(retriever, corpus, "work/index", mesh=mesh)
+    ranking = search_questions(retriever, index, questions, k=100)
+
+A checkpoint is a training workdir, one step of it, or a Hugging Face or
+sentence-transformers folder.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from odqa_jax.checkpoint import find_step, restore_params
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.loader import question_batches
+from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer
+from odqa_jax.mesh import (
+  make_mesh,
+  path_name,
+  replicated,
+  row_sharding,
+  to_host,
+)
+from odqa_jax.models.bert import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.pretrained import load_encoder
+from odqa_jax.retrieval import BACKENDS
+from odqa_jax.retrieval.index import Index, build_index, check_index
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Retriever:
+  """A dual encoder with everything that decides what it computes.
+
+  Attributes:
+    encoder: the model.
+    params: its parameters, replicated on this process's own devices.
+    tokenizer: what made the ids that it was trained on.
+    question_length: longest question in tokens.
+    passage_length: longest passage in tokens.
+    title: whether passages begin with their title.
+    fingerprint: of the passage side: parameters, pooling, lengths, title. An
+      index belongs to it; a new question encoder keeps the index.
+  """
+
+  encoder: DualEncoder
+  params: Any
+  tokenizer: Tokenizer
+  question_length: int
+  passage_length: int
+  title: bool
+  fingerprint: str
+
+
+def passage_fingerprint(
+  config: EncoderConfig, params: Any, passage_length: int, title: bool
+) -> str:
+  """Hash of all that an embedding of a passage depends on, besides its ids.
+
+  `params` are host arrays.
+  """
+  side = params["shared" if config.shared else "passage"]
+  digest = hashlib.sha256()
+  settings = dataclasses.asdict(config)
+  # How the same function is computed does not change the function.
+  for name in ("dropout", "attention_dropout", "remat", "scan"):
+    settings["bert"].pop(name)
+  digest.update(repr((settings, passage_length, title)).encode())
+  for path, leaf in jax.tree_util.tree_flatten_with_path(side)[0]:
+    digest.update(path_name(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def make_retriever(
+  config: EncoderConfig,
+  params: Any,
+  tokenizer: Tokenizer,
+  *,
+  question_length: int,
+  passage_length: int,
+  title: bool,
+) -> Retriever:
+  """Puts a retriever together from parts in memory (any sharding)."""
+  params = to_host(params)
+  local = replicated(make_mesh(devices=jax.local_devices()))
+  return Retriever(
+    encoder=DualEncoder(config),
+    params=jax.device_put(params, local),
+    tokenizer=tokenizer,
+    question_length=question_length,
+    passage_length=passage_length,
+    title=title,
+    fingerprint=passage_fingerprint(config, params, passage_length, title),
+  )
+
+
+def encoder_config_from_dict(values: dict[str, Any]) -> EncoderConfig:
+  """The inverse of `dataclasses.asdict` on an `EncoderConfig`."""
+  return EncoderConfig(**(values | {"bert": BertConfig(**values["bert"])}))
+
+
+def is_pretrained_folder(path: str | Path) -> bool:
+  """Whether a folder is in a published format rather than a training workdir.
+
+  Both may hold a `config.json`; only a workdir holds checkpoints.
+  """
+  path = Path(path)
+  published = ("modules.json", "model.safetensors", "question/config.json")
+  sharded = "model.safetensors.index.json"
+  return any((path / name).is_file() for name in (*published, sharded))
+
+
+def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
+  """Loads a training workdir, one step of it, or a published folder.
+
+  Args:
+    path: the folder.
+    dtype: compute dtype for a published folder; a workdir names its own.
+
+  Raises:
+    ValueError: if the folder is none of these, or its parts do not agree.
+  """
+  path = Path(path)
+  if is_pretrained_folder(path):
+    config, params, settings = load_encoder(path, dtype=dtype)
+    return make_retriever(
+      config,
+      params,
+      load_tokenizer(path),
+      question_length=settings["question_length"],
+      passage_length=settings["passage_length"],
+      title=settings["title"],
+    )
+  folder, _ = find_step(path)
+  params, extra = restore_params(path, replicated(make_mesh()))
+  tokenizer = load_tokenizer(folder.parent / "tokenizer")
+  if tokenizer.fingerprint != extra["tokenizer"]:
+    raise ValueError(
+      f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
+      f"trained with ({tokenizer.fingerprint[:12]} against "
+      f"{extra['tokenizer'][:12]}); restore the original folder."
+    )
+  data = extra["config"]["data"]
+  return make_retriever(
+    encoder_config_from_dict(extra["encoder"]),
+    params,
+    tokenizer,
+    question_length=data["question_length"],
+    passage_length=data["passage_length"],
+    title=data["title"],
+  )
+
+
+def index_corpus(
+  retriever: Retriever,
+  corpus: Corpus,
+  directory: str | Path,
+  *,
+  mesh: Mesh,
+  dtype: str = "float32",
+  batch_tokens: int = 16384,
+  shard_rows: int = 65536,
+  progress: Progress | None = None,
+) -> Index:
+  """Encodes every passage of the corpus and saves the index.
+
+  Args:
+    retriever: what encodes.
+    corpus: what is encoded.
+    directory: where the index goes; a killed run is taken up again.
+    mesh: the devices that will hold the index.
+    dtype: of the stored embeddings: "float32" or "bfloat16".
+    batch_tokens: tokens (with padding) in one encoder call.
+    shard_rows: rows in one piece of work.
+    progress: called with passages done and in all.
+
+  Raises:
+    ValueError: if the corpus was tokenised by another tokenizer.
+  """
+  check_tokenizer(retriever, corpus)
+
+  @jax.jit
+  def encode(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    return retriever.encoder.encode_passage(params, ids, lengths)
+
+  return build_index(
+    lambda ids, lengths: encode(retriever.params, ids, lengths),
+    corpus,
+    Path(directory),
+    mesh=mesh,
+    dtype=dtype,
+    max_length=retriever.passage_length,
+    title=retriever.title,
+    batch_tokens=batch_tokens,
+    shard_rows=shard_rows,
+    identity={
+      "encoder": retriever.fingerprint,
+      "tokenizer": retriever.tokenizer.fingerprint,
+    },
+    progress=progress,
+  )
+
+
+def check_tokenizer(retriever: Retriever, corpus: Corpus) -> None:
+  """Refuses a corpus whose token ids mean something else to this encoder.
+
+  Raises:
+    ValueError: naming both tokenizers.
+  """
+  theirs = corpus.manifest["tokenizer"]
+  if theirs != retriever.tokenizer.fingerprint:
+    raise ValueError(
+      f"the corpus was tokenised with {theirs[:12]}, the checkpoint's "
+      f"tokenizer is {retriever.tokenizer.fingerprint[:12]}; prepare the "
+      "corpus again with --tokenizer CHECKPOINT."
+    )
+
+
+def encode_questions(
+  retriever: Retriever, questions: Sequence[str], *, batch_size: int = 64
+) -> np.ndarray:
+  """Embeds questions, `[n, e]` f32, the same on every process."""
+  sharding = row_sharding(make_mesh(devices=jax.local_devices()))
+  devices = jax.local_device_count()
+  batch_size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
+  encode = jax.jit(retriever.encoder.encode_question)
+  tokens = retriever.tokenizer.encode_batch(list(questions))
+  parts = []
+  for ids, lengths, real in question_batches(
+    tokens,
+    retriever.tokenizer,
+    batch_size=batch_size,
+    longest=retriever.question_length,
+  ):
+    placed = jax.device_put((ids, lengths), sharding)
+    parts.append(np.asarray(encode(retriever.params, *placed))[:real])
+  return np.concatenate(parts)
+
+
+def search_questions(
+  retriever: Retriever,
+  index: Index,
+  corpus: Corpus,
+  questions: Sequence[str],
+  *,
+  k: int,
+  batch_size: int = 64,
+  backend: str = "exact",
+  progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k best rows for every question.
+
+  Returns:
+    scores `[n, k]` f32 (plain dot products) and corpus rows `[n, k]` int32,
+    best first, the same on every process.
+
+  Raises:
+    ValueError: if the index belongs to another checkpoint or corpus, or k is
+      larger than the corpus.
+  """
+  check_index(
+    index,
+    encoder=retriever.fingerprint,
+    corpus=corpus.fingerprint,
+    tokenizer=retriever.tokenizer.fingerprint,
+  )
+  embeddings = encode_questions(retriever, questions, batch_size=batch_size)
+  scores, rows = [], []
+  for start in range(0, len(embeddings), batch_size):
+    batch = embeddings[start : start + batch_size]
+    real = len(batch)
+    # One shape for all batches: one compiled search.
+    batch = np.pad(batch, ((0, batch_size - real), (0, 0)), mode="edge")
+    found = jax.device_get(BACKENDS[backend](index, batch, k))
+    scores.append(found[0][:real])
+    rows.append(found[1][:real])
+    if progress:
+      progress(start + real, len(embeddings))
+  return np.concatenate(scores), np.concatenate(rows)
