@@ -23,7 +23,7 @@ from odqa_jax.checkpoint import Checkpoints, probe_writable, write_json
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.loader import train_batches
 from odqa_jax.data.sources import load_examples
-from odqa_jax.evaluate import make_evaluator
+from odqa_jax.evaluators import make_evaluator
 from odqa_jax.initial import initial_model
 from odqa_jax.mesh import (
   host_slice,
@@ -148,7 +148,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   )
 
   # ---- Resume, or begin ----
-  evaluator = make_evaluator(config, corpus, mesh)
+  evaluator = make_evaluator(config, corpus, mesh, workdir)
   best = config.evaluate.best if evaluator else None
   extra = {
     "config": config.to_dict(),

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# From a fresh machine to a trained retriever: makes .venv, installs, runs
+# `odqa demo`. Arguments are passed on: launch/demo.sh --preset quick --seed 1
+set -u
+caller=$PWD
+. "$(dirname "$0")/venv.sh" demo
+root=$PWD
+cd "$caller" || exit 1
+exec "$root/.venv/bin/odqa" demo "$@"

@@ -1,0 +1,174 @@
+"""The sub-commands, as functions of their flags that return figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from odqa_jax.config import load_config
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.mining import Bm25
+from odqa_jax.data.question_sets import QuestionSet
+from odqa_jax.data.questions import Question, read_questions
+from odqa_jax.evaluate import (
+  Ranking,
+  evaluate_ranking,
+  evaluate_run,
+  write_run,
+)
+from odqa_jax.initial import resolve_folder
+from odqa_jax.mesh import is_primary, make_mesh, sync
+from odqa_jax.prepare import prepare as prepare_dataset
+from odqa_jax.progress import progress_bar
+from odqa_jax.retrieval.index import export_npy, load_index
+from odqa_jax.retriever import (
+  index_corpus,
+  load_retriever,
+  search_questions,
+)
+from odqa_jax.train import train as train_model
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def open_corpus(path: str) -> Corpus:
+  """A corpus folder, or the dataset folder that holds one."""
+  nested = Path(path) / "corpus"
+  return Corpus(nested if nested.is_dir() else Path(path))
+
+
+def open_questions(path: str) -> list[Question]:
+  """A prepared question set, or a raw file of any known format."""
+  if Path(path).is_dir():
+    return list(QuestionSet(Path(path)))
+  return list(read_questions(path))
+
+
+def _split(names: str) -> list[str]:
+  return [name for name in names.split(",") if name]
+
+
+def prepare(
+  corpus: str,
+  questions: str,
+  out: str,
+  tokenizer: str,
+  vocabulary_size: int,
+  pairs: str,
+  negatives: int,
+) -> dict[str, Any]:
+  """`odqa prepare`. With several processes the first one works."""
+  figures: dict[str, Any] = {}
+  if is_primary():
+    figures = prepare_dataset(
+      corpus=_split(corpus),
+      questions=_split(questions),
+      out=out,
+      tokenizer=tokenizer,
+      vocabulary_size=vocabulary_size,
+      pairs=_split(pairs),
+      negatives=negatives,
+    )
+  sync("prepare")
+  return figures
+
+
+def train(
+  config: str, workdir: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+  """`odqa train`."""
+  return train_model(load_config(config, overrides), workdir)
+
+
+def index(
+  checkpoint: str,
+  corpus: str,
+  out: str,
+  dtype: str,
+  batch_tokens: int,
+  npy: str | None,
+) -> dict[str, Any]:
+  """`odqa index`."""
+  opened = open_corpus(corpus)
+  retriever = load_retriever(resolve_folder(checkpoint))
+  with progress_bar("encode", len(opened), "passage") as update:
+    made = index_corpus(
+      retriever,
+      opened,
+      out,
+      mesh=make_mesh(),
+      dtype=DTYPES[dtype],
+      batch_tokens=batch_tokens,
+      progress=update,
+    )
+  if npy:
+    export_npy(made, Path(npy))
+  return {k: made.manifest[k] for k in ("count", "width", "dtype", "encoder")}
+
+
+def search(
+  checkpoint: str,
+  index: str,
+  corpus: str,
+  questions: str,
+  k: int,
+  out: str,
+) -> dict[str, Any]:
+  """`odqa search`."""
+  asked = open_questions(questions)
+  opened = open_corpus(corpus)
+  retriever = load_retriever(resolve_folder(checkpoint))
+  with progress_bar("search", len(asked), "question") as update:
+    scores, rows = search_questions(
+      retriever,
+      load_index(Path(index), make_mesh()),
+      opened,
+      [q.question for q in asked],
+      k=k,
+      progress=update,
+    )
+  ranking = Ranking(tuple(q.id for q in asked), rows, scores)
+  if is_primary():
+    write_run(Path(out), ranking, asked, opened)
+  sync("search")
+  return {"questions": len(asked), "k": k, "run": out}
+
+
+def evaluate(
+  run: str | None,
+  checkpoint: str | None,
+  index: str | None,
+  questions: str,
+  corpus: str,
+  qrels: str | None,
+  k: int,
+  bm25: bool,
+) -> dict[str, Any]:
+  """`odqa evaluate`: a run file, a checkpoint, or BM25; or all of them."""
+  if run is None and checkpoint is None and not bm25:
+    raise ValueError(
+      "give --run FILE, --checkpoint DIR with --index, or --bm25."
+    )
+  if checkpoint is not None and index is None:
+    raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
+  asked, opened = open_questions(questions), open_corpus(corpus)
+  texts = [q.question for q in asked]
+  ids = tuple(q.id for q in asked)
+  figures: dict[str, Any] = {}
+  if run is not None:
+    figures["run"] = evaluate_run(Path(run), asked, opened, qrels=qrels)
+  if checkpoint is not None and index is not None:
+    retriever = load_retriever(resolve_folder(checkpoint))
+    with progress_bar("encode", len(opened), "passage") as update:
+      made = index_corpus(
+        retriever, opened, index, mesh=make_mesh(), progress=update
+      )
+    scores, rows = search_questions(retriever, made, opened, texts, k=k)
+    figures["checkpoint"] = evaluate_ranking(
+      Ranking(ids, rows, scores), asked, opened, qrels=qrels
+    )
+  if bm25:
+    rows, scores = Bm25.build(opened).search(texts, k)
+    figures["bm25"] = evaluate_ranking(
+      Ranking(ids, rows, scores), asked, opened, qrels=qrels
+    )
+  return figures

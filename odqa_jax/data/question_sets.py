@@ -1,0 +1,394 @@
+"""Questions as records, and their storage: a TFDS dataset of ArrayRecords.
+
+A question set is one folder that any TFDS or Grain program can read:
+
+    write_questions(read_questions("NQ-open.dev.jsonl"), folder, "nq_dev")
+    QuestionSet(folder)[0].answers
+    tfds.builder_from_directory(folder).as_data_source()["questions"][0]
+
+Beside the files of TFDS lies `manifest.json`, with a hash of the content by
+which runs and training pairs recognise the set. TensorFlow is not needed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import operator
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+FORMAT = 1
+SPLIT = "questions"
+_READ_AHEAD = 1024
+_LISTS = ("answers", "positive_ids", "negative_ids")
+_TEXTS = ("id", "question", "answer_type")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+  """One question, checked when it is made.
+
+  Attributes:
+    id: its name in run files; no white space.
+    question: the text.
+    answers: accepted answers, the preferred first; empty where a source has
+      none (positives alone can train a retriever).
+    answer_type: whether `answers` are strings or regular expressions.
+    positive_ids: passages known to answer the question.
+    negative_ids: passages known to mislead, the hardest first.
+
+  Raises:
+    ValueError: if a field breaks these rules.
+  """
+
+  id: str
+  question: str
+  answers: tuple[str, ...]
+  answer_type: Literal["string", "regex"] = "string"
+  positive_ids: tuple[str, ...] = ()
+  negative_ids: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    if not self.id or any(c.isspace() for c in self.id):
+      raise ValueError(
+        f"the question id {self.id!r} is empty or has white space in it, at "
+        "which run files are split; give it another id."
+      )
+    if not self.question.strip():
+      raise ValueError(
+        f"question {self.id} is empty; give it a text or remove it."
+      )
+    if any(not answer.strip() for answer in self.answers):
+      raise ValueError(
+        f"question {self.id} has an empty answer, which every passage would "
+        f"contain: {list(self.answers)!r}; remove that answer."
+      )
+    if self.answer_type == "regex":
+      for answer in self.answers:
+        _check_pattern(answer)
+    _check_encodable(self)
+
+
+def _check_pattern(pattern: str) -> None:
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", FutureWarning)
+      re.compile(pattern)
+  except re.error as error:
+    raise ValueError(
+      f"the answer {pattern!r} is no valid regular expression ({error}); "
+      "mend it, or read the file with a format of plain answers."
+    ) from error
+
+
+def _check_encodable(question: Question) -> None:
+  """JSON and Python literals can spell half a surrogate pair; UTF-8 cannot."""
+  texts = (question.id, question.question, *question.answers)
+  for text in (*texts, *question.positive_ids, *question.negative_ids):
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"{text!r} has half a surrogate pair at character {error.start}, "
+        "which is no text; write the whole character."
+      ) from error
+
+
+def _record(question: Question) -> dict[str, Any]:
+  # Not dataclasses.asdict: it copies every tuple and string.
+  return {name: getattr(question, name) for name in (*_TEXTS, *_LISTS)}
+
+
+def _question(record: dict[str, Any]) -> Question:
+  lists: dict[str, Any] = {
+    name: tuple(value.decode() for value in record[name]) for name in _LISTS
+  }
+  return Question(
+    id=record["id"].decode(),
+    question=record["question"].decode(),
+    answer_type=record["answer_type"].decode(),
+    **lists,
+  )
+
+
+class _Fingerprint:
+  """Hash of all questions in order; it also refuses an id used twice."""
+
+  def __init__(self) -> None:
+    self._hash = hashlib.sha256()
+    self._ids: set[str] = set()
+
+  @property
+  def count(self) -> int:
+    return len(self._ids)
+
+  def add(self, question: Question) -> None:
+    if question.id in self._ids:
+      raise ValueError(
+        f"the question id {question.id!r} is used twice, the second time by "
+        f"question {self.count}; ids name the rows of run files, so make "
+        "them unique."
+      )
+    self._ids.add(question.id)
+    line = json.dumps(_record(question), sort_keys=True)
+    self._hash.update(line.encode() + b"\n")
+
+  def hexdigest(self) -> str:
+    return self._hash.hexdigest()
+
+
+def _tfds_name(name: str) -> str:
+  """`name` as TFDS accepts it: lower-case words that begin with a letter."""
+  words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+  return words if words[:1].isalpha() else f"questions_{words}".rstrip("_")
+
+
+def _builder_class(name: str, questions: Iterable[Question]) -> type:
+  """A TFDS builder of these questions, kept out of TFDS's global registry."""
+  import tensorflow_datasets as tfds
+
+  tfds_name = _tfds_name(name)
+
+  class QuestionBuilder(  # type: ignore[call-arg, misc]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+  ):
+    """Questions in their given order."""
+
+    name = tfds_name
+    VERSION = tfds.core.Version("1.0.0")
+    # TFDS would look for checksums of downloads beside the class's module, by
+    # way of importlib_resources, which it does not declare.
+    code_path = None
+
+    def _info(self) -> Any:
+      text = tfds.features.Text
+      features = {key: text() for key in _TEXTS}
+      features |= {key: tfds.features.Sequence(text()) for key in _LISTS}
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(features),
+        # TFDS would order examples by a hash of their keys.
+        disable_shuffling=True,
+      )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+      del dl_manager
+      return {SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+      for row, question in enumerate(questions):
+        yield row, _record(question)
+
+  return QuestionBuilder
+
+
+def _build(questions: Iterable[Question], name: str, directory: Path) -> None:
+  """Has TFDS write the dataset as `directory`, which must not exist."""
+  import tensorflow_datasets as tfds
+
+  # TFDS insists on NAME/VERSION below its data_dir.
+  work = directory.with_name(directory.name + ".work")
+  shutil.rmtree(work, ignore_errors=True)
+  tfds.disable_progress_bar()
+  try:
+    builder = _builder_class(name, questions)(
+      data_dir=str(work), file_format="array_record"
+    )
+    # TFDS prints notices to stdout, which carries a command's figures.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(download_dir=str(work / "downloads"))
+    os.replace(builder.data_dir, directory)
+  finally:
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+  """Bytes of every file that TFDS reads in `directory`."""
+  return {
+    file.name: file.stat().st_size
+    for file in sorted(directory.iterdir())
+    if file.name != "manifest.json"
+  }
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+  """The manifest of a question set, checked against the files beside it.
+
+  Raises:
+    ValueError: if there is none, it is of another kind or format, or a file
+      is missing or has another size.
+  """
+  directory = Path(directory)
+  file = directory / "manifest.json"
+  try:
+    manifest = json.loads(file.read_text("utf-8"))
+    found = (manifest["kind"], manifest["format"])
+    files = manifest["files"]
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    raise ValueError(
+      f"{file}: not the manifest of a question set ({error!r}); write the "
+      "folder with `odqa prepare --questions`."
+    ) from error
+  if found != ("questions", FORMAT):
+    raise ValueError(
+      f"{file}: kind and format are {found}, this version reads "
+      f"{('questions', FORMAT)}; write the folder with `odqa prepare`."
+    )
+  for name, size in files.items():
+    path = directory / name
+    actual = path.stat().st_size if path.is_file() else None
+    if actual != size:
+      raise ValueError(
+        f"{path}: {'missing' if actual is None else f'{actual} bytes'}, the "
+        f"manifest says {size} bytes; remove the folder and prepare it again."
+      )
+  return manifest
+
+
+def _same_content(directory: Path, fingerprint: str) -> bool:
+  try:
+    return read_manifest(directory)["fingerprint"] == fingerprint
+  except ValueError:
+    return False
+
+
+def _refuse_foreign(directory: Path) -> None:
+  """Refuses to replace what is not a question set, whole or damaged."""
+  if not directory.exists() or not any(directory.iterdir()):
+    return
+  try:
+    kind = json.loads((directory / "manifest.json").read_text("utf-8"))["kind"]
+  except (OSError, ValueError, TypeError, KeyError):
+    kind = None
+  if kind != "questions":
+    raise ValueError(
+      f"{directory}: exists and is no question set (kind {kind!r}), so it is "
+      "not replaced; choose another folder or remove this one."
+    )
+
+
+def _replace(new: Path, directory: Path) -> None:
+  """Puts `new` in the place of `directory`, which may exist."""
+  old = directory.with_name(directory.name + ".old")
+  shutil.rmtree(old, ignore_errors=True)
+  if directory.exists():
+    os.replace(directory, old)
+  os.replace(new, directory)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def write_questions(
+  questions: Iterable[Question],
+  directory: str | Path,
+  name: str,
+  *,
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+  """Writes a question set; the same content again leaves the folder alone.
+
+  The questions are streamed. The folder appears, or is replaced, when it is
+  complete: until then everything lies in siblings `DIRECTORY.tmp*`.
+
+  Args:
+    questions: what to write, in this order; at least one, ids unique.
+    directory: the folder to make.
+    name: of the set; TFDS sees it in lower case with underscores.
+    progress: called with (questions so far, 0).
+
+  Returns:
+    The manifest: format, kind, name, count, fingerprint (sha256 of the
+    content in order), and the size in bytes of each file.
+
+  Raises:
+    ValueError: if there are no questions, an id occurs twice, or `directory`
+      holds something else.
+  """
+  directory = Path(directory)
+  _refuse_foreign(directory)
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  seen = _Fingerprint()
+  temporary = directory.with_name(directory.name + ".tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  try:
+    _build(_watched(questions, seen, progress), name, temporary)
+    manifest: dict[str, Any] = {
+      "format": FORMAT,
+      "kind": "questions",
+      "name": name,
+      "count": seen.count,
+      "fingerprint": seen.hexdigest(),
+      "files": _sizes(temporary),
+    }
+    if _same_content(directory, manifest["fingerprint"]):
+      return read_manifest(directory)
+    text = json.dumps(manifest, indent=1) + "\n"
+    (temporary / "manifest.json").write_text(text, "utf-8")
+    _replace(temporary, directory)
+    return manifest
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _watched(
+  questions: Iterable[Question],
+  seen: _Fingerprint,
+  progress: Callable[[int, int], None] | None,
+) -> Iterator[Question]:
+  """Passes questions on, adding each to `seen`."""
+  for question in questions:
+    seen.add(question)
+    if progress is not None and seen.count % _READ_AHEAD == 0:
+      progress(seen.count, 0)
+    yield question
+  if progress is not None:
+    progress(seen.count, 0)
+  if not seen.count:
+    raise ValueError(
+      "there are no questions to write; check that the files are not empty."
+    )
+
+
+class QuestionSet:
+  """The questions of a folder that `write_questions` made.
+
+  It is a random-access source for Grain, and reads records when asked.
+
+  Attributes:
+    manifest: see `write_questions`.
+    fingerprint: sha256 of the content in order.
+  """
+
+  def __init__(self, directory: str | Path) -> None:
+    """Opens the folder.
+
+    Raises:
+      ValueError: if the manifest is missing or its files do not agree.
+    """
+    import tensorflow_datasets as tfds
+
+    self.manifest = read_manifest(directory)
+    self.fingerprint: str = self.manifest["fingerprint"]
+    builder = tfds.builder_from_directory(str(directory))
+    self._source = builder.as_data_source()[SPLIT]
+
+  def __len__(self) -> int:
+    return int(self.manifest["count"])
+
+  def __getitem__(self, row: SupportsIndex) -> Question:
+    index = operator.index(row)
+    if not -len(self) <= index < len(self):
+      raise IndexError(f"row {index} of a set of {len(self)} questions.")
+    return _question(self._source[index % len(self)])
+
+  def __iter__(self) -> Iterator[Question]:
+    for start in range(0, len(self), _READ_AHEAD):
+      rows = range(start, min(start + _READ_AHEAD, len(self)))
+      for record in self._source.__getitems__(list(rows)):
+        yield _question(record)

@@ -1,0 +1,345 @@
+"""BERT (Devlin et al. 2019): post-LayerNorm encoder with the exact GELU.
+
+The parameters are plain nested dicts with the published names; the layers are
+stacked on a leading axis (`encoder/layer/attention/self/query/kernel` is
+`[y, d, d]`) whether they run in a scan or unrolled, so that one checkpoint
+serves both. The modules are applied layer by layer as pure functions; nothing
+but this file and `bert.py` sees flax.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from odqa_jax.models import layers
+
+Params = dict[str, Any]
+
+# What the backward pass keeps: everything, only the outputs of the dense
+# products (attention scores are computed again), or only the layer inputs.
+_REMAT_POLICIES = {
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+init_kernel = nn.initializers.truncated_normal(0.02)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises a ValueError that lists the choices unless `value` is one."""
+  if value not in choices:
+    raise ValueError(f"{name}={value!r} is unknown; use one of {choices}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Shape and execution of one BERT.
+
+  Attributes:
+    vocab_size: rows of the word embedding table.
+    width: model width `d`.
+    layers: number of layers `y`.
+    heads: attention heads; must divide `width`.
+    mlp_dim: hidden width of the feed-forward block.
+    max_positions: longest input in tokens.
+    type_vocab: number of token types.
+    dropout: share of activations dropped, when an rng is given.
+    attention_dropout: share of attention weights dropped, likewise.
+    eps: added to the variance in LayerNorm.
+    dtype: dtype of the computation; parameters are float32 and LayerNorm and
+      softmax compute in float32 regardless.
+    remat: what the backward pass computes again instead of keeping: "none",
+      "dots" (all but the dense products) or "full" (all but layer inputs).
+    scan: run the layers in a `lax.scan` (compiles once per layer shape) or
+      unrolled (faster on a CPU). Parameters and results are the same.
+  """
+
+  vocab_size: int
+  width: int
+  layers: int
+  heads: int
+  mlp_dim: int
+  max_positions: int = 512
+  type_vocab: int = 2
+  dropout: float = 0.1
+  attention_dropout: float = 0.1
+  eps: float = 1e-12
+  dtype: str = "float32"
+  remat: str = "none"
+  scan: bool = True
+
+  def __post_init__(self) -> None:
+    check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+    check_choice("remat", self.remat, ("none", *_REMAT_POLICIES))
+    if self.width % self.heads:
+      raise ValueError(
+        f"heads={self.heads} does not divide width={self.width}; every head "
+        "has width / heads dimensions."
+      )
+    for name in ("dropout", "attention_dropout"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1).")
+
+
+class _Embeddings(nn.Module):
+  """Word, position and token type embeddings, normalised."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self, ids: Int[Array, "b l"], token_type: int, rng: PRNGKeyArray | None
+  ) -> Float[Array, "b l d"]:
+    config = self.config
+
+    def table(rows: int, name: str) -> nn.Embed:
+      return nn.Embed(rows, config.width, embedding_init=init_kernel, name=name)
+
+    words = table(config.vocab_size, "word_embeddings")(ids)
+    positions = table(config.max_positions, "position_embeddings").embedding
+    types = table(config.type_vocab, "token_type_embeddings").embedding
+    shift = positions[: ids.shape[1]] + types[token_type][None]
+    x = nn.LayerNorm(config.eps, name="LayerNorm")(words + shift[None])
+    return layers.dropout(x.astype(config.dtype), config.dropout, rng)
+
+
+class _Output(nn.Module):
+  """Dense, dropout, then LayerNorm of the sum with the residual (post-LN)."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b l f"],
+    residual: Float[Array, "b l d"],
+    rng: PRNGKeyArray | None,
+  ) -> Float[Array, "b l d"]:
+    config = self.config
+    x = nn.Dense(
+      config.width, dtype=config.dtype, kernel_init=init_kernel, name="dense"
+    )(x)
+    x = layers.dropout(x, config.dropout, rng)
+    norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
+    return norm(residual.astype(jnp.float32) + x)
+
+
+class _SelfAttention(nn.Module):
+  """Multi-head attention of the tokens `queries` over all tokens of `x`."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    queries: Float[Array, "b q d"],
+    x: Float[Array, "b l d"],
+    bias: Float[Array, "b 1 1 l"],
+    rng: PRNGKeyArray | None,
+  ) -> Float[Array, "b q d"]:
+    config = self.config
+
+    def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b h n c"]:
+      dense = nn.Dense(
+        config.width, dtype=config.dtype, kernel_init=init_kernel, name=name
+      )
+      return layers.split_heads(dense(x), config.heads)
+
+    attended = layers.attention(
+      heads(queries, "query"),
+      heads(x, "key"),
+      heads(x, "value"),
+      bias,
+      scale=(config.width // config.heads) ** -0.5,
+      rate=config.attention_dropout,
+      rng=rng,
+    )
+    return layers.merge_heads(attended)
+
+
+class _Attention(nn.Module):
+  """Self-attention with its output block."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    queries: Float[Array, "b q d"],
+    x: Float[Array, "b l d"],
+    bias: Float[Array, "b 1 1 l"],
+    rngs: tuple[PRNGKeyArray | None, PRNGKeyArray | None],
+  ) -> Float[Array, "b q d"]:
+    attended = _SelfAttention(self.config, name="self")(
+      queries, x, bias, rngs[0]
+    )
+    return _Output(self.config, name="output")(attended, queries, rngs[1])
+
+
+class _Intermediate(nn.Module):
+  """The widening half of the feed-forward block, with the exact GELU."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
+    config = self.config
+    dense = nn.Dense(
+      config.mlp_dim, dtype=config.dtype, kernel_init=init_kernel, name="dense"
+    )
+    return nn.gelu(dense(x), approximate=False)
+
+
+class _Layer(nn.Module):
+  """One layer, computed for the first `outputs` tokens (None: for all)."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b l d"],
+    bias: Float[Array, "b 1 1 l"],
+    rng: PRNGKeyArray | None = None,
+    outputs: int | None = None,
+  ) -> Float[Array, "b q d"]:
+    rngs = (None,) * 3 if rng is None else tuple(jax.random.split(rng, 3))
+    x = _Attention(self.config, name="attention")(
+      x[:, :outputs], x, bias, rngs[:2]
+    )
+    wide = _Intermediate(self.config, name="intermediate")(x)
+    return _Output(self.config, name="output")(wide, x, rngs[2])
+
+
+def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
+  """Fresh parameters: truncated normal of deviation 0.02, biases 0.
+
+  Args:
+    config: shape of the network.
+    rng: random key; the parameters are a pure function of it.
+
+  Returns:
+    `{"embeddings": ..., "encoder": {"layer": ...}}`, float32, with the layers
+    stacked on the leading axis of every leaf under `layer`.
+  """
+  embeddings_rng, layers_rng = jax.random.split(rng)
+  ids = jnp.zeros((1, 1), jnp.int32)
+  x = jnp.zeros((1, 1, config.width))
+  bias = jnp.zeros((1, 1, 1, 1))
+  embeddings = _Embeddings(config).init(embeddings_rng, ids, 0, None)
+  layer = jax.vmap(lambda key: _Layer(config).init(key, x, bias)["params"])(
+    jax.random.split(layers_rng, config.layers)
+  )
+  return {"embeddings": embeddings["params"], "encoder": {"layer": layer}}
+
+
+def apply_bert(
+  config: BertConfig,
+  params: Mapping[str, Any],
+  ids: Int[Array, "b l"],
+  lengths: Int[Array, " b"],
+  *,
+  token_type: int = 0,
+  first_only: bool = False,
+  rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b q d"]:
+  """Last hidden states, without the pooler.
+
+  Args:
+    config: shape and execution of the network.
+    params: as `init_bert` returns them.
+    ids: token ids; the padding is a suffix and its value does not matter.
+    lengths: real tokens of each row; a row of length 0 gives finite numbers.
+    token_type: token type of every token.
+    first_only: compute the last layer for token 0 alone (`q` = 1), which
+      leaves out five sixths of that layer; else `q` = `l`.
+    rng: dropout key; None means no dropout.
+
+  Returns:
+    Hidden states in `config.dtype`.
+
+  Raises:
+    ValueError: `l` exceeds `config.max_positions`.
+  """
+  if ids.shape[1] > config.max_positions:
+    raise ValueError(
+      f"inputs of {ids.shape[1]} tokens exceed max_positions="
+      f"{config.max_positions}; shorten the inputs."
+    )
+  bias = layers.length_bias(lengths, ids.shape[1])
+  rngs = None if rng is None else jax.random.split(rng, config.layers + 1)
+  x = apply_module(
+    _Embeddings(config),
+    params["embeddings"],
+    ids,
+    token_type,
+    None if rngs is None else rngs[-1],
+  )
+  stacked = params["encoder"]["layer"]
+  return _apply_layers(config, stacked, x, bias, rngs, first_only)
+
+
+def apply_module(module: nn.Module, params: Any, *args: Any) -> Array:
+  """Calls a module that returns one array."""
+  out = module.apply({"params": params}, *args)
+  assert isinstance(out, jax.Array)
+  return out
+
+
+def _apply_layers(
+  config: BertConfig,
+  params: Mapping[str, Any],
+  x: Float[Array, "b l d"],
+  bias: Float[Array, "b 1 1 l"],
+  rngs: Array | None,
+  first_only: bool,
+) -> Float[Array, "b q d"]:
+  """Runs the layers; the last stands apart, as it may need token 0 alone."""
+
+  def run(
+    x: Float[Array, "b l d"],
+    params: Mapping[str, Any],
+    i: Int[Array, ""] | int,
+    outputs: int | None,
+  ) -> Float[Array, "b q d"]:
+    rng = None if rngs is None else rngs[i]
+    return apply_module(_Layer(config), params, x, bias, rng, outputs)
+
+  if config.remat != "none":
+    run = jax.checkpoint(
+      run,
+      policy=_REMAT_POLICIES[config.remat],
+      prevent_cse=not config.scan,
+      static_argnums=3,
+    )
+  last = config.layers - 1
+  if config.scan:
+    body, top = _split_layers(params, [last, 1])
+    x, _ = jax.lax.scan(
+      lambda x, layer: (run(x, *layer, None), None), x, (body, jnp.arange(last))
+    )
+  else:
+    *below, top = _split_layers(params, [1] * config.layers)
+    for i, layer in enumerate(below):
+      x = run(x, _only(layer), i, None)
+  return run(x, _only(top), last, 1 if first_only else None)
+
+
+def _split_layers(params: Mapping[str, Any], sizes: list[int]) -> list[Params]:
+  """Cuts the leading axis of every leaf into pieces of these sizes.
+
+  `lax.split` rather than indexing: its gradient is one concatenation instead of
+  a padded sum per layer.
+  """
+  leaves, structure = jax.tree.flatten(params)
+  pieces = zip(*(jax.lax.split(leaf, sizes) for leaf in leaves), strict=True)
+  return [jax.tree.unflatten(structure, piece) for piece in pieces]
+
+
+def _only(layers_of_one: Params) -> Params:
+  return jax.tree.map(lambda leaf: leaf[0], layers_of_one)

@@ -1,0 +1,152 @@
+"""`odqa prepare`: raw files → a dataset folder.
+
+    OUT/tokenizer   the word pieces, given or trained on the corpus
+    OUT/corpus      token ids and text, memory-mapped
+    OUT/questions/  one folder per question set
+    OUT/pairs/      positives and hard negatives, for the sets asked for
+
+Every part is complete or absent; a second run on unchanged input does nothing.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from odqa_jax.data.corpus import Corpus, Passage, read_passages
+from odqa_jax.data.corpus_build import build_corpus
+from odqa_jax.data.embedded import CORPORA
+from odqa_jax.data.mining import Bm25, mine_pairs
+from odqa_jax.data.question_sets import QuestionSet, write_questions
+from odqa_jax.data.questions import read_questions
+from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from odqa_jax.initial import resolve_folder
+from odqa_jax.progress import progress_bar
+
+# A vocabulary is trained on at most this many titles and texts.
+VOCABULARY_TEXTS = 1_000_000
+
+
+def corpus_texts(sources: Sequence[str]) -> Iterator[str]:
+  """Titles and texts of all passages, streamed."""
+  for source in sources:
+    passages = CORPORA[source]() if source in CORPORA else read_passages(source)
+    for passage in passages:
+      yield passage.title
+      yield passage.text
+
+
+def corpus_sources(
+  sources: Sequence[str],
+) -> Sequence[str] | Sequence[Passage]:
+  """Files as they are; embedded corpora as their passages.
+
+  Raises:
+    ValueError: if files and embedded corpora are mixed.
+  """
+  embedded = [source for source in sources if source in CORPORA]
+  if not embedded:
+    return sources
+  if len(embedded) < len(sources):
+    raise ValueError(
+      f"--corpus mixes files with the embedded {embedded[0]!r}; give files, "
+      f"or any of {sorted(CORPORA)}."
+    )
+  return [passage for name in embedded for passage in CORPORA[name]()]
+
+
+def prepare_tokenizer(
+  name: str, sources: Sequence[str], out: Path, vocabulary_size: int
+) -> Tokenizer:
+  """The tokenizer that `name` stands for; kept in OUT/tokenizer.
+
+  Args:
+    name: a folder, `vocab.txt` or `tokenizer.json`; a training workdir;
+      "minilm"; or "" for a vocabulary trained on the corpus.
+    sources: the corpus, for training.
+    out: the dataset folder; a vocabulary trained before is used again.
+    vocabulary_size: word pieces to train.
+  """
+  kept = out / "tokenizer"
+  if name:
+    path = resolve_folder(name)
+    nested = path / "tokenizer"
+    tokenizer = load_tokenizer(nested if nested.is_dir() else path)
+  elif kept.is_dir():
+    return load_tokenizer(kept)
+  else:
+    texts = itertools.islice(corpus_texts(sources), VOCABULARY_TEXTS)
+    tokenizer = train_wordpiece(texts, vocabulary_size)
+  tokenizer.save(kept)
+  return tokenizer
+
+
+def question_set_name(source: str) -> str:
+  """The folder name of a question set: the file's stem, or NAME-SPLIT."""
+  name = Path(source).name.replace(":", "-")
+  return name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def prepare(
+  *,
+  corpus: Sequence[str],
+  questions: Sequence[str],
+  out: str | Path,
+  tokenizer: str = "",
+  vocabulary_size: int = 8192,
+  pairs: Sequence[str] = (),
+  negatives: int = 8,
+) -> dict[str, Any]:
+  """Makes a dataset folder from raw files.
+
+  Args:
+    corpus: files, or names of embedded corpora (`CORPORA`).
+    questions: files, or embedded sets as NAME:SPLIT.
+    out: the dataset folder.
+    tokenizer: see `prepare_tokenizer`.
+    vocabulary_size: word pieces to train where no tokenizer is given.
+    pairs: names of question sets to mine positives and negatives for.
+    negatives: hard negatives kept for each question.
+
+  Returns:
+    Figures: passages, tokens, questions and pairs per set.
+
+  Raises:
+    ValueError: for bad input, with file and line.
+  """
+  out = Path(out)
+  names = [question_set_name(q) for q in questions]
+  unknown = sorted(set(pairs) - set(names))
+  if unknown:
+    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  word_pieces = prepare_tokenizer(tokenizer, corpus, out, vocabulary_size)
+  with progress_bar("tokenise", 0, "passage") as update:
+    manifest = build_corpus(
+      corpus, out / "corpus", word_pieces, progress=update
+    )
+  figures: dict[str, Any] = {
+    "passages": manifest["count"],
+    "tokens": manifest["tokens"],
+    "vocabulary": word_pieces.vocab_size,
+    "questions": {},
+    "pairs": {},
+  }
+  for source, name in zip(questions, names, strict=True):
+    written = write_questions(
+      read_questions(source), out / "questions" / name, name
+    )
+    figures["questions"][name] = written["count"]
+  if pairs:
+    opened = Corpus(out / "corpus")
+    bm25 = Bm25.build(opened)
+    for name in pairs:
+      question_set = QuestionSet(out / "questions" / name)
+      with progress_bar(
+        f"mine {name}", len(question_set), "question"
+      ) as update:
+        mined = mine_pairs(
+          question_set, opened, bm25, negatives=negatives, progress=update
+        )
+      mined.save(out / "pairs" / name)
+      figures["pairs"][name] = len(mined)
+  return figures

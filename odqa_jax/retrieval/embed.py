@@ -1,0 +1,163 @@
+"""Passages → embeddings on this process's devices, in corpus order.
+
+Passages are sorted by length and cut into batches of a few fixed shapes, so
+that little is computed on padding and the encoder compiles once per bucket.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Shaped
+
+from odqa_jax.mesh import make_mesh, row_sharding
+
+_BUCKETS = (32, 64, 96, 128, 192, 256, 384)
+
+Encode = Callable[[Array, Array], Array]
+Progress = Callable[[int, int], Any]
+
+
+@runtime_checkable
+class Passages(Protocol):
+  """What is indexed: a `Corpus`, or a view that selects some of its rows."""
+
+  manifest: Any
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """How many passages."""
+
+  def id(self, row: int) -> str:
+    """The passage's own name, for messages."""
+
+  def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
+    """Tokens of every passage as packed and cut at `max_length`, int32."""
+
+  def passage_inputs(
+    self, rows: Int[np.ndarray, " n"], length: int
+  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
+    """Token ids padded to `length`, and lengths, int32."""
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """This process's devices of `mesh`, along one axis `data`."""
+  here = jax.process_index()
+  mine = [d for d in mesh.devices.flat if d.process_index == here]
+  return make_mesh({"data": -1}, devices=mine)
+
+
+def batch_sizes(
+  max_length: int, batch_tokens: int, *, rows: int, devices: int
+) -> dict[int, int]:
+  """Padded length → passages per batch, for each bucket up to `max_length`.
+
+  Args:
+    max_length: the last bucket.
+    batch_tokens: padded tokens per batch, about.
+    rows: the most passages embedded at once; no batch needs to be larger.
+    devices: every size is a multiple of this.
+  """
+  lengths = [b for b in _BUCKETS if b < max_length] + [max_length]
+  most = -(-rows // devices)
+  return {
+    length: devices * min(max(batch_tokens // (length * devices), 1), most)
+    for length in lengths
+  }
+
+
+def embed(
+  encode: Encode,
+  passages: Passages,
+  first: int,
+  lengths: Int[np.ndarray, " n"],
+  *,
+  sizes: Mapping[int, int],
+  mesh: Mesh,
+  dtype: np.dtype,
+  progress: Callable[[int], Any],
+) -> Shaped[np.ndarray, "n e"]:
+  """Embeds the passages `first`, `first + 1`, … in their order.
+
+  The host gathers and dispatches the next batch before it fetches the last
+  one's result, so the devices do not wait for it.
+
+  Args:
+    encode: `(ids [b, l], lengths [b]) -> [b, e]`.
+    passages: where the tokens come from.
+    first: the first row.
+    lengths: packed lengths of the rows, int32.
+    sizes: from `batch_sizes`.
+    mesh: this process's devices; inputs are split over them by rows.
+    dtype: of the result.
+    progress: called with the number of passages done.
+
+  Raises:
+    ValueError: if `encode` returns another shape, or a row that is not finite,
+      naming the first one.
+  """
+  out: np.ndarray | None = None
+  waiting: tuple[np.ndarray, Array] | None = None
+  done = 0
+
+  def fetch(rows: np.ndarray, result: Array) -> None:
+    nonlocal out, done
+    values = np.asarray(result)[: len(rows)].astype(dtype)
+    if out is None:
+      out = np.empty((len(lengths), values.shape[1]), dtype)
+    out[rows - first] = values
+    done += len(rows)
+    progress(done)
+
+  for rows, length, size in _batches(first, lengths, sizes):
+    result = _dispatch(encode, passages, rows, length, size, mesh)
+    if waiting is not None:
+      fetch(*waiting)
+    waiting = rows, result
+  assert waiting is not None, "an empty range of passages"
+  fetch(*waiting)
+  assert out is not None
+  finite = np.isfinite(out).all(axis=1)
+  if not finite.all():
+    row = first + int(np.argmin(finite))
+    raise ValueError(
+      f"the embedding of passage {passages.id(row)!r} (row {row}) holds NaN or "
+      f"infinity as {dtype.name}; every value must be finite: look at the "
+      "passage encoder's weights."
+    )
+  return out
+
+
+def _batches(
+  first: int, lengths: Int[np.ndarray, " n"], sizes: Mapping[int, int]
+) -> Iterator[tuple[np.ndarray, int, int]]:
+  """(rows, padded length, batch size) of every batch, short ones first."""
+  order = np.argsort(lengths, kind="stable")
+  ends = np.searchsorted(lengths[order], list(sizes), side="right")
+  start = 0
+  for (length, size), end in zip(sizes.items(), ends, strict=True):
+    for i in range(start, end, size):
+      yield first + order[i : min(i + size, end)], length, size
+    start = end
+
+
+def _dispatch(
+  encode: Encode,
+  passages: Passages,
+  rows: np.ndarray,
+  length: int,
+  size: int,
+  mesh: Mesh,
+) -> Array:
+  """Starts one batch, filled up with copies of its last passage."""
+  full = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows))])
+  inputs = passages.passage_inputs(full, length)
+  result = encode(*jax.device_put(inputs, row_sharding(mesh)))
+  if result.ndim != 2 or len(result) != size:
+    raise ValueError(
+      f"encode returned the shape {tuple(result.shape)} for {size} passages; "
+      "it must return one embedding per passage, [n, e]."
+    )
+  return result

@@ -1,0 +1,348 @@
+"""The evidence index: a value that holds the embedding of every passage.
+
+`build_index` makes one (resumably), `load_index` opens it on any mesh;
+`storage` says how it lies on disk.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from odqa_jax.mesh import is_primary, row_sharding, sync
+from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.embed import (
+  Encode,
+  Passages,
+  Progress,
+  batch_sizes,
+  embed,
+  local_mesh,
+)
+from odqa_jax.retrieval.storage import DTYPES
+
+# Every device holds a multiple of this many rows. A matrix product adds up
+# the rows of a ragged edge in another order; without such an edge, equal rows
+# get bit-identical scores, and search can break ties by row.
+ROW_MULTIPLE = 64
+# Fills `out` with the rows that begin at a given one.
+Fill = Callable[[int, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+  """Embeddings of a corpus, spread over the devices of a mesh.
+
+  Attributes:
+    embeddings: [n_padded, e] float32 or bfloat16, rows in corpus order, split
+      over all devices of `mesh`; rows from `count` on are zeros.
+    count: passages, at most n_padded.
+    manifest: what the index was made from.
+    mesh: where it lies.
+  """
+
+  embeddings: Float[Array, "n_padded e"]
+  count: int
+  manifest: Mapping[str, Any]
+  mesh: Mesh
+
+  @property
+  def width(self) -> int:
+    """The embedding width e."""
+    return self.embeddings.shape[1]
+
+
+def index_from_rows(
+  rows: Float[np.ndarray, "n e"], mesh: Mesh, manifest: Mapping[str, Any]
+) -> Index:
+  """An index of rows that every process holds, in the rows' own type."""
+
+  def fill(start: int, out: np.ndarray) -> None:
+    np.copyto(out, rows[start : start + len(out)])
+
+  placed = _place(fill, rows.shape, rows.dtype, mesh)
+  return Index(placed, len(rows), manifest, mesh)
+
+
+def _place(
+  fill: Fill, shape: tuple[int, ...], dtype: np.dtype, mesh: Mesh
+) -> Array:
+  """Rows → a padded global array; the host holds one device's rows at a time.
+
+  `make_array_from_callback` would hold those of all local devices at once.
+  """
+  count, width = shape
+  unit = mesh.size * ROW_MULTIPLE
+  padded = (max(-(-count // unit), 1) * unit, width)
+  sharding = row_sharding(mesh)
+  pieces = []
+  where = sharding.addressable_devices_indices_map(padded)
+  for device, slices in where.items():
+    assert slices is not None
+    start, stop, _ = slices[0].indices(padded[0])
+    piece = np.zeros((stop - start, width), dtype)
+    if start < count:
+      fill(start, piece[: count - start])
+    pieces.append(jax.device_put(piece, device).block_until_ready())
+  return jax.make_array_from_single_device_arrays(padded, sharding, pieces)
+
+
+def build_index(
+  encode: Encode,
+  corpus: Passages,
+  directory: str | Path,
+  *,
+  mesh: Mesh,
+  max_length: int,
+  identity: Mapping[str, str],
+  dtype: str = "float32",
+  batch_tokens: int = 16384,
+  shard_rows: int = 65536,
+  progress: Progress | None = None,
+) -> Index:
+  """Encodes a corpus, saves the index and opens it.
+
+  The work is cut into shards of `shard_rows` corpus rows, which the processes
+  take in turn; each encodes on its own devices. A finished shard is kept under
+  `DIRECTORY.partial`, so a rerun encodes only what is missing and, with the
+  same arguments and devices, ends with the same bytes. The folder appears
+  whole or not at all; if it is there and is the same index, it is opened.
+
+  Args:
+    encode: jitted `(ids [b, l], lengths [b]) -> [b, e]` with the parameters
+      closed over. The inputs are int32 and split by rows over
+      `embed.local_mesh(mesh)`: the parameters must be replicated on that mesh,
+      not on `mesh`. It sees at most eight (b, l).
+    corpus: the passages.
+    directory: where the index appears.
+    mesh: where the returned index is placed.
+    max_length: tokens of the longest packed passage; longer ones are cut.
+    identity: the fingerprints of `encoder` and `tokenizer`.
+    dtype: how rows are stored, `float32` or `bfloat16`.
+    batch_tokens: padded tokens per call of `encode`, about.
+    shard_rows: passages per file.
+    progress: called with this process's (done, total) passages.
+
+  Raises:
+    ValueError: if the folder or its partial build was made from something
+      else, the tokenizer is not the corpus's, or an embedding is not finite.
+  """
+  made_from = _made_from(corpus, identity, dtype, max_length)
+  directory = Path(directory)
+  if directory.exists():
+    index = load_index(directory, mesh)
+    _require_same(made_from, index.manifest, directory)
+    return index
+  partial = directory.with_name(directory.name + ".partial")
+  _claim(partial, made_from | {"shard_rows": shard_rows})
+  starts = range(0, len(corpus), shard_rows)
+  _encode_missing(
+    encode,
+    corpus,
+    partial,
+    [range(s, min(s + shard_rows, len(corpus))) for s in starts],
+    mesh=local_mesh(mesh),
+    max_length=max_length,
+    batch_tokens=batch_tokens,
+    dtype=DTYPES[dtype],
+    progress=progress or (lambda done, total: None),
+  )
+  sync("index: shards")
+  if is_primary():
+    storage.finish(partial, directory, made_from, len(starts))
+  sync("index: finished")
+  return load_index(directory, mesh)
+
+
+def _made_from(
+  corpus: Passages, identity: Mapping[str, str], dtype: str, max_length: int
+) -> dict[str, Any]:
+  """What makes two indexes the same, checked before any work."""
+  if dtype not in DTYPES:
+    raise ValueError(
+      f"index dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}."
+    )
+  if not len(corpus):
+    raise ValueError("the corpus is empty; an index needs a passage.")
+  ours, theirs = identity["tokenizer"], corpus.manifest["tokenizer"]
+  if ours != theirs:
+    raise ValueError(
+      f"the corpus was tokenised by {theirs}, but the encoder's tokenizer is "
+      f"{ours}; prepare the corpus with the encoder's tokenizer."
+    )
+  return {
+    "encoder": identity["encoder"],
+    "corpus": corpus.fingerprint,
+    "tokenizer": ours,
+    "dtype": dtype,
+    "max_length": max_length,
+    "count": len(corpus),
+  }
+
+
+def _require_same(
+  wanted: Mapping[str, Any], found: Mapping[str, Any], folder: Path
+) -> None:
+  """Raises a ValueError that names every difference and both sides."""
+  differences = [
+    f"{key} is {found.get(key)!r} there and {value!r} here"
+    for key, value in wanted.items()
+    if found.get(key) != value
+  ]
+  if differences:
+    raise ValueError(
+      f"{folder} was made from something else: {'; '.join(differences)}. "
+      "Choose another folder, or delete this one."
+    )
+
+
+def _claim(partial: Path, identity: Mapping[str, Any]) -> None:
+  """Makes the folder of a build, or checks that it is this build's."""
+  path = partial / "identity.json"
+  if path.exists():
+    _require_same(identity, storage.read_json(path), partial)
+  sync("index: claimed")
+  if is_primary():
+    partial.mkdir(parents=True, exist_ok=True)
+    storage.write_json(path, identity)
+  sync("index: begun")
+
+
+def _encode_missing(
+  encode: Encode,
+  corpus: Passages,
+  partial: Path,
+  shards: Sequence[range],
+  *,
+  mesh: Mesh,
+  max_length: int,
+  batch_tokens: int,
+  dtype: np.dtype,
+  progress: Progress,
+) -> None:
+  """Encodes and saves this process's unfinished row shards."""
+  mine = range(jax.process_index(), len(shards), jax.process_count())
+  missing = [i for i in mine if not storage.is_finished(partial, i)]
+  total = sum(len(shards[i]) for i in mine)
+  done = total - sum(len(shards[i]) for i in missing)
+  progress(done, total)
+  if not missing:
+    return
+  lengths = corpus.packed_lengths(max_length)
+  sizes = batch_sizes(
+    max_length, batch_tokens, rows=len(shards[0]), devices=mesh.size
+  )
+  for i in missing:
+
+    def tell(n: int, before: int = done) -> None:
+      progress(before + n, total)
+
+    rows = embed(
+      encode,
+      corpus,
+      shards[i].start,
+      lengths[shards[i].start : shards[i].stop],
+      sizes=sizes,
+      mesh=mesh,
+      dtype=dtype,
+      progress=tell,
+    )
+    storage.save_shard(partial, i, shards[i].start, rows)
+    done += len(rows)
+
+
+def load_index(
+  directory: str | Path, mesh: Mesh, *, verify: bool = False
+) -> Index:
+  """Opens an index on any number of devices and processes.
+
+  Args:
+    directory: what `build_index` made.
+    mesh: where to place it.
+    verify: also compare the checksum of every row shard.
+
+  Raises:
+    ValueError: if a file is missing, damaged or of another format, naming it.
+  """
+  directory = Path(directory)
+  manifest = storage.read_manifest(directory)
+  shards = manifest["shards"]
+  for shard in shards:
+    storage.check_shard(directory / shard["file"], shard, verify)
+  stored = DTYPES[manifest["dtype"]]
+  starts = np.array([s["start"] for s in shards])
+
+  def fill(start: int, out: np.ndarray) -> None:
+    at, filled = int(np.searchsorted(starts, start, side="right")) - 1, 0
+    while filled < len(out):
+      rows = storage.open_rows(
+        directory / shards[at]["file"], shards[at], stored
+      )
+      rows = rows[start + filled - shards[at]["start"] :][: len(out) - filled]
+      out[filled : filled + len(rows)] = rows
+      filled, at = filled + len(rows), at + 1
+
+  shape = (manifest["count"], manifest["width"])
+  return Index(_place(fill, shape, stored, mesh), shape[0], manifest, mesh)
+
+
+def check_index(
+  index: Index | Mapping[str, Any],
+  *,
+  encoder: str,
+  corpus: str,
+  tokenizer: str,
+) -> None:
+  """Refuses an index that belongs to something else.
+
+  Args:
+    index: an index, or its manifest.
+    encoder: the fingerprint that the index must have been made from.
+    corpus: likewise.
+    tokenizer: likewise.
+
+  Raises:
+    ValueError: naming each one that differs, and both fingerprints.
+  """
+  manifest = index.manifest if isinstance(index, Index) else index
+  given = {"encoder": encoder, "corpus": corpus, "tokenizer": tokenizer}
+  wrong = [
+    f"its {name} is {manifest.get(name)}, the {name} given is {value}"
+    for name, value in given.items()
+    if manifest.get(name) != value
+  ]
+  if wrong:
+    raise ValueError(
+      f"this index does not belong here: {'; '.join(wrong)}. Open the one "
+      "that was built from these, or rebuild it with `odqa index`."
+    )
+
+
+def export_npy(index: Index, path: str | Path) -> None:
+  """Writes float32 [count, e], rows in corpus order, for other tools.
+
+  Every process writes the rows that lie on its devices into one file.
+  """
+  path = Path(path)
+  temporary = path.with_name(path.name + ".tmp")
+  if is_primary():
+    np.lib.format.open_memmap(
+      temporary, "w+", np.float32, (index.count, index.width)
+    ).flush()
+  sync("index: export begun")
+  out = np.load(temporary, mmap_mode="r+", allow_pickle=False)
+  for shard in index.embeddings.addressable_shards:
+    start, stop, _ = shard.index[0].indices(index.count)
+    if start < stop:
+      out[start:stop] = np.asarray(shard.data)[: stop - start]
+  out.flush()
+  sync("index: exported")
+  if is_primary():
+    os.replace(temporary, path)
+  sync("index: export finished")

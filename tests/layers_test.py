@@ -1,0 +1,111 @@
+"""Masks, attention, dropout and pooling against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odqa_jax.models import layers
+
+
+def random(*shape: int, seed: int = 0) -> jax.Array:
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_length_bias_hides_exactly_the_padding():
+  bias = layers.length_bias(jnp.array([0, 2, 3]), 3)
+  assert bias.shape == (3, 1, 1, 3)
+  assert bias.dtype == jnp.float32
+  hidden = np.asarray(bias[:, 0, 0] < 0)
+  np.testing.assert_array_equal(
+    hidden, [[True, True, True], [False, False, True], [False, False, False]]
+  )
+
+
+def test_attention_is_the_weighted_sum_of_the_definition():
+  b, h, l, m, c = 2, 3, 4, 5, 6
+  query, value = random(b, h, l, c), random(b, h, m, c, seed=2)
+  key = random(b, h, m, c, seed=1)
+  lengths = jnp.array([3, 5])
+  got = layers.attention(
+    query, key, value, layers.length_bias(lengths, m), scale=0.5
+  )
+  for i in range(b):
+    for j in range(h):
+      n = int(lengths[i])
+      scores = 0.5 * np.asarray(query[i, j]) @ np.asarray(key[i, j, :n]).T
+      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+      want = weights @ np.asarray(value[i, j, :n])
+      np.testing.assert_allclose(got[i, j], want, atol=1e-6)
+
+
+def test_attention_softmax_is_float32_for_bfloat16_inputs():
+  # 257 equal scores: bfloat16 sums of exp would stop growing at 256.
+  m = 1024
+  query = jnp.zeros((1, 1, 1, 8), jnp.bfloat16)
+  key = jnp.zeros((1, 1, m, 8), jnp.bfloat16)
+  value = jnp.ones((1, 1, m, 8), jnp.bfloat16)
+  got = layers.attention(
+    query, key, value, layers.length_bias(jnp.array([m]), m)
+  )
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(got.astype(jnp.float32), 1.0, atol=0.01)
+
+
+def test_attention_over_nothing_is_finite_with_a_finite_gradient():
+  x = random(1, 2, 3, 4)
+
+  def total(x: jax.Array) -> jax.Array:
+    bias = layers.length_bias(jnp.array([0]), 3)
+    return jnp.sum(layers.attention(x, x, x, bias))
+
+  value, gradient = jax.value_and_grad(total)(x)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+
+
+def test_heads_split_and_merge():
+  x = random(2, 3, 8)
+  split = layers.split_heads(x, 4)
+  assert split.shape == (2, 4, 3, 2)
+  np.testing.assert_array_equal(split[1, 2, 0], x[1, 0, 4:6])
+  np.testing.assert_array_equal(layers.merge_heads(split), x)
+
+
+def test_dropout_rate_scale_and_determinism():
+  x = jnp.ones((500, 400))
+  key = jax.random.key(1)
+  out = layers.dropout(x, 0.1, key)
+  # Deviation of the share is 0.3 / sqrt(200,000) = 0.0007.
+  assert abs(float(jnp.mean(out == 0)) - 0.1) < 0.003
+  kept = np.unique(out[out != 0])
+  np.testing.assert_allclose(kept, [1 / 0.9], rtol=1e-4)
+  np.testing.assert_array_equal(out, layers.dropout(x, 0.1, key))
+  assert (out != layers.dropout(x, 0.1, jax.random.key(2))).any()
+
+
+def test_dropout_without_key_or_rate_changes_nothing():
+  x = random(4, 5)
+  assert layers.dropout(x, 0.5, None) is x
+  assert layers.dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_dropout_keeps_the_dtype():
+  x = jnp.ones((8, 8), jnp.bfloat16)
+  assert layers.dropout(x, 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_masked_mean_ignores_padding():
+  x = random(3, 4, 2)
+  got = layers.masked_mean(x, jnp.array([0, 1, 3]))
+  np.testing.assert_array_equal(got[0], [0, 0])
+  np.testing.assert_allclose(got[1], x[1, 0], rtol=1e-6)
+  np.testing.assert_allclose(got[2], x[2, :3].mean(0), rtol=1e-5)
+
+
+def test_l2_normalise_and_its_gradient_at_zero():
+  x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+  np.testing.assert_allclose(
+    layers.l2_normalise(x), [[0.6, 0.8], [0, 0]], rtol=1e-6
+  )
+  gradient = jax.grad(lambda x: jnp.sum(layers.l2_normalise(x)))(x)
+  assert np.isfinite(gradient).all()

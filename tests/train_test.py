@@ -1,0 +1,286 @@
+"""The loop: learning, resuming, sharding, accumulation, and refusals."""
+
+import functools
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odqa_jax import train as train_module
+from odqa_jax.checkpoint import read_extra, restore_params
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.loader import train_batches
+from odqa_jax.data.sources import load_examples
+from odqa_jax.initial import initial_model
+from odqa_jax.mesh import make_mesh, replicated, to_global
+from odqa_jax.optimizer import make_optimizer
+from odqa_jax.run import Interrupted
+from odqa_jax.tasks import make_task
+from odqa_jax.train import TrainState, train, train_step
+
+
+def params_of(workdir: Path, step: int | None = None):
+  path = workdir if step is None else workdir / "checkpoints" / str(step)
+  return jax.device_get(restore_params(path, replicated(make_mesh()))[0])
+
+
+def assert_same_bits(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def metrics_of(workdir: Path) -> list[dict]:
+  """Every logged row without wall-clock figures."""
+  rows = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(row).items() if not k.startswith("time/")}
+    for row in rows
+  ]
+
+
+def step_inputs(config):
+  """Task, optimizer, state and first batch of a run, on the host."""
+  corpus = Corpus(config.data.corpus)
+  model = initial_model(config, corpus)
+  task = make_task(config, model.encoder)
+  tx = make_optimizer(config.optimizer, steps=config.steps)
+  examples = load_examples(config.data, corpus)
+  rows = slice(0, config.batch_size)
+  batch = next(train_batches(examples, config.batch_size, seed=0, rows=rows))
+  params = task.init(jax.random.key(0))
+  state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  return task, tx, state, batch
+
+
+def gradients(config, devices: int, rng=None):
+  task, _, state, batch = step_inputs(config)
+  mesh = make_mesh(devices=jax.devices()[:devices])
+  params = jax.device_put(state.params, replicated(mesh))
+  grad = jax.jit(jax.grad(lambda p, b: task.loss(p, b, rng)[0]))
+  return jax.device_get(grad(params, to_global(mesh, batch)))
+
+
+def relative_difference(a, b) -> float:
+  """Largest difference of any leaf, relative to the largest gradient."""
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(a))
+  return max(
+    np.abs(x - y).max() / scale
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+@pytest.mark.parametrize("source", ["ict", "pairs"])
+def test_training_learns(toy_config, tmp_path, source):
+  config = toy_config(
+    **{"data.source": source, "steps": 30, "log_every": 10}
+    | {"checkpoint.every": 30, "model.dropout": 0.0}
+  )
+  figures = train(config, tmp_path)
+  losses = [row["loss"] for row in metrics_of(tmp_path)]
+  assert losses[-1] < losses[0]
+  assert figures["steps"] == 30
+  assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
+  train(toy_config(steps=5), tmp_path)
+  folder = tmp_path / "checkpoints"
+  assert max(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == 5
+  assert read_extra(folder, 5)["loader"] == {"next_index": 5}
+
+
+def test_eight_devices_give_the_gradient_of_one(toy_config):
+  """With hard negatives: every passage of every device is a candidate."""
+  config = toy_config(**{"data.hard_negatives": 2, "model.dropout": 0.0})
+  one, eight = gradients(config, 1), gradients(config, 8)
+  assert relative_difference(one, eight) < 1e-5
+
+
+def test_dropout_is_the_same_on_eight_devices(toy_config):
+  rng = jax.random.key(7)
+  one, eight = gradients(toy_config(), 1, rng), gradients(toy_config(), 8, rng)
+  assert relative_difference(one, eight) < 1e-5
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_chunks_give_the_gradient_of_the_whole_batch(toy_config, devices):
+  whole = toy_config(**{"model.dropout": 0.0})
+  chunked = toy_config(**{"model.dropout": 0.0, "chunks": 4})
+  difference = relative_difference(
+    gradients(whole, devices), gradients(chunked, devices)
+  )
+  assert difference < 1e-6
+
+
+def test_chunks_save_memory(toy_config):
+  def temporary_bytes(chunks):
+    config = toy_config(chunks=chunks, batch_size=128)
+    task, _, state, batch = step_inputs(config)
+    grad = jax.jit(jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0]))
+    compiled = grad.lower(state.params, batch).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporary_bytes(8) < 0.5 * temporary_bytes(1)
+
+
+def test_fsdp_equals_data_parallel(toy_config, tmp_path):
+  plain = toy_config(**{"steps": 3})
+  fsdp = toy_config(**{"steps": 3, "sharding": ((".*", "fsdp"),)})
+  train(plain, tmp_path / "plain")
+  train(fsdp, tmp_path / "fsdp")
+  a, b = params_of(tmp_path / "plain"), params_of(tmp_path / "fsdp")
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), a, b)
+
+
+def test_resumed_run_equals_uninterrupted_bit_for_bit(toy_config, tmp_path):
+  """Killed after a save, in the middle of a log window; dropout is on."""
+  config = toy_config(**{"steps": 8, "log_every": 5, "checkpoint.every": 3})
+  train(config, tmp_path / "whole")
+
+  stop_after = 3
+  original = train_module.check_finite
+
+  def check_then_die(step, metrics):
+    original(step, metrics)
+    if step == stop_after + 1:
+      raise ConnectionError("killed")
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_module, "check_finite", check_then_die)
+    with pytest.raises(ConnectionError):
+      train(config, tmp_path / "killed")
+  train(config, tmp_path / "killed")
+
+  assert_same_bits(
+    params_of(tmp_path / "whole"), params_of(tmp_path / "killed")
+  )
+  assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
+
+
+def test_sigterm_saves_and_the_run_goes_on(toy_config, tmp_path):
+  config = toy_config(**{"steps": 12, "checkpoint.every": 100})
+  train(config, tmp_path / "whole")
+
+  original = train_module.check_finite
+
+  def signal_at_five(step, metrics):
+    original(step, metrics)
+    if step == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_module, "check_finite", signal_at_five)
+    with pytest.raises(Interrupted, match="of 12, saved"):
+      train(config, tmp_path / "stopped")
+  figures = train(config, tmp_path / "stopped")
+  assert figures["steps"] == 12
+  assert_same_bits(
+    params_of(tmp_path / "whole"), params_of(tmp_path / "stopped")
+  )
+  assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "stopped")
+
+
+def test_checkpoint_restores_on_another_device_count(toy_config, tmp_path):
+  eight = toy_config(**{"steps": 6})
+  train(eight, tmp_path)
+  with pytest.MonkeyPatch.context() as patch:
+    two = make_mesh(devices=jax.devices()[:2])
+    patch.setattr(train_module, "make_mesh", lambda *_: two)
+    # Six of six steps are done: nothing but the restore happens.
+    assert train(eight, tmp_path)["steps"] == 6
+
+
+def test_a_second_stage_begins_where_the_first_ended(toy_config, tmp_path):
+  train(toy_config(**{"data.source": "ict"}), tmp_path / "ict")
+  config = toy_config(
+    **{"init_from": str(tmp_path / "ict"), "optimizer.learning_rate": 0.0}
+  )
+  figures = train(config, tmp_path / "sup")
+  assert "step 6" in figures["initial"]
+  assert_same_bits(params_of(tmp_path / "ict"), params_of(tmp_path / "sup"))
+
+
+def test_no_recompilation_after_the_first_steps(toy_config, tmp_path):
+  config = toy_config(**{"steps": 12})
+  traces = []
+  original = train_module.train_step
+
+  @functools.wraps(original)
+  def counted(*args, **kwargs):
+    traces.append(jax.tree.map(jnp.shape, args[1]))
+    return original(*args, **kwargs)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_module, "train_step", counted)
+    train(config, tmp_path)
+  shapes = [json.dumps(t, sort_keys=True) for t in traces]
+  assert len(shapes) == len(set(shapes)) <= 4
+
+
+def test_nan_stops_the_run_and_names_step_and_metric(toy_config, tmp_path):
+  config = toy_config(**{"optimizer.learning_rate": 1e30, "steps": 20})
+  with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step \d+"):
+    train(config, tmp_path)
+
+
+def refused(config, workdir, message):
+  with pytest.raises(ValueError, match=message):
+    train(config, workdir)
+
+
+def test_refusals_come_before_the_first_step(toy_config, tmp_path):
+  refused(toy_config(batch_size=12), tmp_path, "8 devices cannot share")
+  refused(toy_config(task="x"), tmp_path, "known: .'contrastive'")
+  refused(
+    toy_config(**{"data.source": "x"}), tmp_path, "known: .'ict', 'pairs'"
+  )
+  refused(toy_config(**{"model.preset": "x"}), tmp_path, "config.model.preset")
+  refused(
+    toy_config(sharding=(("a", ()),)), tmp_path, "no sharding rule matches"
+  )
+  refused(toy_config(init_from=str(tmp_path)), tmp_path, "holds no checkpoint")
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_changed_config_is_refused_on_resume(toy_config, tmp_path):
+  train(toy_config(), tmp_path)
+  refused(
+    toy_config(**{"optimizer.learning_rate": 5e-4, "seed": 7}),
+    tmp_path,
+    r"config.optimizer.learning_rate was 0.001 and is 0.0005; config.seed was",
+  )
+
+
+def test_init_from_another_tokenizer_is_refused(toy_config, tmp_path):
+  train(toy_config(), tmp_path / "first")
+  from odqa_jax.prepare import prepare
+
+  prepare(
+    corpus=[str(Path(toy_config().data.corpus).parents[1] / "passages.jsonl")],
+    questions=[],
+    out=tmp_path / "other",
+    vocabulary_size=200,
+  )
+  config = toy_config(
+    **{"init_from": str(tmp_path / "first"), "data.source": "ict"}
+    | {"data.corpus": str(tmp_path / "other" / "corpus")}
+  )
+  refused(config, tmp_path / "second", "prepare the corpus with --tokenizer")
+
+
+def test_unwritable_workdir_is_found_before_anything(toy_config, tmp_path):
+  blocked = tmp_path / "file"
+  blocked.write_text("")
+  refused(toy_config(), blocked / "workdir", "cannot write to")
+
+
+def test_step_is_pure(toy_config):
+  """The same state and batch give the same bits, twice."""
+  config = toy_config()
+  task, tx, state, batch = step_inputs(config)
+  run = jax.jit(functools.partial(train_step, task=task, tx=tx, seed=3))
+  assert_same_bits(run(state, batch), run(state, batch))
