@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -70,7 +70,7 @@ class Checkpoints:
       ),
     )
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, *_: object) -> None:

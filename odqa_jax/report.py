@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
@@ -180,7 +180,7 @@ class Report:
       self._csv.close()
       self._tensorboard.close()
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "Report":
     return self
 
   def __exit__(

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from odqa_jax.checkpoint import find_step, restore_params
 from odqa_jax.data.corpus import Corpus
@@ -59,6 +60,32 @@ class Retriever:
   passage_length: int
   title: bool
   fingerprint: str
+
+
+class UntitledPassages:
+  """A corpus whose passages are encoded without their titles."""
+
+  def __init__(self, corpus: Corpus) -> None:
+    self._corpus = corpus
+    self.manifest = corpus.manifest
+    self.fingerprint = corpus.fingerprint
+
+  def __len__(self) -> int:
+    return len(self._corpus)
+
+  def id(self, row: int) -> str:
+    """The passage's own name."""
+    return self._corpus.id(row)
+
+  def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
+    """Tokens of every packed passage."""
+    return self._corpus.packed_lengths(max_length, title=False)
+
+  def passage_inputs(
+    self, rows: Int[np.ndarray, " n"], length: int
+  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
+    """Token ids and lengths of the packed passages."""
+    return self._corpus.passage_inputs(rows, length, title=False)
 
 
 def passage_fingerprint(
@@ -133,6 +160,12 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   path = Path(path)
   if is_pretrained_folder(path):
     config, params, settings = load_encoder(path, dtype=dtype)
+    for name in ("question_prompt", "passage_prompt"):
+      if settings[name]:
+        raise ValueError(
+          f"{path} expects {name} {settings[name]!r} before its inputs, which "
+          "passages tokenised once cannot have; choose a model without prompts."
+        )
     return make_retriever(
       config,
       params,
@@ -195,12 +228,11 @@ def index_corpus(
 
   return build_index(
     lambda ids, lengths: encode(retriever.params, ids, lengths),
-    corpus,
+    corpus if retriever.title else UntitledPassages(corpus),
     Path(directory),
     mesh=mesh,
     dtype=dtype,
     max_length=retriever.passage_length,
-    title=retriever.title,
     batch_tokens=batch_tokens,
     shard_rows=shard_rows,
     identity={

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -75,13 +76,19 @@ class Meter:
   paused: float = 0.0
 
   def add(self, batch: Mapping[str, np.ndarray], flops: float) -> None:
-    """Counts one global batch; tokens are real ones, without padding."""
+    """Counts one step.
+
+    Args:
+      batch: this process's rows; the others' are taken to be alike. Tokens
+        are real ones, without padding.
+      flops: of the whole step.
+    """
     self.steps += 1
     self.flops += flops
     for name, value in batch.items():
       if name.endswith("_lengths"):
-        self.tokens += int(value.sum())
-    self.passages += batch["passage_lengths"].size
+        self.tokens += int(value.sum()) * jax.process_count()
+    self.passages += batch["passage_lengths"].size * jax.process_count()
 
   @contextmanager
   def pause(self) -> Iterator[None]:

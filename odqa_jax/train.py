@@ -77,7 +77,7 @@ def train_step(
   )
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  norm = optax.global_norm(gradients)
+  norm = optax.tree.norm(gradients)
   metrics = metrics | {"gradient_norm": (norm, jnp.ones(()))}
   return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -204,9 +204,10 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       with jax.transfer_guard("disallow"):
         while step < config.steps:
           batch = next(batches)
-          state, metrics = step_fn(state, to_global(mesh, batch))
+          placed = to_global(mesh, batch)
+          state, metrics = step_fn(state, placed)
           step += 1
-          meter.add(batch, task.flops(batch))
+          meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
           stop = checkpoints.should_stop(step, asked_to_stop())
           save_now = step % config.checkpoint.every == 0 or stop
@@ -223,7 +224,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
           if log_now:
             lines = window.take()
-            lines["learning_rate"] = float(rate(step - 1))
+            with jax.transfer_guard("allow"):
+              lines["learning_rate"] = float(rate(step - 1))
             speed = meter.take()
             report.write(step, lines | speed)
             update(step, loss=lines["loss"], **speed)

@@ -196,7 +196,7 @@ def test_sentence_parts_tokenise_like_the_whole(shared_data):
     ["She sat.) ", "No."],
     ['He said "go." ', "Then left.\u201d ", "So."],
     ["Mr. Fox and J. S. Bach ate at 3.5 p.m. there."],
-    ["By J.\u00a0S. Bach. ", "It is."],
+    ["By J\u00a0. S. Bach. ", "It is."],
     ["One.\u00a0Two."],
     ["..."],
     [" "],
@@ -442,8 +442,11 @@ def test_a_foreign_directory_is_left_alone(tmp_path, tokenizer):
   build_corpus(make_passages(3), tmp_path / "c", tokenizer)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.txt").write_text("text")
-  with pytest.raises(ValueError, match="mine: exists and is not a corpus"):
-    build_corpus(make_passages(3), tmp_path / "mine", tokenizer)
+  for manifest in (None, "{", '{"kind": "index"}'):
+    if manifest:
+      (tmp_path / "mine" / "manifest.json").write_text(manifest)
+    with pytest.raises(ValueError, match="mine: exists and is not a corpus"):
+      build_corpus(make_passages(3), tmp_path / "mine", tokenizer)
   assert (tmp_path / "mine" / "thesis.txt").read_text() == "text"
 
 

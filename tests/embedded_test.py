@@ -180,9 +180,9 @@ def _country(code: str = "xa", **government: object) -> factbook.Country:
       "Land use": {
         "agricultural land: arable land": {"text": "arable land: 3%"}
       },
-      "Climate": {"text": "mild"},
+      "Climate": {"text": "mild in Avarua"},
     },
-    "Environment": {"Climate": {"text": "mild"}},
+    "Environment": {"Climate": {"text": "mild in Avarua"}},
     "Government": {
       "Country name": {
         "conventional short form": {"text": "none"},
@@ -204,7 +204,7 @@ def test_passages_are_cut_between_fields_and_repeats_left_out() -> None:
   assert pieces[0].passage.id == "factbook/cote_islands/geography/0"
   assert pieces[0].passage.text == (
     "Geography. Area total: 1,200 sq km. note: new. Land use agricultural "
-    "land: arable land: 3%. Climate: mild."
+    "land: arable land: 3%. Climate: mild in Avarua."
   )
   government = [p for p in pieces if "/government/" in p.passage.id]
   assert not any("/environment/" in p.passage.id for p in pieces)
@@ -222,7 +222,7 @@ def test_html_becomes_text() -> None:
 def test_facts_become_questions() -> None:
   country = _country(Capital={"name": {"text": "<b>Avarua</b>; note - x"}})
   facts = {fact.relation.name: fact for fact in factbook.facts(country)}
-  assert facts.keys() == {"capital", "area", "long_name"} - {"long_name"}
+  assert facts.keys() == {"capital", "area"}
   first, *_ = factbook.questions_of(facts["capital"])
   assert first == Question(
     "factbook/cote_islands/capital/0",

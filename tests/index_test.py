@@ -321,7 +321,8 @@ def test_opens_on_any_number_of_devices(
   tmp_path: Path, devices: int, dtype: str
 ):
   corpus = Tokens(300)
-  build(tmp_path / "index", Encoder(), corpus, first_devices(2), dtype=dtype)
+  options = {"dtype": dtype, "shard_rows": 50}
+  build(tmp_path / "index", Encoder(), corpus, first_devices(2), **options)
   index = load_index(tmp_path / "index", first_devices(devices), verify=True)
   stored = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
   assert index.embeddings.dtype == stored

@@ -138,6 +138,16 @@ def test_nq_open_understands_ids_and_positives(tmp_path: Path) -> None:
   ]
 
 
+def test_quotes_and_line_ends_are_no_part_of_trec_columns(
+  tmp_path: Path,
+) -> None:
+  path = tmp_path / "trec.tsv"
+  path.write_bytes(b'1\tfactoid\t"Who" said?\t"?x"?\r\n')
+  assert list(read_questions(path)) == [
+    Question("1", '"Who" said?', ('"?x"?',), "regex")
+  ]
+
+
 def test_same_sentence_is_the_same_positive(tmp_path: Path) -> None:
   path = tmp_path / "pairs.jsonl"
   pairs = [("one .", "q ?"), ("one .", "r ?"), ("two .", "s ?")]
@@ -162,6 +172,7 @@ def test_same_sentence_is_the_same_positive(tmp_path: Path) -> None:
     ("who?\t['AC|DC']\n", "dpr_qas"),
     (r"how hot?" + "\t" + r"['5,?7\\d\\d|x']" + "\n", "curated_trec"),
     ('{"question": "q", "answer": ["a (b) c?"]}\n', "nq_open"),
+    ('{"question": "q", "answer": ["(a|b)", "c"]}\n', "nq_open"),
     ('{"question": "q", "answer": ["Sept?(ember)?"]}\n', "curated_trec"),
     ('{\n "version": "1.1",\n "data": [{"title": "t"}]\n}', "squad"),
     ('[{"question": "q", "answers": ["a"]}]', "nq_open"),
@@ -337,6 +348,7 @@ def test_writing_again_changes_nothing_unless_content_did(
   before = state()
   write_questions(QUESTIONS, folder, "set")
   assert state() == before
+  assert [p.name for p in tmp_path.iterdir()] == ["set"]
   write_questions(QUESTIONS[:1], folder, "set")
   assert list(QuestionSet(folder)) == QUESTIONS[:1]
   assert [p.name for p in tmp_path.iterdir()] == ["set"]

@@ -19,12 +19,13 @@ from jaxtyping import Int, Int32
 from odqa_jax.data.corpus_build import build_corpus
 from odqa_jax.data.corpus_store import (
   RAGGED,
+  TOKENIZER,
   describe_file,
   hash_id,
   read_manifest,
 )
 from odqa_jax.data.passages import Passage, read_passages
-from odqa_jax.data.tokenizer import Tokenizer
+from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
   "Corpus",
@@ -46,6 +47,7 @@ class Corpus:
     manifest: counts, hashes and origin of the files.
     fingerprint: sha256 (hex) of all ids, titles and texts in order; does not
       depend on the tokenizer.
+    tokenizer: what made the ids.
     text_tokens: ids of all texts, row after row; uint16 (uint32 for a
       vocabulary above 65,536), no special tokens.
     text_offsets: int64 [n+1]; row i has text_tokens[offsets[i]:offsets[i+1]].
@@ -73,6 +75,12 @@ class Corpus:
     self.title_offsets = self._array("title_offsets")
     self.sentence_starts = self._array("sentence_starts")
     self.article_starts = self._array("article_starts")
+    self.tokenizer = load_tokenizer(self.directory / TOKENIZER)
+    if self.tokenizer.fingerprint != self.manifest["tokenizer"]:
+      raise ValueError(
+        f"{self.directory / TOKENIZER} is not the tokenizer that the ids were "
+        "made with; restore the folder, or build the corpus again."
+      )
     self._id_hashes = self._array("id_hashes")
     self._id_rows = self._array("id_rows")
     self._blobs = {
@@ -263,7 +271,9 @@ def _place(
 
 
 def pack_questions(
-  token_lists: Sequence[Sequence[int]], length: int, tokenizer: Tokenizer
+  token_lists: Sequence[Sequence[int] | np.ndarray],
+  length: int,
+  tokenizer: Tokenizer,
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
   """Encoder inputs of questions: `[CLS] question [SEP]`, cut and padded.
 

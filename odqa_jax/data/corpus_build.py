@@ -24,10 +24,12 @@ from odqa_jax.data.corpus_store import (
   PROGRESS,
   RAGGED,
   SCRATCH,
+  TOKENIZER,
   CorpusStore,
   describe_file,
   discarding,
   hash_id,
+  is_corpus,
   read_manifest,
   write_json,
 )
@@ -87,6 +89,7 @@ def build_corpus(
     state = _Build(store, tokenizer, inputs, part_rows, progress)
     state.run()
     manifest = _finish(store, state, tokenizer)
+  tokenizer.save(folder / TOKENIZER)
   _publish(folder, out)
   return manifest
 
@@ -109,7 +112,7 @@ def _finished(
   """The manifest of `out` if it is what this build would write."""
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return None
-  if not (out / MANIFEST).is_file():
+  if not is_corpus(out):
     raise ValueError(
       f"{out}: exists and is not a corpus; it will not be overwritten; name "
       "another directory."

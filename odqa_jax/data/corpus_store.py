@@ -19,6 +19,7 @@ from odqa_jax.data.tokenizer import Tokenizer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
 # Ragged columns: values → their bounds [n+1].
 RAGGED = {
   "text_tokens.npy": "text_offsets.npy",
@@ -39,6 +40,15 @@ def hash_id(passage_id: str) -> int:
   """64-bit hash under which the id index is sorted."""
   digest = hashlib.blake2b(passage_id.encode(), digest_size=8).digest()
   return int.from_bytes(digest, "little")
+
+
+def is_corpus(directory: Path) -> bool:
+  """Whether a directory says that it is a corpus, whole or damaged."""
+  try:
+    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+  except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+    return False
+  return isinstance(manifest, dict) and manifest.get("kind") == "corpus"
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

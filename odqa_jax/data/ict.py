@@ -98,8 +98,9 @@ class IctExamples:
       (len(local), passage_pad), self.corpus.tokenizer.pad_id, np.int32
     )
     passage_lengths = np.zeros(len(local), np.int32)
-    for j, i in enumerate(local):
-      packed = self._pack_block(row[i], first[i], end[i], query[i], keep[i])
+    chosen = zip(row, first, end, query, keep, strict=True)
+    for j, block in enumerate(list(chosen)[rows]):
+      packed = self._pack_block(*(x.item() for x in block))
       packed = packed[:passage_pad]
       packed[-1] = self.corpus.tokenizer.sep_id
       passage_ids[j, : len(packed)] = packed

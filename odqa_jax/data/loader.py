@@ -19,7 +19,7 @@ A batch of questions and passages is a dict of
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -40,6 +40,7 @@ def bucket_length(lengths: Int[np.ndarray, "..."], longest: int) -> int:
   return next((b for b in BUCKETS if need <= b <= longest), longest)
 
 
+@runtime_checkable
 class Examples(Protocol):
   """What can be loaded: numbered examples that come in batches."""
 
@@ -147,7 +148,7 @@ class PairExamples:
 
 def train_batches(
   examples: Examples, batch_size: int, *, seed: int, rows: slice
-) -> "grain.DatasetIterator[Batch]":
+) -> grain.DatasetIterator:
   """Endless batches; `get_state`/`set_state` save and restore the position.
 
   Batches run across the border of epochs, so every example is used equally

@@ -23,8 +23,7 @@ def split_sentences(text: str) -> list[str]:
     Parts that concatenate to `text`, one or more; WordPiece tokens of the
     parts concatenate to those of the text.
   """
-  # sentencex 1.0 panics on an initial before a no-break space ("J.\u00a0S."),
-  # taking every space for one byte; lengths in characters stay the same.
+  # sentencex 1.0 takes the space in "J\u00a0." for one byte, and panics.
   plain = text if text.isascii() else _WIDE_SPACE.sub(" ", text)
   cuts, end = [0], 0
   for sentence in sentencex.segment("en", plain):

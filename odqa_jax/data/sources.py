@@ -48,7 +48,7 @@ def pair_examples(data: ConfigDict, corpus: Corpus) -> Examples:
     question_folders, pair_folders, strict=True
   ):
     questions = QuestionSet(Path(question_folder))
-    pairs = Pairs(Path(pair_folder))
+    pairs = Pairs.open(pair_folder)
     for name, mine in (("corpus", corpus), ("questions", questions)):
       made_from = pairs.manifest[name]
       if made_from != mine.fingerprint:

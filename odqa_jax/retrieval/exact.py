@@ -155,10 +155,11 @@ def _scan_shard(
   ) -> tuple[tuple[Array, Array], None]:
     start = jnp.minimum(i * block, n - block)
     rows = start + jnp.arange(block, dtype=jnp.int32)
-    scores = lax.dot_general(
+    part = lax.dynamic_slice_in_dim(embeddings, start, block)
+    # For one query XLA's CPU code is a third faster than with dot_general.
+    scores = jnp.matmul(
       queries,
-      lax.dynamic_slice_in_dim(embeddings, start, block).astype(jnp.float32),
-      (((1,), (1,)), ((), ())),
+      part.astype(jnp.float32).T,
       precision=lax.Precision.HIGHEST,
       preferred_element_type=jnp.float32,
     )

@@ -27,8 +27,8 @@ from odqa_jax.retrieval.embed import (
 )
 from odqa_jax.retrieval.storage import DTYPES
 
-# Every device holds a multiple of this many rows. A matrix product adds up
-# the rows of a ragged edge in another order; without such an edge, equal rows
+# Every device holds a multiple of this many rows. A matrix product may add up
+# in another order when their number is ragged; with a round one, equal rows
 # get bit-identical scores, and search can break ties by row.
 ROW_MULTIPLE = 64
 # Fills `out` with the rows that begin at a given one.
