@@ -1,6 +1,5 @@
-"""Run files and what they are worth.
+"""What a ranking is worth.
 
-    write_run("dev.trec", ranking, questions, corpus)
     figures = evaluate_run("dev.trec", questions, corpus)
 
 Two families of measures, never mixed:
@@ -11,185 +10,43 @@ Two families of measures, never mixed:
   TREC qrels call relevant, computed by ir-measures.
 """
 
-import csv
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
-from urllib.parse import quote, unquote
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
 from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.question_files import lines
 from odqa_jax.data.question_sets import Question
+from odqa_jax.data.run_files import (
+  Ranking,
+  check_aligned,
+  find_row,
+  found_rows,
+  read_run,
+  write_run,
+)
 from odqa_jax.metrics import has_answer, recall_at, wilson_interval
 from odqa_jax.report import text_table
 
+__all__ = [
+  "CUTOFFS",
+  "Ranking",
+  "answer_hits",
+  "evaluate_ranking",
+  "evaluate_run",
+  "gold_measures",
+  "read_qrels",
+  "read_run",
+  "recall_table",
+  "write_run",
+]
+
 CUTOFFS = (1, 5, 20, 100)
-TAG = "odqa_jax"
-
-
-@dataclass(frozen=True)
-class Ranking:
-  """What a search found.
-
-  Attributes:
-    question_ids: one per row.
-    rows: [n, k] corpus rows, best first.
-    scores: [n, k].
-  """
-
-  question_ids: tuple[str, ...]
-  rows: Int[np.ndarray, "n k"]
-  scores: Float[np.ndarray, "n k"]
-
-
-def _escape(identifier: str) -> str:
-  """Percent-encodes what would break a TREC line: white space and `%`."""
-  return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), identifier)
-
-
-def write_run(
-  path: str | Path,
-  ranking: Ranking,
-  questions: Sequence[Question],
-  corpus: Corpus,
-) -> None:
-  """Writes a TREC run, or DPR's JSON for a name that ends in `.json`.
-
-  TREC lines are `qid Q0 docid rank score tag`; white space in ids is
-  percent-encoded. The JSON is a list of `{question, answers, ctxs: [{id,
-  title, text, score, has_answer}]}`.
-  """
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  write = _write_json if path.suffix == ".json" else _write_trec
-  with temporary.open("w", encoding="utf-8") as file:
-    write(file, ranking, questions, corpus)
-  os.replace(temporary, path)
-
-
-def _write_trec(
-  file: TextIO,
-  ranking: Ranking,
-  questions: Sequence[Question],
-  corpus: Corpus,
-) -> None:
-  del questions
-  for i, question_id in enumerate(ranking.question_ids):
-    for rank, row in enumerate(ranking.rows[i].tolist()):
-      file.write(
-        f"{_escape(question_id)} Q0 {_escape(corpus.id(row))} {rank + 1} "
-        f"{ranking.scores[i, rank]:.6f} {TAG}\n"
-      )
-
-
-def _write_json(
-  file: TextIO,
-  ranking: Ranking,
-  questions: Sequence[Question],
-  corpus: Corpus,
-) -> None:
-  for i, question in enumerate(questions):
-    record = {
-      "id": question.id,
-      "question": question.question,
-      "answers": list(question.answers),
-      "ctxs": [
-        {
-          "id": corpus.id(row),
-          "title": corpus.title(row),
-          "text": corpus.text(row),
-          "score": round(float(ranking.scores[i, rank]), 6),
-          "has_answer": has_answer(
-            corpus.text(row), question.answers, question.answer_type
-          ),
-        }
-        for rank, row in enumerate(ranking.rows[i].tolist())
-      ],
-    }
-    file.write("[\n" if i == 0 else ",\n")
-    file.write(json.dumps(record, ensure_ascii=False))
-  file.write("\n]\n" if questions else "[]\n")
-
-
-def read_run(
-  path: str | Path, corpus: Corpus
-) -> dict[str, list[tuple[int, float]]]:
-  """Question id → (corpus row, score) of its passages, best first.
-
-  Raises:
-    ValueError: with file and line, for a line that is no run line, a passage
-      that the corpus lacks or that comes twice, or ranks out of order.
-  """
-  path = Path(path)
-  lines = _json_lines if path.suffix == ".json" else _trec_lines
-  run: dict[str, list[tuple[int, float]]] = {}
-  for where, question_id, rank, passage_id, score in lines(path):
-    found = run.setdefault(question_id, [])
-    if rank != len(found) + 1:
-      raise ValueError(
-        f"{where}: rank {rank} of question {question_id!r} follows rank "
-        f"{len(found)}; write each question's passages in order, from rank 1."
-      )
-    try:
-      row = corpus.row_of(passage_id)
-    except KeyError:
-      raise ValueError(
-        f"{where}: passage {passage_id!r} is not in the corpus; give the "
-        "corpus that was searched."
-      ) from None
-    if any(row == other for other, _ in found):
-      raise ValueError(
-        f"{where}: passage {passage_id!r} comes twice for {question_id!r}."
-      )
-    found.append((row, score))
-  return run
-
-
-def _trec_lines(path: Path) -> Iterator[tuple[str, str, int, str, float]]:
-  with path.open(encoding="utf-8") as file:
-    for number, line in enumerate(file, 1):
-      where = f"{path}:{number}"
-      try:
-        question_id, _, passage_id, rank, score, _ = line.split()
-        yield (
-          where,
-          unquote(question_id),
-          int(rank),
-          unquote(passage_id),
-          float(score),
-        )
-      except ValueError:
-        raise ValueError(
-          f"{where}: {line.strip()[:60]!r} is not a run line "
-          "(`qid Q0 docid rank score tag`)."
-        ) from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, str, int, str, float]]:
-  try:
-    records = json.loads(path.read_text(encoding="utf-8"))
-    for i, record in enumerate(records):
-      for rank, passage in enumerate(record["ctxs"], 1):
-        where = f"{path}: question {i}, passage {rank}"
-        yield (
-          where,
-          str(record["id"]),
-          rank,
-          str(passage["id"]),
-          float(passage["score"]),
-        )
-  except (json.JSONDecodeError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{path}: not a DPR run (a list of {{id, question, ctxs: [{{id, "
-      f"score}}]}}): {error!r}."
-    ) from error
 
 
 def evaluate_run(
@@ -201,25 +58,17 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Measures a run file; a question that is not in it counts as a miss.
 
+  Returns:
+    The figures of `evaluate_ranking`, and `missing`: how many questions the
+    file does not name.
+
   Raises:
-    ValueError: with file and line, see `read_run`; or if the run names a
-      question that is not asked.
+    ValueError: see `read_run` and `read_qrels`.
   """
-  run = read_run(path, corpus)
-  unknown = sorted(run.keys() - {q.id for q in questions})
-  if unknown:
-    raise ValueError(
-      f"{path}: question {unknown[0]!r} is not among the {len(questions)} "
-      "questions; give the set that was searched."
-    )
-  k = max(map(len, run.values()), default=0)
-  rows = np.full((len(questions), k), -1, np.int64)
-  scores = np.full((len(questions), k), -np.inf, np.float32)
-  for i, question in enumerate(questions):
-    for rank, (row, score) in enumerate(run.get(question.id, [])):
-      rows[i, rank], scores[i, rank] = row, score
-  ranking = Ranking(tuple(q.id for q in questions), rows, scores)
-  return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  ranking = read_run(path, questions, corpus)
+  figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  missing = int((ranking.rows < 0).all(axis=1).sum())
+  return figures | {"missing": missing}
 
 
 def evaluate_ranking(
@@ -239,9 +88,14 @@ def evaluate_ranking(
 
   Returns:
     `questions`, `k`; with answers `recall` ({"1": …}) and `recall_95`
-    (Wilson intervals); with gold passages `gold`, `ndcg@10`, `mrr@10`. Cutoffs
-    above k are left out.
+    (Wilson intervals); with gold passages that the corpus has `gold`,
+    `ndcg@10`, `mrr@10`. Cutoffs above k are left out.
+
+  Raises:
+    ValueError: if the ranking is not of these questions in this order; see
+      also `read_qrels`.
   """
+  check_aligned(ranking, questions)
   k = ranking.rows.shape[1]
   cutoffs = [c for c in CUTOFFS if c <= k]
   figures: dict[str, Any] = {"questions": len(questions), "k": k}
@@ -256,11 +110,14 @@ def evaluate_ranking(
       )
       for c in cutoffs
     }
-  relevant = (
-    read_qrels(qrels)
-    if qrels
-    else {q.id: set(q.positive_ids) for q in questions if q.positive_ids}
-  )
+  if qrels is not None:
+    relevant = read_qrels(qrels, questions, corpus)
+  else:
+    gold = {q.id: dict.fromkeys(q.positive_ids, 1) for q in questions}
+    relevant = {q: passages for q, passages in gold.items() if passages}
+    # Gold passages of another corpus say nothing about this one.
+    if not _any_in(corpus, relevant):
+      relevant = {}
   if relevant and cutoffs:
     figures |= gold_measures(ranking, relevant, corpus, cutoffs)
   return figures
@@ -288,29 +145,51 @@ def answer_hits(
   return hits
 
 
-def read_qrels(path: str | Path) -> dict[str, set[str]]:
-  """TREC qrels (`qid 0 docid relevance`) → relevant passages per question.
+def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
+  return any(
+    find_row(corpus, passage) is not None
+    for passages in relevant.values()
+    for passage in passages
+  )
+
+
+def read_qrels(
+  path: str | Path, questions: Sequence[Question], corpus: Corpus
+) -> dict[str, dict[str, int]]:
+  """TREC qrels (`qid 0 docid grade`) → question → passage → grade above 0.
 
   Raises:
-    ValueError: with file and line.
+    ValueError: with file and line, for a line that is none or a question that
+      is not asked; or if the corpus has none of the passages.
   """
-  relevant: dict[str, set[str]] = {}
-  with Path(path).open(encoding="utf-8") as file:
-    for number, row in enumerate(csv.reader(file, delimiter=" "), 1):
-      fields = [f for cell in row for f in cell.split("\t") if f]
-      if len(fields) != 4 or not re.fullmatch(r"-?\d+", fields[3]):
-        raise ValueError(
-          f"{path}:{number}: {' '.join(row)[:60]!r} is not "
-          "`qid 0 docid relevance`."
-        )
-      if int(fields[3]) > 0:
-        relevant.setdefault(unquote(fields[0]), set()).add(unquote(fields[2]))
+  known = {q.id for q in questions}
+  relevant: dict[str, dict[str, int]] = {}
+  for number, line in lines(path):
+    fields = line.split()
+    if len(fields) != 4 or not re.fullmatch(r"-?\d+", fields[3]):
+      raise ValueError(
+        f"{path}:{number}: {line[:60]!r} is not `qid 0 docid grade`; mend or "
+        "remove it."
+      )
+    question_id, passage_id = unquote(fields[0]), unquote(fields[2])
+    if question_id not in known:
+      raise ValueError(
+        f"{path}:{number}: question {question_id!r} is not among the "
+        f"{len(known)} questions; give the qrels of this set."
+      )
+    if int(fields[3]) > 0:
+      relevant.setdefault(question_id, {})[passage_id] = int(fields[3])
+  if not _any_in(corpus, relevant):
+    raise ValueError(
+      f"{path}: the corpus has none of the relevant passages (its ids look "
+      f"like {corpus.id(0)!r}); give the qrels of this corpus."
+    )
   return relevant
 
 
 def gold_measures(
   ranking: Ranking,
-  relevant: Mapping[str, set[str]],
+  relevant: Mapping[str, Mapping[str, int]],
   corpus: Corpus,
   cutoffs: Sequence[int],
 ) -> dict[str, Any]:
@@ -318,15 +197,18 @@ def gold_measures(
   import ir_measures
   from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
-  qrels = [Qrel(q, d, 1) for q, docs in relevant.items() for d in docs]
+  qrels = [
+    Qrel(question_id, passage_id, grade)
+    for question_id, passages in relevant.items()
+    for passage_id, grade in passages.items()
+  ]
   k = ranking.rows.shape[1]
   # Ranks as scores: trec_eval breaks ties of scores its own way.
   run = [
     ScoredDoc(question_id, corpus.id(row), float(k - rank))
     for i, question_id in enumerate(ranking.question_ids)
     if question_id in relevant
-    for rank, row in enumerate(ranking.rows[i].tolist())
-    if row >= 0
+    for rank, row in found_rows(ranking, i)
   ]
   success = {c: Success @ c for c in cutoffs}
   measures = [*success.values(), nDCG @ 10, RR @ 10]
@@ -340,16 +222,23 @@ def gold_measures(
 
 
 def recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Recall and gold-passage figures in percent, one system a line."""
-  cutoffs = [str(c) for c in CUTOFFS if str(c) in rows[0].get("recall", {})]
-  gold = [str(c) for c in CUTOFFS if str(c) in rows[0].get("gold", {})]
-  head = ["", *(f"recall@{c}" for c in cutoffs), *(f"gold@{c}" for c in gold)]
-  cells = [
-    [
-      row["name"],
-      *(f"{100 * row['recall'][c]:.1f}" for c in cutoffs),
-      *(f"{100 * row['gold'][c]:.1f}" for c in gold),
-    ]
-    for row in rows
+  """Recall and gold-passage figures in percent, one system a line.
+
+  Args:
+    rows: figures of `evaluate_ranking`, each with a "name". What a row lacks
+      is shown as a dash.
+  """
+  columns = [
+    (measure, str(cutoff))
+    for measure in ("recall", "gold")
+    for cutoff in CUTOFFS
+    if any(str(cutoff) in row.get(measure, {}) for row in rows)
   ]
+
+  def cell(row: Mapping[str, Any], measure: str, cutoff: str) -> str:
+    share = row.get(measure, {}).get(cutoff)
+    return "-" if share is None else f"{100 * share:.1f}"
+
+  head = ["", *(f"{measure}@{cutoff}" for measure, cutoff in columns)]
+  cells = [[row["name"], *(cell(row, *c) for c in columns)] for row in rows]
   return text_table([head, *cells], right=range(1, len(head)))

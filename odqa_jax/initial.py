@@ -8,12 +8,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from odqa_jax.checkpoint import find_step, restore_params
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.tokenizer import load_tokenizer
-from odqa_jax.mesh import make_mesh, replicated
+from odqa_jax.mesh import replicated
 from odqa_jax.models.bert import DualEncoder, EncoderConfig
 from odqa_jax.models.pretrained import fetch_minilm, load_encoder
 from odqa_jax.retriever import encoder_config_from_dict, is_pretrained_folder
@@ -42,7 +43,9 @@ def resolve_folder(name: str) -> Path:
   return fetch_minilm(CACHE) if name == "minilm" else Path(name)
 
 
-def initial_model(config: ConfigDict, corpus: Corpus) -> InitialModel:
+def initial_model(
+  config: ConfigDict, corpus: Corpus, mesh: Mesh
+) -> InitialModel:
   """The model that `config.model` and `config.init_from` describe.
 
   A published folder decides the sizes, pooling, normalisation and projection;
@@ -62,7 +65,7 @@ def initial_model(config: ConfigDict, corpus: Corpus) -> InitialModel:
     check_same_tokenizer(path, load_tokenizer(path).fingerprint, corpus)
     return _from_published(config, path)
   folder, step = find_step(path)
-  params, extra = restore_params(path, replicated(make_mesh()))
+  params, extra = restore_params(path, replicated(mesh))
   check_same_tokenizer(path, extra["tokenizer"], corpus)
   theirs = encoder_config_from_dict(extra["encoder"])
   mine = _with_run_settings(theirs, config)

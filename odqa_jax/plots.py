@@ -4,6 +4,7 @@ Drawn on matplotlib's object interface, which keeps no global state and needs
 no display.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,21 @@ Series = dict[str, tuple[list[int], list[float]]]
 
 
 def smooth(
-  values: Float[np.ndarray, " n"], weight: float
+  values: Float[np.ndarray, " n"], width: float
 ) -> Float[np.ndarray, " n"]:
-  """Exponential mean with the start's bias taken out.
+  """Gaussian mean; unlike an exponential one it does not lag behind.
 
   Args:
     values: the series.
-    weight: how much of the past is kept at each point, in [0, 1).
+    width: standard deviation in points; at the ends the kernel is cut.
   """
-  smoothed = np.empty_like(values)
-  mean = total = 0.0
-  for i, value in enumerate(values):
-    mean = weight * mean + (1 - weight) * value
-    total = weight * total + (1 - weight)
-    smoothed[i] = mean / total
-  return smoothed
+  if width < 0.5:
+    return values
+  reach = min(math.ceil(3 * width), len(values) - 1)
+  kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+  total = np.convolve(values, kernel)[reach : reach + len(values)]
+  weight = np.convolve(np.ones_like(values), kernel)
+  return total / weight[reach : reach + len(values)]
 
 
 def _series(path: str | Path) -> Series:
@@ -102,7 +103,7 @@ def _draw_loss(axes: Axes, series: Series) -> None:
     steps, values = series[name]
     colour = PALETTE[i]
     if name == "loss":
-      line = smooth(np.asarray(values, np.float64), 0.95)
+      line = smooth(np.asarray(values, np.float64), len(values) / 80)
       axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
     else:
       line = np.asarray(values, np.float64)
@@ -111,7 +112,7 @@ def _draw_loss(axes: Axes, series: Series) -> None:
       line,
       color=colour,
       linewidth=2.2,
-      marker="" if name == "loss" else "o",
+      marker="o" if name != "loss" or len(steps) == 1 else "",
       markersize=4,
     )
     label = "train (smoothed)" if name == "loss" else "dev"
@@ -129,13 +130,14 @@ def _draw_dev(axes: Axes, series: Series, names: Sequence[str]) -> None:
     axes.plot(
       steps, values, color=colour, linewidth=2.2, marker="o", markersize=4
     )
-    number = f"{100 * values[-1]:.1f} %" if shares else f"{values[-1]:.3g}"
+    number = f"{100 * values[-1]:.1f}%" if shares else f"{values[-1]:.3g}"
     label = name.removeprefix(_DEV)
     ends.append((f"{label} {number}", values[-1], colour))
   _style(axes, "Development set")
   if shares:
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    highest = max(v for name in names for v in series[name][1])
+    axes.set_ylim(0, min(1.0, 1.2 * highest) or 1.0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
   _label_ends(axes, ends)
 
 
@@ -214,7 +216,7 @@ def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
   axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   figure.legend(
     loc="outside lower center",
-    ncols=min(4, len(rows)),
+    ncols=len(rows) if len(rows) <= 5 else math.ceil(len(rows) / 2),
     frameon=False,
     fontsize=11,
   )
@@ -224,5 +226,5 @@ def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 def _save(figure: Figure, path: str | Path) -> None:
   path = Path(path)
   temporary = path.with_name(f"{path.name}.tmp")
-  figure.savefig(temporary, format="png", dpi=144)
+  figure.savefig(temporary, format="png", dpi=144, bbox_inches="tight")
   temporary.replace(path)

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,6 +20,8 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 # count compilation for ever.
 _SAMPLE_SECONDS = 1.0
 _SAMPLES = 30
+# Between two lines where stderr is no terminal.
+_LINE_SECONDS = 10.0
 
 Update = Callable[..., None]
 
@@ -96,8 +97,6 @@ def progress_bar(
   total: int = 0,
   unit: str = "items",
   *,
-  every: float = 10.0,
-  stream: TextIO | None = None,
   clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Update]:
   """Shows how a loop goes on, with rate, elapsed time and time left.
@@ -106,8 +105,6 @@ def progress_bar(
     description: what the loop does.
     total: the count at the end; 0 if unknown.
     unit: what is counted, in the plural.
-    every: seconds between two lines where stderr is no terminal.
-    stream: where to write; stderr by default.
     clock: the time in seconds.
 
   Yields:
@@ -115,13 +112,12 @@ def progress_bar(
     total, and numbers to show; `x_per_s` reads `x/s`. It can be passed on as
     the `progress(done, total)` callback of a long function.
   """
-  stream = stream if stream is not None else sys.stderr
-  console = Console(file=stream)
+  console = Console(stderr=True)
   pace = _Pace(total, unit, clock)
   if console.is_terminal:
     yield from _bar(description, pace, console)
   else:
-    yield from _lines(description, pace, stream, every, clock)
+    yield from _lines(description, pace, clock)
 
 
 def _bar(description: str, pace: _Pace, console: Console) -> Iterator[Update]:
@@ -150,8 +146,6 @@ def _bar(description: str, pace: _Pace, console: Console) -> Iterator[Update]:
 def _lines(
   description: str,
   pace: _Pace,
-  stream: TextIO,
-  every: float,
   clock: Callable[[], float],
 ) -> Iterator[Update]:
   last_time = clock()
@@ -164,12 +158,14 @@ def _lines(
     nonlocal last_time, last_fields, shown
     pace.advance(done, total)
     last_fields = fields
-    if clock() - last_time >= every:
+    if clock() - last_time >= _LINE_SECONDS:
       last_time, shown = clock(), done
-      print(f"{description}: {pace.line(fields)}", file=stream, flush=True)
+      print(f"{description}: {pace.line(fields)}", file=sys.stderr, flush=True)
 
   try:
     yield update
   finally:
     if pace.done != shown:
-      print(f"{description}: {pace.line(last_fields)}", file=stream, flush=True)
+      print(
+        f"{description}: {pace.line(last_fields)}", file=sys.stderr, flush=True
+      )

@@ -130,7 +130,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   )
 
   # ---- Model, task, optimizer ----
-  model = initial_model(config, corpus)
+  model = initial_model(config, corpus, mesh)
   task = make_task(config, model.encoder)
   tx = make_optimizer(config.optimizer, steps=config.steps)
 

@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = (
 
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import jax
@@ -24,6 +25,10 @@ from jaxtyping import install_import_hook
 install_import_hook("odqa_jax", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same step: the second time it comes from this folder.
+_COMPILED = tempfile.TemporaryDirectory(prefix="odqa-jax-tests-")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

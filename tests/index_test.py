@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from random_corpus import IDENTITY, Encoder, Tokens, build, first_devices
 
 from odqa_jax.data.corpus import Corpus, Passage, build_corpus
 from odqa_jax.data.tokenizer import train_wordpiece
 from odqa_jax.mesh import make_mesh
 from odqa_jax.retrieval import exact, storage
-from odqa_jax.retrieval.embed import batch_sizes, local_mesh
 from odqa_jax.retrieval.index import (
   Index,
   build_index,
@@ -26,81 +25,6 @@ from odqa_jax.retrieval.index import (
   load_index,
 )
 
-IDENTITY = {"encoder": "e" * 8, "tokenizer": "t" * 8}
-TABLE = np.random.default_rng(0).integers(-9, 10, (50, 12)).astype(np.float32)
-
-
-class Tokens:
-  """A corpus of random tokens: 0 pads, lengths from 3 to 99."""
-
-  def __init__(self, count: int, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    self.manifest = {"tokenizer": IDENTITY["tokenizer"]}
-    self.fingerprint = f"corpus {count} {seed}"
-    self.tokens = [rng.integers(1, 50, n) for n in rng.integers(3, 100, count)]
-
-  def __len__(self) -> int:
-    return len(self.tokens)
-
-  def id(self, row: int) -> str:
-    return f"p{row}"
-
-  def packed_lengths(self, max_length: int) -> np.ndarray:
-    return np.array([min(len(t), max_length) for t in self.tokens], np.int32)
-
-  def passage_inputs(
-    self, rows: np.ndarray, length: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.zeros((len(rows), length), np.int32)
-    for i, row in enumerate(rows):
-      cut = self.tokens[row][:length]
-      ids[i, : len(cut)] = cut
-    return ids, (ids > 0).sum(axis=1, dtype=np.int32)
-
-  def embeddings(self, max_length: int = 80) -> np.ndarray:
-    """What `Encoder` must give: exact, because all are small integers."""
-    return np.stack([TABLE[t[:max_length]].sum(0) for t in self.tokens])
-
-
-@jax.jit
-def add_up(ids: jax.Array) -> jax.Array:
-  vectors = jnp.asarray(TABLE)[ids]
-  return jnp.einsum("nle,nl->ne", vectors, jnp.float32(ids > 0))
-
-
-class Encoder:
-  """Adds up token vectors; remembers its calls; can fail at one of them."""
-
-  def __init__(self, fail_at: int | None = None):
-    self.shapes: list[tuple[int, ...]] = []
-    self.fail_at = fail_at
-
-  def __call__(self, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    if self.fail_at == len(self.shapes):
-      raise InterruptedError
-    assert ids.dtype == lengths.dtype == jnp.int32
-    assert len(ids.sharding.device_set) == len(lengths.sharding.device_set)
-    self.shapes.append(ids.shape)
-    return add_up(ids)
-
-
-def build(
-  directory: Path,
-  encode: Callable[[jax.Array, jax.Array], jax.Array],
-  corpus: Tokens,
-  mesh: Mesh | None = None,
-  **options: Any,
-) -> Index:
-  settings: dict[str, Any] = {
-    "max_length": 80,
-    "batch_tokens": 1024,
-    "shard_rows": 64,
-    "identity": IDENTITY,
-  }
-  return build_index(
-    encode, corpus, directory, mesh=mesh or make_mesh(), **settings | options
-  )
-
 
 def held(index: Index) -> np.ndarray:
   return np.asarray(index.embeddings)[: index.count]
@@ -108,10 +32,6 @@ def held(index: Index) -> np.ndarray:
 
 def files(directory: Path) -> dict[str, bytes]:
   return {p.name: p.read_bytes() for p in directory.iterdir()}
-
-
-def first_devices(n: int) -> Mesh:
-  return make_mesh(devices=jax.devices()[:n])
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 300])
@@ -132,43 +52,6 @@ def test_rows_are_in_corpus_order(tmp_path: Path, count: int):
   _, found = exact.search(index, query, 1)
   scores = corpus.embeddings() @ query[0]
   assert int(found[0, 0]) == int(np.argmax(scores))
-
-
-def test_few_shapes_and_little_padding(tmp_path: Path):
-  corpus, encode = Tokens(3000), Encoder()
-  build(tmp_path / "index", encode, corpus, shard_rows=3000)
-  assert set(encode.shapes) == {(32, 32), (16, 64), (8, 80)}
-  padded = sum(n * length for n, length in encode.shapes)
-  tokens = corpus.packed_lengths(80).sum()
-  assert padded < 1.4 * tokens
-  assert padded < 0.8 * 3000 * 80
-
-
-def test_batch_sizes():
-  assert batch_sizes(256, 16384, rows=10**6, devices=8) == {
-    32: 512,
-    64: 256,
-    96: 168,
-    128: 128,
-    192: 80,
-    256: 64,
-  }
-  assert batch_sizes(16, 100, rows=10**6, devices=8) == {16: 8}
-  assert batch_sizes(64, 10**6, rows=9, devices=8) == {32: 16, 64: 16}
-
-
-def test_encode_sees_only_the_meshs_devices(tmp_path: Path):
-  mesh = first_devices(2)
-  seen = set()
-
-  def encode(ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    seen.add(ids.sharding)
-    return Encoder()(ids, lengths)
-
-  build(tmp_path / "index", encode, Tokens(20), mesh)
-  (sharding,) = seen
-  assert sharding.mesh == local_mesh(mesh)
-  assert sharding.device_set == set(jax.devices()[:2])
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 9, 20])
@@ -291,28 +174,9 @@ def test_other_bad_arguments(tmp_path: Path):
     )
   with pytest.raises(ValueError, match=r"shape \(8,\) for 8"):
     build(tmp_path / "index", lambda ids, lengths: lengths, Tokens(3))
+  with pytest.raises(ValueError, match="shard_rows is 0"):
+    build(tmp_path / "index", Encoder(), Tokens(3), shard_rows=0)
   assert not (tmp_path / "index").exists()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_embedding_that_is_not_finite(
-  tmp_path: Path, value: float, dtype: str
-):
-  corpus = Tokens(200)
-  for row in (150, 77, 100):
-    corpus.tokens[row][0] = 49
-  for row in set(range(200)) - {150, 77, 100}:
-    corpus.tokens[row][corpus.tokens[row] == 49] = 1
-
-  def encode(ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    bad = (ids == 49).any(axis=1)[:, None]
-    return jnp.where(bad, value, jnp.ones((len(ids), 4)))
-
-  with pytest.raises(ValueError, match=r"'p77' \(row 77\)"):
-    build(tmp_path / "index", encode, corpus, dtype=dtype)
-  partial = tmp_path / "index.partial"
-  assert [p.name for p in partial.glob("*.npy")] == ["rows-00000.npy"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -465,24 +329,3 @@ def test_a_real_corpus(tmp_path: Path):
   inputs = corpus.passage_inputs(np.arange(200), 48)
   np.testing.assert_array_equal(held(index), encode(*inputs))
   check_index(index, **identity, corpus=corpus.fingerprint)
-
-
-def test_the_next_batch_is_dispatched_before_the_last_is_fetched(
-  tmp_path: Path,
-):
-  corpus, events = Tokens(96), []
-  corpus.tokens = [t[:20] for t in corpus.tokens]
-  run = Encoder()
-
-  def encode(ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    events.append("dispatch")
-    return run(ids, lengths)
-
-  build(
-    tmp_path / "index",
-    encode,
-    corpus,
-    shard_rows=96,
-    progress=lambda done, total: events.append(done),
-  )
-  assert events == [0, "dispatch", "dispatch", 32, "dispatch", 64, 96]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from odqa_jax.models import layers
 
@@ -71,27 +72,60 @@ def test_heads_split_and_merge():
   np.testing.assert_array_equal(layers.merge_heads(split), x)
 
 
+def seed(number: int) -> jax.Array:
+  return jax.random.bits(jax.random.key(number), (2,), jnp.uint32)
+
+
 def test_dropout_rate_scale_and_determinism():
   x = jnp.ones((500, 400))
-  key = jax.random.key(1)
-  out = layers.dropout(x, 0.1, key)
+  out = layers.dropout(x, 0.1, seed(1))
   # Deviation of the share is 0.3 / sqrt(200,000) = 0.0007.
   assert abs(float(jnp.mean(out == 0)) - 0.1) < 0.003
-  kept = np.unique(out[out != 0])
-  np.testing.assert_allclose(kept, [1 / 0.9], rtol=1e-4)
-  np.testing.assert_array_equal(out, layers.dropout(x, 0.1, key))
-  assert (out != layers.dropout(x, 0.1, jax.random.key(2))).any()
+  np.testing.assert_allclose(np.unique(out[out != 0]), [1 / 0.9], rtol=1e-6)
+  np.testing.assert_array_equal(out, layers.dropout(x, 0.1, seed(1)))
 
 
-def test_dropout_without_key_or_rate_changes_nothing():
+def test_dropout_masks_are_independent_of_each_other_and_of_position():
+  n = 1 << 16
+  dropped = np.stack(
+    [np.asarray(layers.dropout(jnp.ones(n), 0.25, seed(i))) for i in range(16)]
+  )
+  dropped = (dropped == 0) - 0.25
+  # Each statistic is a mean of products with variance (.25 * .75)^2 / n.
+  limit = 4.5 * 0.25 * 0.75 / n**0.5
+  between = dropped @ dropped.T / n
+  assert np.abs(between - np.diag(np.diag(between))).max() < limit
+  for lag in (1, 2, 32, 128, 384, 16384):
+    within = (dropped[:, lag:] * dropped[:, :-lag]).mean(1)
+    assert np.abs(within).max() < limit * (n / (n - lag)) ** 0.5
+
+
+@pytest.mark.parametrize("word", [0, 1])
+def test_dropout_uses_both_words_of_the_seed(word):
+  x = jnp.ones(1000)
+  other = seed(1).at[word].add(1)
+  assert (
+    layers.dropout(x, 0.5, seed(1)) != layers.dropout(x, 0.5, other)
+  ).any()
+
+
+def test_dropout_gives_one_mask_on_any_layout():
+  x = jnp.ones((16, 6, 10))
+  mesh = jax.make_mesh((8,), ("d",), (jax.sharding.AxisType.Auto,))
+  spread = jax.sharding.NamedSharding(mesh, jax.P("d"))
+  drop = jax.jit(lambda x: layers.dropout(x, 0.5, seed(3)))
+  np.testing.assert_array_equal(drop(x), drop(jax.device_put(x, spread)))
+
+
+def test_dropout_without_seed_or_rate_changes_nothing():
   x = random(4, 5)
   assert layers.dropout(x, 0.5, None) is x
-  assert layers.dropout(x, 0.0, jax.random.key(0)) is x
+  assert layers.dropout(x, 0.0, seed(0)) is x
 
 
 def test_dropout_keeps_the_dtype():
   x = jnp.ones((8, 8), jnp.bfloat16)
-  assert layers.dropout(x, 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+  assert layers.dropout(x, 0.3, seed(0)).dtype == jnp.bfloat16
 
 
 def test_masked_mean_ignores_padding():

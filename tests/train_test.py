@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from odqa_jax import train as train_module
@@ -22,6 +23,14 @@ from odqa_jax.optimizer import make_optimizer
 from odqa_jax.run import Interrupted
 from odqa_jax.tasks import make_task
 from odqa_jax.train import TrainState, train, train_step
+
+
+@pytest.fixture(autouse=True)
+def one_device(request, monkeypatch):
+  """Training runs on one device unless a test is marked to use all eight."""
+  if "eight_devices" not in request.keywords:
+    one = make_mesh(devices=jax.devices()[:1])
+    monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
 
 
 def params_of(workdir: Path, step: int | None = None):
@@ -45,7 +54,7 @@ def metrics_of(workdir: Path) -> list[dict]:
 def step_inputs(config):
   """Task, optimizer, state and first batch of a run, on the host."""
   corpus = Corpus(config.data.corpus)
-  model = initial_model(config, corpus)
+  model = initial_model(config, corpus, make_mesh())
   task = make_task(config, model.encoder)
   tx = make_optimizer(config.optimizer, steps=config.steps)
   examples = load_examples(config.data, corpus)
@@ -65,12 +74,14 @@ def gradients(config, devices: int, rng=None):
 
 
 def relative_difference(a, b) -> float:
-  """Largest difference of any leaf, relative to the largest gradient."""
-  scale = max(np.abs(x).max() for x in jax.tree.leaves(a))
-  return max(
-    np.abs(x - y).max() / scale
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  )
+  """The norm of the difference of two gradients over the norm of the first."""
+  difference = jax.tree.map(np.subtract, a, b)
+  return float(optax.tree.norm(difference) / optax.tree.norm(a))
+
+
+# Mean pooling: at random weights all [CLS] outputs are alike, and a gradient
+# that is left over when they cancel is noise in its last three digits of f32.
+EXACT = {"model.dropout": 0.0, "model.pooling": "mean"}
 
 
 @pytest.mark.parametrize("source", ["ict", "pairs"])
@@ -95,21 +106,21 @@ def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
 
 def test_eight_devices_give_the_gradient_of_one(toy_config):
   """With hard negatives: every passage of every device is a candidate."""
-  config = toy_config(**{"data.hard_negatives": 2, "model.dropout": 0.0})
+  config = toy_config(**EXACT | {"data.hard_negatives": 2})
   one, eight = gradients(config, 1), gradients(config, 8)
   assert relative_difference(one, eight) < 1e-5
 
 
 def test_dropout_is_the_same_on_eight_devices(toy_config):
   rng = jax.random.key(7)
-  one, eight = gradients(toy_config(), 1, rng), gradients(toy_config(), 8, rng)
+  config = toy_config(**{"model.pooling": "mean"})
+  one, eight = gradients(config, 1, rng), gradients(config, 8, rng)
   assert relative_difference(one, eight) < 1e-5
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_give_the_gradient_of_the_whole_batch(toy_config, devices):
-  whole = toy_config(**{"model.dropout": 0.0})
-  chunked = toy_config(**{"model.dropout": 0.0, "chunks": 4})
+  whole, chunked = toy_config(**EXACT), toy_config(**EXACT, chunks=4)
   difference = relative_difference(
     gradients(whole, devices), gradients(chunked, devices)
   )
@@ -127,13 +138,15 @@ def test_chunks_save_memory(toy_config):
   assert temporary_bytes(8) < 0.5 * temporary_bytes(1)
 
 
+@pytest.mark.eight_devices
 def test_fsdp_equals_data_parallel(toy_config, tmp_path):
-  plain = toy_config(**{"steps": 3})
-  fsdp = toy_config(**{"steps": 3, "sharding": ((".*", "fsdp"),)})
-  train(plain, tmp_path / "plain")
+  fsdp = toy_config(sharding=((".*", "fsdp"),), log_every=1)
+  train(toy_config(log_every=1), tmp_path / "plain")
   train(fsdp, tmp_path / "fsdp")
-  a, b = params_of(tmp_path / "plain"), params_of(tmp_path / "fsdp")
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), a, b)
+  for a, b in zip(
+    metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "fsdp"), strict=True
+  ):
+    assert a == pytest.approx(b, rel=1e-3)
 
 
 def test_resumed_run_equals_uninterrupted_bit_for_bit(toy_config, tmp_path):
@@ -184,14 +197,18 @@ def test_sigterm_saves_and_the_run_goes_on(toy_config, tmp_path):
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "stopped")
 
 
-def test_checkpoint_restores_on_another_device_count(toy_config, tmp_path):
-  eight = toy_config(**{"steps": 6})
-  train(eight, tmp_path)
-  with pytest.MonkeyPatch.context() as patch:
-    two = make_mesh(devices=jax.devices()[:2])
-    patch.setattr(train_module, "make_mesh", lambda *_: two)
-    # Six of six steps are done: nothing but the restore happens.
-    assert train(eight, tmp_path)["steps"] == 6
+@pytest.mark.eight_devices
+def test_checkpoint_restores_on_another_device_count(
+  toy_config, tmp_path, monkeypatch
+):
+  config = toy_config(steps=6)
+  train(config, tmp_path)
+  before = params_of(tmp_path)
+  two = make_mesh(devices=jax.devices()[:2])
+  monkeypatch.setattr(train_module, "make_mesh", lambda *_: two)
+  # Six of six steps are done: nothing but the restore and a save happens.
+  assert train(config, tmp_path)["steps"] == 6
+  assert_same_bits(before, params_of(tmp_path))
 
 
 def test_a_second_stage_begins_where_the_first_ended(toy_config, tmp_path):
@@ -232,6 +249,7 @@ def refused(config, workdir, message):
     train(config, workdir)
 
 
+@pytest.mark.eight_devices
 def test_refusals_come_before_the_first_step(toy_config, tmp_path):
   refused(toy_config(batch_size=12), tmp_path, "8 devices cannot share")
   refused(toy_config(task="x"), tmp_path, "known: .'contrastive'")

@@ -68,6 +68,9 @@ class Bm25:
   ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The k best rows per question and their scores, best first.
 
+    Equal scores are in the order of the rows; a row with score 0 shares no
+    word with the question.
+
     Raises:
       ValueError: if k is larger than the corpus.
     """
@@ -75,17 +78,36 @@ class Bm25:
 
     size = int(self._index.scores["num_docs"])
     if not 1 <= k <= size:
-      raise ValueError(f"k={k}: the corpus has {size} passages.")
-    tokens = bm25s.tokenize(
+      raise ValueError(
+        f"k={k}: the corpus has {size} passages; ask for 1 to {size} of them."
+      )
+    queries = bm25s.tokenize(
       list(questions),
       stopwords="en",
       stemmer=self._stemmer,
+      return_ids=False,
       show_progress=False,
     )
-    rows, scores = self._index.retrieve(
-      tokens, k=k, show_progress=False, sorted=True
-    )
-    return rows.astype(np.int64), scores.astype(np.float32)
+    rows = np.empty((len(questions), k), np.int64)
+    scores = np.empty((len(questions), k), np.float32)
+    for i, words in enumerate(queries):
+      # The library gives a question of stop words the word "".
+      known = self._index.get_tokens_ids([word for word in words if word])
+      found = self._index.get_scores_from_ids(known)
+      rows[i] = _best_rows(found, k)
+      scores[i] = found[rows[i]]
+    return rows, scores
+
+
+def _best_rows(
+  scores: Float32[np.ndarray, " n"], k: int
+) -> Int64[np.ndarray, " k"]:
+  """The k highest, ties by the lowest row: the library's order varies."""
+  threshold = np.partition(scores, -k)[-k]
+  above = np.flatnonzero(scores > threshold)
+  equal = np.flatnonzero(scores == threshold)[: k - len(above)]
+  rows = np.concatenate([above, equal])
+  return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +120,9 @@ class Pairs:
     positive_offsets: [p+1] bounds in `positive_rows`.
     negative_rows: the hard negatives, hardest first; likewise.
     negative_offsets: [p+1].
-    manifest: fingerprints of corpus and questions, and counts.
+    manifest: fingerprints of corpus and questions, and counts: of pairs, of
+      positives from distant supervision, of questions left out and the first
+      of their ids.
   """
 
   question: Int[np.ndarray, " p"]
@@ -151,13 +175,29 @@ class Pairs:
     manifest = json.loads(path.read_text())
     if manifest.get("kind") != "pairs" or manifest.get("format") != FORMAT:
       raise ValueError(f"{path}: not pairs of format {FORMAT}; prepare again.")
-    arrays = {
-      name: np.load(
-        directory / f"{name}.npy", mmap_mode="r", allow_pickle=False
-      )
-      for name in _ARRAYS
-    }
-    return cls(**arrays, manifest=manifest)
+    arrays = {name: _load(directory / f"{name}.npy") for name in _ARRAYS}
+    pairs = cls(**arrays, manifest=manifest)
+    for name in ("positive", "negative"):
+      offsets, rows = arrays[f"{name}_offsets"], arrays[f"{name}_rows"]
+      if (
+        len(offsets) != manifest["count"] + 1
+        or len(pairs) != manifest["count"]
+        or offsets[-1] != len(rows)
+      ):
+        raise ValueError(
+          f"{directory / name}_offsets.npy: does not fit the "
+          f"{manifest['count']} pairs of manifest.json; prepare again."
+        )
+    return pairs
+
+
+def _load(path: Path) -> np.ndarray:
+  try:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f"{path}: missing or cut short ({error}); prepare again."
+    ) from error
 
 
 _ARRAYS = (
@@ -199,12 +239,15 @@ def mine_pairs(
   """
   depth = min(depth, len(corpus))
   kept, positives, hard, without = [], [], [], []
+  distant = 0
   for start, batch in _batches(questions):
-    found, _ = bm25.search([q.question for q in batch], depth)
+    rows, scores = bm25.search([q.question for q in batch], depth)
     for i, question in enumerate(batch):
+      found = rows[i][scores[i] > 0]
       own = _rows_of(question, question.positive_ids, corpus)
       if not own:
-        own = _distant_positive(question, found[i], corpus)
+        own = _distant_positive(question, found, corpus)
+        distant += len(own)
       if not own:
         without.append(question.id)
         continue
@@ -212,7 +255,7 @@ def mine_pairs(
       kept.append(start + i)
       positives.append(own)
       hard.append(
-        _hard_negatives(question, found[i], own, named, corpus, negatives)
+        _hard_negatives(question, found, own, named, corpus, negatives)
       )
     if progress:
       progress(start + len(batch), len(questions))
@@ -228,6 +271,7 @@ def mine_pairs(
     "corpus": corpus.fingerprint,
     "questions": questions.fingerprint,
     "count": len(kept),
+    "distant_positives": distant,
     "without_positive": len(without),
     "examples_without_positive": without[:5],
   }
@@ -281,7 +325,8 @@ def _hard_negatives(
   corpus: Corpus,
   limit: int,
 ) -> list[int]:
-  chosen = list(dict.fromkeys(named))[:limit]
+  chosen = [row for row in dict.fromkeys(named) if row not in positives]
+  chosen = chosen[:limit]
   for row in found.tolist():
     if len(chosen) >= limit:
       break

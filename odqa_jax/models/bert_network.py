@@ -14,11 +14,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from odqa_jax.models import layers
 
 Params = dict[str, Any]
+# Words for the dropout of attention weights and of the two outputs.
+_Seeds = UInt32[Array, "3 2"] | tuple[None, None, None]
 
 # What the backward pass keeps: everything, only the outputs of the dense
 # products (attention scores are computed again), or only the layer inputs.
@@ -93,7 +95,10 @@ class _Embeddings(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: Int[Array, "b l"], token_type: int, rng: PRNGKeyArray | None
+    self,
+    ids: Int[Array, "b l"],
+    token_type: int,
+    seed: UInt32[Array, "2"] | None,
   ) -> Float[Array, "b l d"]:
     config = self.config
 
@@ -105,7 +110,7 @@ class _Embeddings(nn.Module):
     types = table(config.type_vocab, "token_type_embeddings").embedding
     shift = positions[: ids.shape[1]] + types[token_type][None]
     x = nn.LayerNorm(config.eps, name="LayerNorm")(words + shift[None])
-    return layers.dropout(x.astype(config.dtype), config.dropout, rng)
+    return layers.dropout(x.astype(config.dtype), config.dropout, seed)
 
 
 class _Output(nn.Module):
@@ -118,13 +123,13 @@ class _Output(nn.Module):
     self,
     x: Float[Array, "b l f"],
     residual: Float[Array, "b l d"],
-    rng: PRNGKeyArray | None,
+    seed: UInt32[Array, "2"] | None,
   ) -> Float[Array, "b l d"]:
     config = self.config
     x = nn.Dense(
       config.width, dtype=config.dtype, kernel_init=init_kernel, name="dense"
     )(x)
-    x = layers.dropout(x, config.dropout, rng)
+    x = layers.dropout(x, config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
     return norm(residual.astype(jnp.float32) + x)
 
@@ -140,7 +145,7 @@ class _SelfAttention(nn.Module):
     queries: Float[Array, "b q d"],
     x: Float[Array, "b l d"],
     bias: Float[Array, "b 1 1 l"],
-    rng: PRNGKeyArray | None,
+    seed: UInt32[Array, "2"] | None,
   ) -> Float[Array, "b q d"]:
     config = self.config
 
@@ -157,7 +162,7 @@ class _SelfAttention(nn.Module):
       bias,
       scale=(config.width // config.heads) ** -0.5,
       rate=config.attention_dropout,
-      rng=rng,
+      seed=seed,
     )
     return layers.merge_heads(attended)
 
@@ -173,12 +178,12 @@ class _Attention(nn.Module):
     queries: Float[Array, "b q d"],
     x: Float[Array, "b l d"],
     bias: Float[Array, "b 1 1 l"],
-    rngs: tuple[PRNGKeyArray | None, PRNGKeyArray | None],
+    seeds: _Seeds,
   ) -> Float[Array, "b q d"]:
     attended = _SelfAttention(self.config, name="self")(
-      queries, x, bias, rngs[0]
+      queries, x, bias, seeds[0]
     )
-    return _Output(self.config, name="output")(attended, queries, rngs[1])
+    return _Output(self.config, name="output")(attended, queries, seeds[1])
 
 
 class _Intermediate(nn.Module):
@@ -205,15 +210,14 @@ class _Layer(nn.Module):
     self,
     x: Float[Array, "b l d"],
     bias: Float[Array, "b 1 1 l"],
-    rng: PRNGKeyArray | None = None,
+    seeds: _Seeds = (None,) * 3,
     outputs: int | None = None,
   ) -> Float[Array, "b q d"]:
-    rngs = (None,) * 3 if rng is None else tuple(jax.random.split(rng, 3))
     x = _Attention(self.config, name="attention")(
-      x[:, :outputs], x, bias, rngs[:2]
+      x[:, :outputs], x, bias, seeds
     )
     wide = _Intermediate(self.config, name="intermediate")(x)
-    return _Output(self.config, name="output")(wide, x, rngs[2])
+    return _Output(self.config, name="output")(wide, x, seeds[2])
 
 
 def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
@@ -272,16 +276,18 @@ def apply_bert(
       f"{config.max_positions}; shorten the inputs."
     )
   bias = layers.length_bias(lengths, ids.shape[1])
-  rngs = None if rng is None else jax.random.split(rng, config.layers + 1)
+  # All at once: each use of `jax.random` adds to the time to compile.
+  shape = (config.layers + 1, 3, 2)
+  seeds = None if rng is None else jax.random.bits(rng, shape, jnp.uint32)
   x = apply_module(
     _Embeddings(config),
     params["embeddings"],
     ids,
     token_type,
-    None if rngs is None else rngs[-1],
+    None if seeds is None else seeds[-1, 0],
   )
   stacked = params["encoder"]["layer"]
-  return _apply_layers(config, stacked, x, bias, rngs, first_only)
+  return _apply_layers(config, stacked, x, bias, seeds, first_only)
 
 
 def apply_module(module: nn.Module, params: Any, *args: Any) -> Array:
@@ -296,7 +302,7 @@ def _apply_layers(
   params: Mapping[str, Any],
   x: Float[Array, "b l d"],
   bias: Float[Array, "b 1 1 l"],
-  rngs: Array | None,
+  seeds: UInt32[Array, "s 3 2"] | None,
   first_only: bool,
 ) -> Float[Array, "b q d"]:
   """Runs the layers; the last stands apart, as it may need token 0 alone."""
@@ -307,8 +313,8 @@ def _apply_layers(
     i: Int[Array, ""] | int,
     outputs: int | None,
   ) -> Float[Array, "b q d"]:
-    rng = None if rngs is None else rngs[i]
-    return apply_module(_Layer(config), params, x, bias, rng, outputs)
+    drawn = (None,) * 3 if seeds is None else seeds[i]
+    return apply_module(_Layer(config), params, x, bias, drawn, outputs)
 
   if config.remat != "none":
     run = jax.checkpoint(

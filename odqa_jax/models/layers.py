@@ -5,7 +5,7 @@ Everything here is a pure function; parameters belong to the model files.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, UInt32
 
 # Added to the score of a padded key. Finite, so that a row of length 0 (a
 # padded example) gets uniform weights instead of 0/0.
@@ -29,26 +29,45 @@ def length_bias(
 
 
 def dropout(
-  x: Float[Array, "*shape"], rate: float, key: PRNGKeyArray | None
+  x: Float[Array, "*shape"], rate: float, seed: UInt32[Array, "2"] | None
 ) -> Float[Array, "*shape"]:
   """Zeroes a share `rate` of the entries and scales the others to match.
 
-  The mask is drawn from 16 random bits an entry, half the bits that
-  `nn.Dropout` asks for (the draw is a visible part of a step on a CPU), so the
-  rate is rounded to a multiple of 2^-16; the scale uses the rounded rate, which
-  keeps the expectation exact.
+  Entry i is kept or not by a hash of (seed, i) instead of by `jax.random`: on a
+  CPU the bits of `jax.random.bernoulli` cost 40 times as much (156 against 4 ms
+  for 6.3 million entries), a sixth of a training step, and take ten times as
+  long to compile. The hash depends on nothing but the position, so that every
+  layout over devices draws the same mask.
 
   Args:
     x: any float array.
     rate: share to drop, 0 <= rate < 1.
-    key: random key; None means no dropout.
+    seed: two random words; None means no dropout.
   """
-  dropped = round(rate * 2**16)
-  if key is None or not dropped:
+  if seed is None or not rate:
     return x
-  bits = jax.random.bits(key, x.shape, jnp.uint16)
-  scale = jnp.asarray(2**16 / (2**16 - dropped), x.dtype)
-  return jnp.where(bits >= dropped, x * scale, jnp.zeros_like(x))
+  kept = _hash_positions(x.shape, seed) >= jnp.uint32(rate * 2**32)
+  scale = jnp.asarray(1 / (1 - rate), x.dtype)
+  return jnp.where(kept, x * scale, jnp.zeros_like(x))
+
+
+def _hash_positions(
+  shape: tuple[int, ...], seed: UInt32[Array, "2"]
+) -> UInt32[Array, "..."]:
+  """One random word per position (lowbias32 twice, seeded before each)."""
+  position, stride = jnp.uint32(0), 1
+  for axis in reversed(range(len(shape))):
+    steps = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    position += steps * jnp.uint32(stride % 2**32)
+    stride *= shape[axis]
+  return _mix(_mix(position ^ seed[0]) + seed[1])
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+  """lowbias32 of Wellons' Hash Prospector: every bit sways every other."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  return x ^ (x >> 16)
 
 
 def split_heads(
@@ -73,7 +92,7 @@ def attention(
   *,
   scale: float = 1.0,
   rate: float = 0.0,
-  rng: PRNGKeyArray | None = None,
+  seed: UInt32[Array, "2"] | None = None,
 ) -> Float[Array, "b h l c"]:
   """Softmax attention; the softmax is float32 whatever the inputs are.
 
@@ -87,7 +106,7 @@ def attention(
     bias: float32 scores to add, see `length_bias`.
     scale: factor on the query-key products, before the bias.
     rate: share of the attention weights to drop.
-    rng: key of that dropout; None means no dropout.
+    seed: two random words for that dropout; None means no dropout.
 
   Returns:
     One weighted sum of values per query, in the dtype of `value`.
@@ -96,7 +115,7 @@ def attention(
     query * scale, key.swapaxes(-1, -2), preferred_element_type=jnp.float32
   )
   weights_BHLM = jax.nn.softmax(scores_BHLM + bias, axis=-1)
-  return dropout(weights_BHLM.astype(value.dtype), rate, rng) @ value
+  return dropout(weights_BHLM.astype(value.dtype), rate, seed) @ value
 
 
 def masked_mean(

@@ -106,47 +106,42 @@ def build_index(
   shard_rows: int = 65536,
   progress: Progress | None = None,
 ) -> Index:
-  """Encodes a corpus, saves the index and opens it.
+  """Encodes a corpus, saves the index and opens it; resumes a killed build.
 
-  The work is cut into shards of `shard_rows` corpus rows, which the processes
-  take in turn; each encodes on its own devices. A finished shard is kept under
-  `DIRECTORY.partial`, so a rerun encodes only what is missing and, with the
-  same arguments and devices, ends with the same bytes. The folder appears
-  whole or not at all; if it is there and is the same index, it is opened.
+  The processes take row shards in turn, on their own devices. Finished ones
+  stay in `DIRECTORY.partial`; the rest, made later, come out the same.
 
   Args:
-    encode: jitted `(ids [b, l], lengths [b]) -> [b, e]` with the parameters
-      closed over. The inputs are int32 and split by rows over
-      `embed.local_mesh(mesh)`: the parameters must be replicated on that mesh,
-      not on `mesh`. It sees at most eight (b, l).
+    encode: jitted `(ids [b, l], lengths [b]) -> [b, e]`, int32 split by rows
+      over `embed.local_mesh(mesh)`. The parameters, closed over, must be
+      replicated on that mesh, not on `mesh`. It sees at most eight (b, l).
     corpus: the passages.
-    directory: where the index appears.
+    directory: appears whole; if it is this index already, it is opened.
     mesh: where the returned index is placed.
     max_length: tokens of the longest packed passage; longer ones are cut.
     identity: the fingerprints of `encoder` and `tokenizer`.
-    dtype: how rows are stored, `float32` or `bfloat16`.
+    dtype: of the stored rows, `float32` or `bfloat16`.
     batch_tokens: padded tokens per call of `encode`, about.
     shard_rows: passages per file.
     progress: called with this process's (done, total) passages.
 
   Raises:
-    ValueError: if the folder or its partial build was made from something
-      else, the tokenizer is not the corpus's, or an embedding is not finite.
+    ValueError: if the folder or the tokenizer is not this corpus's and
+      encoder's, or an embedding is not finite.
   """
   made_from = _made_from(corpus, identity, dtype, max_length)
+  shards = _row_shards(len(corpus), shard_rows)
   directory = Path(directory)
+  partial = directory.with_name(f"{directory.name}.partial")
   if directory.exists():
-    index = load_index(directory, mesh)
-    _require_same(made_from, index.manifest, directory)
-    return index
-  partial = directory.with_name(directory.name + ".partial")
+    _require_same(made_from, storage.read_manifest(directory), directory)
+    return load_index(directory, mesh)
   _claim(partial, made_from | {"shard_rows": shard_rows})
-  starts = range(0, len(corpus), shard_rows)
   _encode_missing(
     encode,
     corpus,
     partial,
-    [range(s, min(s + shard_rows, len(corpus))) for s in starts],
+    shards,
     mesh=local_mesh(mesh),
     max_length=max_length,
     batch_tokens=batch_tokens,
@@ -155,9 +150,17 @@ def build_index(
   )
   sync("index: shards")
   if is_primary():
-    storage.finish(partial, directory, made_from, len(starts))
+    storage.finish(partial, directory, made_from, len(shards))
   sync("index: finished")
   return load_index(directory, mesh)
+
+
+def _row_shards(count: int, shard_rows: int) -> list[range]:
+  """The rows of every shard."""
+  if shard_rows < 1:
+    raise ValueError(f"shard_rows is {shard_rows}; it must be 1 or more.")
+  rows = range(count)
+  return [rows[i : i + shard_rows] for i in rows[::shard_rows]]
 
 
 def _made_from(
