@@ -9,6 +9,7 @@ from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.mining import Bm25
 from odqa_jax.data.question_sets import QuestionSet
 from odqa_jax.data.questions import Question, read_questions
+from odqa_jax.demo import run_demo
 from odqa_jax.evaluate import (
   Ranking,
   evaluate_ranking,
@@ -172,3 +173,8 @@ def evaluate(
       Ranking(ids, rows, scores), asked, opened, qrels=qrels
     )
   return figures
+
+
+def demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
+  """`odqa demo`."""
+  return run_demo(workdir, preset, seed)

@@ -122,7 +122,11 @@ def prepare(
   word_pieces = prepare_tokenizer(tokenizer, corpus, out, vocabulary_size)
   with progress_bar("tokenise", 0, "passage") as update:
     manifest = build_corpus(
-      corpus, out / "corpus", word_pieces, progress=update
+      corpus_sources(corpus),
+      out / "corpus",
+      word_pieces,
+      name=",".join(corpus),
+      progress=update,
     )
   figures: dict[str, Any] = {
     "passages": manifest["count"],

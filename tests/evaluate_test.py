@@ -164,7 +164,7 @@ def test_recall_counts_questions_with_answers_only(corpus: Corpus) -> None:
 
 
 def test_recall_at_five_looks_at_five(corpus: Corpus) -> None:
-  rows = np.array([[1, 2, 3, -1, 0, -1], [3, 1, 0, -1, -1, 2]])
+  rows = np.array([[1, 2, 3, -1, -1, 0], [3, 1, 0, -1, 2, -1]])
   ranking = Ranking(("q0", "q1"), rows, -np.arange(12.0).reshape(2, 6))
   figures = evaluate_ranking(ranking, QUESTIONS[:2], corpus)
   assert figures["recall"] == {"1": 0.0, "5": 0.5}

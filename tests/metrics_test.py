@@ -24,6 +24,7 @@ DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
     ("another theme", "another theme"),
     ("$1,000", "1000"),
     ("“curly”", "“curly”"),
+    ("“the”", "“ ”"),
     ("The the", ""),
   ],
 )
@@ -107,6 +108,7 @@ def test_regex_predictions_match_from_the_start_and_ignore_case() -> None:
     ("anything at all", "", False),
     ("anything at all", " \t", False),
     ("", "x", False),
+    ("", "", False),
   ],
 )
 def test_has_answer_follows_the_dpr_rule(

@@ -177,6 +177,7 @@ def test_questions_without_a_positive_are_counted_and_named(
     asked, corpus, bm25, progress=lambda done, of: calls.append((done, of))
   )
   assert _mined(pairs) == [(4, [4], [])]
+  assert pairs.manifest["distant_positives"] == 1
   assert pairs.manifest["without_positive"] == 7
   assert pairs.manifest["examples_without_positive"] == [
     f"lost{i}" for i in range(5)

@@ -212,8 +212,12 @@ def test_parameter_table_shows_repeated_layers_once() -> None:
 
 
 def test_text_table_aligns_columns() -> None:
-  table = text_table([["a", "n"], ["long name", "5"]], right=(1,))
-  assert table.splitlines() == ["a          n", "─────────  ─", "long name  5"]
+  table = text_table([["a", "count"], ["long name", "5"]], right=(1,))
+  assert table.splitlines() == [
+    "a          count",
+    "─────────  ─────",
+    "long name      5",
+  ]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(
   with bar as update:
     for done in range(10, 601, 10):
       clock.now += 0.5
-      update(done, loss=2.34567, tokens_per_s=12_345.0)
+      update(done, loss=2.34567, **{"time/tokens_per_s": 12_345.0})
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 3
   assert lines[0] == (
@@ -332,14 +336,14 @@ def test_loss_plot_has_a_panel_for_each_kind_of_metric(
   monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
   rows: list[dict[str, Any]] = [{"step": s, "loss": 9.0 / s} for s in (1, 2, 3)]
   rows[1] |= {"dev/recall@1": 0.25, "dev/loss": 2.0, "dev/average_rank": 12.0}
-  rows[2]["loss"] = None
+  rows[2] = {"step": 3, "loss": None, "dev/average_rank": 0.5}
   plots.plot_loss(_write_metrics(tmp_path / "m", rows), tmp_path / "loss.png")
   panels = drawn[0].axes
   lines = [[list(x.get_ydata()) for x in panel.lines] for panel in panels]
-  assert lines == [[[9.0, 4.5], [9.0, 4.5], [2.0]], [[0.25]], [[12.0]]]
+  assert lines == [[[9.0, 4.5], [9.0, 4.5], [2.0]], [[0.25]], [[12.0, 0.5]]]
   labels = [[t.get_text() for t in panel.texts] for panel in panels]
   assert labels[0] == ["dev 2", "train (smoothed) 4.5"]
-  assert labels[1:] == [["recall@1 25.0%"], ["average_rank 12"]]
+  assert labels[1:] == [["recall@1 25.0%"], ["average_rank 0.5"]]
 
 
 def test_recall_plot_draws_a_bar_per_system_and_cutoff(

@@ -91,8 +91,7 @@ class Bm25:
     rows = np.empty((len(questions), k), np.int64)
     scores = np.empty((len(questions), k), np.float32)
     for i, words in enumerate(queries):
-      # The library gives a question of stop words the word "".
-      known = self._index.get_tokens_ids([word for word in words if word])
+      known = self._index.get_tokens_ids(words)
       found = self._index.get_scores_from_ids(known)
       rows[i] = _best_rows(found, k)
       scores[i] = found[rows[i]]

@@ -88,6 +88,21 @@ class BertConfig:
         raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1).")
 
 
+def _dense(
+  config: BertConfig, x: Float[Array, "b l d"], width: int, name: str
+) -> Float[Array, "b l f"]:
+  """A Dense on rows of tokens; call it in a module's compact method.
+
+  The gradient of a kernel contracts over batch and length; as one axis that
+  takes three quarters of the time on a CPU.
+  """
+  b, l, d = x.shape
+  dense = nn.Dense(
+    width, dtype=config.dtype, kernel_init=init_kernel, name=name
+  )
+  return dense(x.reshape(b * l, d)).reshape(b, l, width)
+
+
 class _Embeddings(nn.Module):
   """Word, position and token type embeddings, normalised."""
 
@@ -126,9 +141,7 @@ class _Output(nn.Module):
     seed: UInt32[Array, "2"] | None,
   ) -> Float[Array, "b l d"]:
     config = self.config
-    x = nn.Dense(
-      config.width, dtype=config.dtype, kernel_init=init_kernel, name="dense"
-    )(x)
+    x = _dense(config, x, config.width, "dense")
     x = layers.dropout(x, config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
     return norm(residual.astype(jnp.float32) + x)
@@ -150,10 +163,8 @@ class _SelfAttention(nn.Module):
     config = self.config
 
     def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b h n c"]:
-      dense = nn.Dense(
-        config.width, dtype=config.dtype, kernel_init=init_kernel, name=name
-      )
-      return layers.split_heads(dense(x), config.heads)
+      x = _dense(config, x, config.width, name)
+      return layers.split_heads(x, config.heads)
 
     attended = layers.attention(
       heads(queries, "query"),
@@ -193,11 +204,8 @@ class _Intermediate(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
-    config = self.config
-    dense = nn.Dense(
-      config.mlp_dim, dtype=config.dtype, kernel_init=init_kernel, name="dense"
-    )
-    return nn.gelu(dense(x), approximate=False)
+    x = _dense(self.config, x, self.config.mlp_dim, "dense")
+    return nn.gelu(x, approximate=False)
 
 
 class _Layer(nn.Module):
