@@ -85,7 +85,7 @@ def index(
   corpus: str,
   out: str,
   dtype: str,
-  batch_tokens: int,
+  batch_tokens: int | None,
   npy: str | None,
 ) -> dict[str, Any]:
   """`odqa index`."""

@@ -43,7 +43,7 @@ def _add_retrieval(commands: Any) -> None:
   p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
   p.add_argument("--out", required=True)
   p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
-  p.add_argument("--batch-tokens", type=int, default=16384)
+  p.add_argument("--batch-tokens", type=int, help="per encoder call")
   p.add_argument("--npy", help="also write the matrix to this file")
 
   p = commands.add_parser("search", help="the best passages per question")

@@ -31,7 +31,8 @@ from odqa_jax.data.question_sets import Question
 
 Batch = dict[str, np.ndarray]
 
-BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Every pair of a question's and a passage's bucket is compiled once.
+BUCKETS = (32, 64, 128, 256, 512)
 
 
 def bucket_length(lengths: Int[np.ndarray, "..."], longest: int) -> int:

@@ -102,7 +102,9 @@ def _best_rows(
   scores: Float32[np.ndarray, " n"], k: int
 ) -> Int64[np.ndarray, " k"]:
   """The k highest, ties by the lowest row: the library's order varies."""
-  threshold = np.partition(scores, -k)[-k]
+  # Most rows score 0, and selecting among many equals is slow.
+  found = scores[scores > 0]
+  threshold = np.partition(found, -k)[-k] if len(found) >= k else 0.0
   above = np.flatnonzero(scores > threshold)
   equal = np.flatnonzero(scores == threshold)[: k - len(above)]
   rows = np.concatenate([above, equal])
