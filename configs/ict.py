@@ -1,11 +1,12 @@
-"""Inverse cloze task pre-training of the dual encoder.
+r"""Inverse cloze task pre-training of the dual encoder.
 
 "End-to-End Training of Neural Retrievers for Open-Domain Question Answering",
 Sec. 2.2.2 and A.2: batch 4,096, 100,000 steps, rate 1e-4 with 1 % warm-up and
 linear decay, weight decay 0.01, blocks up to 256 tokens, the query kept in its
 block with probability 0.1. Both encoders begin from BERT.
 
-    odqa prepare --corpus psgs_w100.tsv.gz --tokenizer bert-base-uncased/ --out data
+    odqa prepare --corpus psgs_w100.tsv.gz --tokenizer bert-base-uncased/ \\
+      --out data
     odqa train --config configs/ict.py:size=base --workdir work/ict \\
       --config.data.corpus=data/corpus --config.init_from=bert-base-uncased/
 

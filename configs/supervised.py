@@ -1,4 +1,4 @@
-"""Supervised training of the dual encoder with in-batch and hard negatives.
+r"""Supervised training of the dual encoder with in-batch and hard negatives.
 
 "End-to-End Training of Neural Retrievers for Open-Domain Question Answering",
 Sec. 2.2.1, Table 2 and A.2: batch 128, rate 2e-5 with linear decay, one hard
@@ -6,8 +6,9 @@ negative per question, scores divided by sqrt(d), 80 epochs of the 58,880
 filtered NQ questions (36,800 steps). The paper does not state weight decay and
 warm-up here; 0.1 and 1 % are those of the authors' published script.
 
-    odqa prepare --corpus psgs_w100.tsv.gz --questions biencoder-nq-train.json \\
-      --pairs biencoder-nq-train --tokenizer bert-base-uncased/ --out data
+    odqa prepare --corpus psgs_w100.tsv.gz --out data \\
+      --questions biencoder-nq-train.json --pairs biencoder-nq-train \\
+      --tokenizer bert-base-uncased/
     odqa train --config configs/supervised.py:size=base --workdir work/sup \\
       --config.init_from=work/ict --config.data.corpus=data/corpus \\
       --config.data.questions=data/questions/biencoder-nq-train \\

@@ -66,9 +66,9 @@ class Preset:
   model: str = "tiny"
   init_from: str = ""
   vocabulary: int = 8192
-  ict_steps: int = 150
-  supervised_steps: int = 100
-  batch_size: int = 64
+  ict_steps: int = 120
+  supervised_steps: int = 80
+  batch_size: int = 48
   question_length: int = 32
   passage_length: int = 64
   ict_rate: float = 2e-3

@@ -39,17 +39,17 @@ def test_attention_is_the_weighted_sum_of_the_definition():
       np.testing.assert_allclose(got[i, j], want, atol=1e-6)
 
 
-def test_attention_softmax_is_float32_for_bfloat16_inputs():
-  # 257 equal scores: bfloat16 sums of exp would stop growing at 256.
-  m = 1024
-  query = jnp.zeros((1, 1, 1, 8), jnp.bfloat16)
-  key = jnp.zeros((1, 1, m, 8), jnp.bfloat16)
-  value = jnp.ones((1, 1, m, 8), jnp.bfloat16)
-  got = layers.attention(
-    query, key, value, layers.length_bias(jnp.array([m]), m)
-  )
+def test_attention_scores_are_float32_for_bfloat16_inputs():
+  # Scores of 100.25 and 100; bfloat16 knows 100 and 100.5 only.
+  query = jnp.ones((1, 1, 1, 2), jnp.bfloat16)
+  key = jnp.array([[100, 0.25], [100, 0]], jnp.bfloat16)[None, None]
+  value = jnp.array([[1, 1], [0, 0]], jnp.bfloat16)[None, None]
+  bias = layers.length_bias(jnp.array([2]), 2)
+  got = layers.attention(query, key, value, bias)
   assert got.dtype == jnp.bfloat16
-  np.testing.assert_allclose(got.astype(jnp.float32), 1.0, atol=0.01)
+  np.testing.assert_allclose(
+    got.astype(jnp.float32), 1 / (1 + np.exp(-0.25)), atol=0.004
+  )
 
 
 def test_attention_over_nothing_is_finite_with_a_finite_gradient():

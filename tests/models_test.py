@@ -257,7 +257,7 @@ def test_encoder_config_is_checked(fields, message):
 
 def test_separate_encoders_start_equal_in_buffers_of_their_own():
   encoder = DualEncoder(EncoderConfig(TINY))
-  params = jax.jit(encoder.init)(jax.random.key(0))
+  params = encoder.init(jax.random.key(0))
   assert set(params) == {"question", "passage"}
   jax.tree.map(
     np.testing.assert_array_equal, params["question"], params["passage"]

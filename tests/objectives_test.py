@@ -19,7 +19,7 @@ def numpy_loss(questions, passages, columns, rows, mask, temperature):
       if j == positive or (mask[j] and not same):
         kept.append((j, float(question @ passage) / temperature))
     exps = np.array([np.exp(s) for _, s in kept])
-    own = [np.exp(s) for j, s in kept if j == positive][0]
+    own = next(np.exp(s) for j, s in kept if j == positive)
     losses.append(-np.log(own / exps.sum()))
   return np.array(losses)
 

@@ -1,0 +1,159 @@
+"""Two processes with two devices each give what one process gives.
+
+Real processes over loopback, through the launcher and the command line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from odqa_jax.checkpoint import restore_params
+from odqa_jax.mesh import make_mesh, replicated
+
+ROOT = Path(__file__).parents[1]
+LOCAL = ROOT / "launch" / "local.sh"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def odqa(tmp_path_factory) -> Path:
+  """The command, as the launcher finds it, run by this interpreter."""
+  path = tmp_path_factory.mktemp("bin") / "odqa"
+  path.write_text(f'#!/bin/sh\nexec {sys.executable} -m odqa_jax.main "$@"\n')
+  path.chmod(0o755)
+  return path
+
+
+def launch(odqa: Path, processes: int, devices: int, *args: object) -> dict:
+  """Runs a command and returns its figures."""
+  environment = {
+    **os.environ,
+    "ODQA": str(odqa),
+    "DEVICES_PER_PROCESS": str(devices),
+    "XLA_FLAGS": "",
+    "PYTHONPATH": str(ROOT),
+  }
+  run = subprocess.run(
+    # jax.distributed survives SIGTERM, so the time limit ends in SIGKILL.
+    ["timeout", "-k", "5", "400", "bash", LOCAL, str(processes)]
+    + [str(a) for a in args],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr[-3000:]
+  return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def one_and_two(odqa, toy_data, tmp_path_factory) -> dict[str, Path]:
+  """The same training by one process and by two, on four devices."""
+  root = tmp_path_factory.mktemp("processes")
+  folders = {"one": root / "one", "two": root / "two"}
+  for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+    launch(
+      odqa,
+      processes,
+      devices,
+      "train",
+      "--config",
+      ROOT / "configs" / "supervised.py:debug",
+      "--workdir",
+      folders[name],
+      f"--config.data.corpus={toy_data / 'corpus'}",
+      f"--config.data.questions={toy_data / 'questions' / 'toy'}",
+      f"--config.data.pairs={toy_data / 'pairs' / 'toy'}",
+      "--config.optimizer.learning_rate=1e-4",
+      "--config.model.pooling=mean",
+      "--config.sharding=(('.*', 'fsdp'),)",
+    )
+  return folders
+
+
+def test_training_is_the_same(one_and_two):
+  logs = [
+    [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    for folder in one_and_two.values()
+  ]
+  for one, two in zip(*logs, strict=True):
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    assert one["in_batch_accuracy"] == two["in_batch_accuracy"]
+
+
+def test_checkpoint_of_two_processes_restores_in_one(one_and_two):
+  sharding = replicated(make_mesh(devices=jax.devices()[:1]))
+  one = restore_params(one_and_two["one"], sharding)[0]
+  two = restore_params(one_and_two["two"], sharding)[0]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one, two
+  )
+
+
+def test_index_and_search_are_the_same(odqa, one_and_two, toy_data, tmp_path):
+  """Both index the checkpoint of the two processes; the runs agree."""
+  for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+    launch(
+      odqa, processes, devices, "index",
+      "--checkpoint", one_and_two["two"],
+      "--corpus", toy_data,
+      "--out", tmp_path / name,
+      "--npy", tmp_path / f"{name}.npy",
+    )  # fmt: skip
+    figures = launch(
+      odqa, processes, devices, "search",
+      "--checkpoint", one_and_two["two"],
+      "--index", tmp_path / name,
+      "--corpus", toy_data,
+      "--questions", toy_data / "questions" / "toy",
+      "--k", "20",
+      "--out", tmp_path / f"{name}.trec",
+    )  # fmt: skip
+    assert figures["questions"] == 100
+  np.testing.assert_allclose(
+    np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"), atol=1e-5
+  )
+
+  def found(name: str) -> list[list[str]]:
+    lines = (tmp_path / f"{name}.trec").read_text().splitlines()
+    return [line.split()[:3] for line in lines]
+
+  same = np.mean(
+    [a == b for a, b in zip(found("one"), found("two"), strict=True)]
+  )
+  # Scores that differ in the last digit may swap neighbours.
+  assert same > 0.99
+
+
+def test_one_failing_process_ends_the_run(odqa, tmp_path):
+  run = subprocess.run(
+    [
+      "timeout",
+      "-k",
+      "5",
+      "200",
+      "bash",
+      LOCAL,
+      "2",
+      "index",
+      "--checkpoint",
+      str(tmp_path),
+      "--corpus",
+      str(tmp_path),
+      "--out",
+      str(tmp_path / "out"),
+    ],
+    env={**os.environ, "ODQA": str(odqa), "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 2
+  assert "odqa index:" in run.stderr
