@@ -5,9 +5,9 @@ Sec. 2.2.2 and A.2: batch 4,096, 100,000 steps, rate 1e-4 with 1 % warm-up and
 linear decay, weight decay 0.01, blocks up to 256 tokens, the query kept in its
 block with probability 0.1. Both encoders begin from BERT.
 
-    odqa prepare --corpus psgs_w100.tsv.gz --tokenizer bert-base-uncased/ \\
+    odqa prepare --corpus psgs_w100.tsv.gz --tokenizer bert-base-uncased/ \
       --out data
-    odqa train --config configs/ict.py:size=base --workdir work/ict \\
+    odqa train --config configs/ict.py:size=base --workdir work/ict \
       --config.data.corpus=data/corpus --config.init_from=bert-base-uncased/
 
 Hardware and time at this size: not run. The paper used 128 A100 for large.

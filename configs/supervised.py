@@ -6,12 +6,12 @@ negative per question, scores divided by sqrt(d), 80 epochs of the 58,880
 filtered NQ questions (36,800 steps). The paper does not state weight decay and
 warm-up here; 0.1 and 1 % are those of the authors' published script.
 
-    odqa prepare --corpus psgs_w100.tsv.gz --out data \\
-      --questions biencoder-nq-train.json --pairs biencoder-nq-train \\
+    odqa prepare --corpus psgs_w100.tsv.gz --out data \
+      --questions biencoder-nq-train.json --pairs biencoder-nq-train \
       --tokenizer bert-base-uncased/
-    odqa train --config configs/supervised.py:size=base --workdir work/sup \\
-      --config.init_from=work/ict --config.data.corpus=data/corpus \\
-      --config.data.questions=data/questions/biencoder-nq-train \\
+    odqa train --config configs/supervised.py:size=base --workdir work/sup \
+      --config.init_from=work/ict --config.data.corpus=data/corpus \
+      --config.data.questions=data/questions/biencoder-nq-train \
       --config.data.pairs=data/pairs/biencoder-nq-train
 
 Hardware and time at this size: not run. The paper used 16 A100.

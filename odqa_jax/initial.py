@@ -8,6 +8,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -117,7 +119,9 @@ def _from_published(config: ConfigDict, path: Path) -> InitialModel:
         f"config.model.shared=True, but {path} holds two encoders."
       )
     mine = dataclasses.replace(mine, shared=False)
-    params = {"question": params["shared"], "passage": params["shared"]}
+    # A buffer that stands twice in the state cannot be donated.
+    copy = jax.tree.map(jnp.copy, params["shared"])
+    params = {"question": params["shared"], "passage": copy}
   return InitialModel(
     DualEncoder(mine), params, f"initial weights: published folder {path}"
   )
@@ -126,7 +130,7 @@ def _from_published(config: ConfigDict, path: Path) -> InitialModel:
 def _check_same_model(
   path: Path, theirs: EncoderConfig, mine: EncoderConfig
 ) -> None:
-  free = ("dropout", "attention_dropout", "dtype", "remat")
+  free = ("dropout", "attention_dropout", "dtype", "remat", "scan")
   a, b = dataclasses.asdict(theirs), dataclasses.asdict(mine)
   a, b = a | a.pop("bert"), b | b.pop("bert")
   different = [

@@ -8,8 +8,11 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from odqa_jax.data.corpus_build import build_corpus
 from odqa_jax.data.embedded import CORPORA
 from odqa_jax.data.mining import Bm25, mine_pairs
 from odqa_jax.data.question_sets import QuestionSet, write_questions
-from odqa_jax.data.questions import read_questions
+from odqa_jax.data.questions import PASSAGES, detect_format, read_questions
 from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from odqa_jax.initial import resolve_folder
 from odqa_jax.progress import progress_bar
@@ -27,32 +30,45 @@ from odqa_jax.progress import progress_bar
 VOCABULARY_TEXTS = 1_000_000
 
 
+@dataclasses.dataclass(frozen=True)
+class PassageSources:
+  """Passages of embedded corpora and files, read anew at every iteration.
+
+  Attributes:
+    sources: names in `CORPORA`, passage files, or question files that hold
+      the passages they ask about (`PASSAGES`: DPR, SQuAD, QED, sentences).
+  """
+
+  sources: tuple[str, ...]
+
+  def __iter__(self) -> Iterator[Passage]:
+    for source in self.sources:
+      yield from _passage_reader(source)()
+
+
+def _passage_reader(source: str) -> Callable[[], Iterator[Passage]]:
+  if source in CORPORA:
+    return CORPORA[source]
+  try:
+    reader = PASSAGES.get(detect_format(source), read_passages)
+  except ValueError:  # No question file, so a passage file.
+    reader = read_passages
+  return functools.partial(reader, source)
+
+
+def corpus_sources(sources: Sequence[str]) -> list[str] | PassageSources:
+  """Passage files as they are, so that their build resumes; else passages."""
+  readers = [_passage_reader(source) for source in sources]
+  if all(getattr(r, "func", None) is read_passages for r in readers):
+    return list(sources)
+  return PassageSources(tuple(sources))
+
+
 def corpus_texts(sources: Sequence[str]) -> Iterator[str]:
   """Titles and texts of all passages, streamed."""
-  for source in sources:
-    passages = CORPORA[source]() if source in CORPORA else read_passages(source)
-    for passage in passages:
-      yield passage.title
-      yield passage.text
-
-
-def corpus_sources(
-  sources: Sequence[str],
-) -> Sequence[str] | Sequence[Passage]:
-  """Files as they are; embedded corpora as their passages.
-
-  Raises:
-    ValueError: if files and embedded corpora are mixed.
-  """
-  embedded = [source for source in sources if source in CORPORA]
-  if not embedded:
-    return sources
-  if len(embedded) < len(sources):
-    raise ValueError(
-      f"--corpus mixes files with the embedded {embedded[0]!r}; give files, "
-      f"or any of {sorted(CORPORA)}."
-    )
-  return [passage for name in embedded for passage in CORPORA[name]()]
+  for passage in PassageSources(tuple(sources)):
+    yield passage.title
+    yield passage.text
 
 
 def prepare_tokenizer(
@@ -136,9 +152,13 @@ def prepare(
     "pairs": {},
   }
   for source, name in zip(questions, names, strict=True):
-    written = write_questions(
-      read_questions(source), out / "questions" / name, name
-    )
+    with progress_bar(f"questions {name}", 0, "question") as update:
+      written = write_questions(
+        read_questions(source),
+        out / "questions" / name,
+        name,
+        progress=update,
+      )
     figures["questions"][name] = written["count"]
   if pairs:
     opened = Corpus(out / "corpus")
@@ -153,4 +173,12 @@ def prepare(
         )
       mined.save(out / "pairs" / name)
       figures["pairs"][name] = len(mined)
+      missing = mined.manifest["without_positive"]
+      if missing:
+        examples = mined.manifest["examples_without_positive"]
+        print(
+          f"{name}: {missing} questions without a positive are left out, for "
+          f"example {examples[:3]}",
+          file=sys.stderr,
+        )
   return figures

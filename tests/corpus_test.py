@@ -78,7 +78,8 @@ def write_jsonl(path: Path, passages: Sequence[Passage]) -> Path:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-  return {p.name: p.read_bytes() for p in directory.iterdir()}
+  files = (p for p in directory.rglob("*") if p.is_file())
+  return {str(p.relative_to(directory)): p.read_bytes() for p in files}
 
 
 def ragged(values: np.ndarray, offsets: np.ndarray) -> list[list[int]]:

@@ -274,7 +274,9 @@ def _load_side(
     passage_type=0,
   )
   facts = folders.read_facts(directory, bert)
-  return config, tree, facts | {"title": True, "ignored": ignored}
+  # sentence-transformers models were trained on plain text, DPR on titles.
+  title = not (directory / "modules.json").is_file()
+  return config, tree, facts | {"title": title, "ignored": ignored}
 
 
 def _load_dense(folder: Path, width: int) -> Params:

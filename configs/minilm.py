@@ -1,0 +1,49 @@
+r"""Supervised training from MiniLM: one encoder, mean pooling, unit vectors.
+
+Not from the paper: a start from a small public model that a laptop can train.
+Unit vectors make scores cosines, so τ is 0.05, the scale that the model was
+trained with, in place of sqrt(d).
+
+    odqa prepare --corpus FILE --questions FILE --pairs NAME --tokenizer minilm \
+      --out data
+    odqa train --config configs/minilm.py --workdir work/minilm \
+      --config.data.corpus=data/corpus --config.data.questions=data/questions/NAME \
+      --config.data.pairs=data/pairs/NAME
+
+`:debug` runs 10 steps of small batches.
+"""
+
+from ml_collections import ConfigDict
+
+from odqa_jax.config import base_config, parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(arg, size="init", debug=False)
+  config = base_config()
+
+  config.steps = 500
+  config.batch_size = 32
+
+  config.init_from = "minilm"
+  config.model.preset = args.size
+  config.model.shared = True
+  config.model.dropout = 0.0
+
+  config.data.question_length = 64
+  config.data.passage_length = 256
+  config.data.hard_negatives = 1
+  config.data.title = False
+
+  config.objective.temperature = 0.05
+
+  config.optimizer.learning_rate = 2e-5
+  config.optimizer.warmup = 0.1
+
+  if args.debug:
+    config.steps = 10
+    config.batch_size = 8
+    config.log_every = 5
+    config.checkpoint.every = 5
+    config.data.passage_length = 64
+  return config

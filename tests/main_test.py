@@ -1,0 +1,171 @@
+"""The command line as its user meets it: figures, messages, exit codes."""
+
+import gzip
+import json
+
+import pytest
+
+from odqa_jax.main import main
+
+
+def run(capsys, *args: object) -> tuple[int, str, str]:
+  code = main([str(a) for a in args])
+  captured = capsys.readouterr()
+  return code, captured.out, captured.err
+
+
+def last_line(text: str) -> str:
+  return text.strip().splitlines()[-1]
+
+
+def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):
+  code, out, _ = run(
+    capsys, "evaluate", "--bm25", "--k", 20, "--corpus", toy_data,
+    "--questions", toy_data / "questions" / "toy",
+  )  # fmt: skip
+  assert code == 0
+  figures = json.loads(last_line(out))["bm25"]
+  # Every topic is unique, so BM25 finds its passage.
+  assert figures["recall"]["1"] == figures["gold"]["1"] == 1.0
+
+
+def test_whole_pipeline_by_commands(capsys, tmp_path, toy_data):
+  from pathlib import Path
+
+  config = Path(__file__).parents[1] / "configs" / "supervised.py"
+  work = tmp_path / "work"
+  questions = toy_data / "questions" / "toy"
+  code, out, _ = run(
+    capsys, "train", "--config", f"{config}:debug", "--workdir", work,
+    f"--config.data.corpus={toy_data / 'corpus'}",
+    f"--config.data.questions={questions}",
+    f"--config.data.pairs={toy_data / 'pairs' / 'toy'}",
+    f"--config.evaluate.questions={questions}",
+  )  # fmt: skip
+  assert code == 0 and json.loads(last_line(out))["steps"] == 10
+  assert "dev/recall@20" in (work / "metrics.jsonl").read_text()
+
+  code, out, _ = run(
+    capsys, "index", "--checkpoint", work, "--corpus", toy_data,
+    "--out", tmp_path / "index", "--npy", tmp_path / "rows.npy",
+  )  # fmt: skip
+  assert code == 0 and json.loads(last_line(out))["count"] == 200
+
+  for name in ("run.trec", "run.json"):
+    code, out, _ = run(
+      capsys, "search", "--checkpoint", work, "--index", tmp_path / "index",
+      "--corpus", toy_data, "--questions", questions, "--k", 20,
+      "--out", tmp_path / name,
+    )  # fmt: skip
+    assert code == 0
+  measured = []
+  for name in ("run.trec", "run.json"):
+    code, out, _ = run(
+      capsys, "evaluate", "--run", tmp_path / name, "--questions", questions,
+      "--corpus", toy_data,
+    )  # fmt: skip
+    assert code == 0
+    measured.append(json.loads(last_line(out))["run"])
+  assert measured[0] == measured[1]
+
+  code, _, err = run(
+    capsys, "search", "--checkpoint", work, "--index", tmp_path / "index",
+    "--corpus", toy_data, "--questions", questions, "--k", 201,
+    "--out", tmp_path / "x.trec",
+  )  # fmt: skip
+  assert code == 2 and "k=201 is out of range" in last_line(err)
+
+  # Another checkpoint must not search this index.
+  other = tmp_path / "other"
+  run(
+    capsys, "train", "--config", f"{config}:debug", "--workdir", other,
+    f"--config.data.corpus={toy_data / 'corpus'}",
+    f"--config.data.questions={questions}",
+    f"--config.data.pairs={toy_data / 'pairs' / 'toy'}",
+    "--config.seed=5",
+  )  # fmt: skip
+  code, _, err = run(
+    capsys, "search", "--checkpoint", other, "--index", tmp_path / "index",
+    "--corpus", toy_data, "--questions", questions, "--k", 5,
+    "--out", tmp_path / "x.trec",
+  )  # fmt: skip
+  assert code == 2 and "its encoder is" in last_line(err)
+  assert not (tmp_path / "x.trec").exists()
+
+
+BAD_CORPORA = {
+  "no header": ("c.tsv", "1\ta text\ta title\n", "header"),
+  "short row": ("c.tsv", "id\ttext\ttitle\n1\ta text\n", "c.tsv:2"),
+  "broken json": ("c.jsonl", '{"id": "1", "text": "a b"}\n{"id": \n', ":2"),
+  "empty text": ("c.jsonl", '{"id": "1", "title": "t", "text": " "}\n', ":1"),
+  "twice": (
+    "c.jsonl",
+    '{"id": "1", "title": "", "text": "a b"}\n' * 2,
+    "c.jsonl:2",
+  ),
+  "empty": ("c.jsonl", "", "no passage"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CORPORA)
+def test_bad_corpus_is_one_line_and_leaves_nothing(capsys, tmp_path, name):
+  file, content, message = BAD_CORPORA[name]
+  path = tmp_path / file
+  path.write_text(content)
+  out = tmp_path / "out"
+  code, stdout, err = run(capsys, "prepare", "--corpus", path, "--out", out)
+  assert code == 2
+  assert message in last_line(err)
+  assert not stdout
+  assert not out.exists() or not any(out.rglob("*.npy"))
+
+
+def test_not_utf8_names_the_line(capsys, tmp_path):
+  path = tmp_path / "c.jsonl.gz"
+  good = b'{"id": "1", "title": "t", "text": "a b"}\n'
+  path.write_bytes(gzip.compress(good + b'{"id": "2", "text": "\xff"}\n'))
+  code, _, err = run(
+    capsys, "prepare", "--corpus", path, "--out", tmp_path / "o"
+  )
+  assert code == 2 and "c.jsonl.gz:2" in last_line(err)
+
+
+def test_no_positive_for_any_question(capsys, tmp_path):
+  corpus, questions = tmp_path / "c.jsonl", tmp_path / "q.jsonl"
+  corpus.write_text('{"id": "1", "title": "t", "text": "a red house"}\n')
+  questions.write_text('{"question": "which house", "answer": ["zebra"]}\n')
+  code, _, err = run(
+    capsys, "prepare", "--corpus", corpus, "--questions", questions,
+    "--pairs", "q", "--out", tmp_path / "o", "--vocabulary-size", 100,
+  )  # fmt: skip
+  assert code == 2 and "has a positive passage" in last_line(err)
+
+
+def test_typo_in_a_config_key(capsys, tmp_path):
+  from pathlib import Path
+
+  config = Path(__file__).parents[1] / "configs" / "ict.py"
+  code, _, err = run(
+    capsys, "train", "--config", config, "--workdir", tmp_path,
+    "--config.optimizer.learning_rat=1",
+  )  # fmt: skip
+  assert code == 2 and "did you mean 'learning_rate'" in last_line(err)
+
+
+@pytest.mark.parametrize(
+  "args, message",
+  [
+    (["index", "--checkpoint", "nowhere", "--corpus", "x", "--out", "y"], "x"),
+    (["demo", "--preset", "tiny"], "known: ['default'"),
+    (["evaluate", "--questions", "q", "--corpus", "c"], "--run FILE"),
+  ],
+)
+def test_wrong_arguments(capsys, args, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code, _, err = run(capsys, *args)
+  assert code == 2 and message in last_line(err)
+
+
+def test_distributed_flags_go_together(capsys):
+  code, _, err = run(capsys, "--num-processes", "2", "demo")
+  assert code == 2 and "go together" in last_line(err)
