@@ -4,10 +4,11 @@ Not from the paper: a start from a small public model that a laptop can train.
 Unit vectors make scores cosines, so τ is 0.05, the scale that the model was
 trained with, in place of sqrt(d).
 
-    odqa prepare --corpus FILE --questions FILE --pairs NAME --tokenizer minilm \
-      --out data
+    odqa prepare --corpus FILE --questions FILE --pairs NAME --out data \
+      --tokenizer minilm
     odqa train --config configs/minilm.py --workdir work/minilm \
-      --config.data.corpus=data/corpus --config.data.questions=data/questions/NAME \
+      --config.data.corpus=data/corpus \
+      --config.data.questions=data/questions/NAME \
       --config.data.pairs=data/pairs/NAME
 
 `:debug` runs 10 steps of small batches.
