@@ -80,7 +80,10 @@ def one_and_two(odqa, toy_data, tmp_path_factory) -> dict[str, Path]:
 
 def test_training_is_the_same(one_and_two):
   logs = [
-    [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    [
+      json.loads(line)
+      for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     for folder in one_and_two.values()
   ]
   for one, two in zip(*logs, strict=True):
