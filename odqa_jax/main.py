@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   elif overrides:
     make_parser().error(f"--config.{overrides[0]} belongs to `odqa train`.")
   logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("bm25s").setLevel(logging.WARNING)
   from odqa_jax.mesh import is_primary, start_distributed
   from odqa_jax.run import Interrupted
 
