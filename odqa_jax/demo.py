@@ -142,6 +142,29 @@ def held_out_questions(data: Path, limit: int) -> list[Question]:
   return chosen
 
 
+def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
+  """The embedded corpus, and the held-out questions that are measured."""
+  prepare(
+    corpus=SETS,
+    questions=[f"{name}:{split}" for name in SETS for split in SPLITS],
+    out=data,
+    tokenizer=preset.init_from,
+    vocabulary_size=preset.vocabulary,
+    pairs=[f"{name}-train" for name in SETS],
+  )
+  return Corpus(data / "corpus"), held_out_questions(
+    data, preset.test_questions
+  )
+
+
+def measure_bm25(corpus: Corpus, questions: list[Question]) -> dict[str, Any]:
+  """The baseline without training."""
+  texts = [q.question for q in questions]
+  rows, scores = Bm25.build(corpus).search(texts, K)
+  ranking = Ranking(tuple(q.id for q in questions), rows, scores)
+  return evaluate_ranking(ranking, questions, corpus)
+
+
 class Stages:
   """Wall time per stage, printed as it passes."""
 
@@ -221,17 +244,7 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   stages = Stages()
 
   with stages("prepare"):
-    prepare(
-      corpus=SETS,
-      questions=[f"{name}:{split}" for name in SETS for split in SPLITS],
-      out=data,
-      tokenizer=chosen.init_from,
-      vocabulary_size=chosen.vocabulary,
-      pairs=[f"{name}-train" for name in SETS],
-    )
-  corpus = Corpus(data / "corpus")
-  questions = held_out_questions(data, chosen.test_questions)
-
+    corpus, questions = prepare_data(chosen, data)
   rows: list[dict[str, Any]] = []
 
   def add_row(name: str, retriever: Retriever, folder: str) -> Ranking:
@@ -270,15 +283,9 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
     )
     ranking = add_row("ICT + supervised", load_retriever(both), "both")
   with stages("measure BM25"):
-    found, scores = Bm25.build(corpus).search(
-      [q.question for q in questions], K
-    )
-    bm25 = Ranking(tuple(q.id for q in questions), found, scores)
-    rows.append({"name": "BM25", **evaluate_ranking(bm25, questions, corpus)})
-
-  table = recall_table(rows)
+    rows.append({"name": "BM25", **measure_bm25(corpus, questions)})
   if is_primary():
-    print(table)
+    print(recall_table(rows))
     print(show_examples(ranking, questions, corpus))
     plot_recall(rows, root / "recall.png")
     write_report(
