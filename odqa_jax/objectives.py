@@ -24,7 +24,7 @@ def relevance_scores(
   passages: Float[Array, "n e"],
   temperature: float,
 ) -> Float[Array, "b n"]:
-  """Scaled dot products s(q, z) / τ in f32.
+  """Scaled dot products s(q, z) / τ, in f32 or wider.
 
   "End-to-End Training of Neural Retrievers", Eq. 1-2; the paper's τ is
   m·sqrt(e), see `score_temperature`.
@@ -34,8 +34,9 @@ def relevance_scores(
     passages: passage embeddings.
     temperature: τ, above 0.
   """
+  width = jnp.promote_types(questions.dtype, jnp.float32)
   scores = jnp.einsum(
-    "be,ne->bn", questions, passages, preferred_element_type=jnp.float32
+    "be,ne->bn", questions, passages, preferred_element_type=width
   )
   return scores / temperature
 
