@@ -210,6 +210,13 @@ def test_blocks_stop_at_the_length_that_fits(corpus):
   assert tokens.max() < 64 + 2 * longest
 
 
+def test_over_long_sentence_keeps_a_second_one_in_its_block(corpus):
+  """With room for less than a sentence, blocks still hold two."""
+  starts = np.append(corpus.sentence_starts, corpus.text_offsets[-1])
+  blocks = make_blocks(corpus, starts, 8, title=True)[0]
+  assert (blocks[:, 2] - blocks[:, 1]).min() == 2
+
+
 def build(tmp_path, toy_data, passages):
   from odqa_jax.data.corpus import Passage, build_corpus
   from odqa_jax.data.tokenizer import load_tokenizer
