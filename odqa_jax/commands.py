@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from odqa_jax.answer_commands import (
+  answer,
+  evaluate_checkpoint,
+  open_corpus,
+  open_questions,
+)
 from odqa_jax.config import load_config
-from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.entities import TYPES
 from odqa_jax.data.mining import Bm25
-from odqa_jax.data.question_sets import QuestionSet
-from odqa_jax.data.questions import Question, read_questions
 from odqa_jax.demo import run_demo
 from odqa_jax.evaluate import (
   Ranking,
@@ -28,20 +32,18 @@ from odqa_jax.retriever import (
 )
 from odqa_jax.train import train as train_model
 
+# Every sub-command is a function of this module; see `main.run_command`.
+__all__ = [
+  "answer",
+  "demo",
+  "evaluate",
+  "index",
+  "prepare",
+  "search",
+  "train",
+]
+
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
-
-
-def open_corpus(path: str) -> Corpus:
-  """A corpus folder, or the dataset folder that holds one."""
-  nested = Path(path) / "corpus"
-  return Corpus(nested if nested.is_dir() else Path(path))
-
-
-def open_questions(path: str) -> list[Question]:
-  """A prepared question set, or a raw file of any known format."""
-  if Path(path).is_dir():
-    return list(QuestionSet(Path(path)))
-  return list(read_questions(path))
 
 
 def _split(names: str) -> list[str]:
@@ -56,6 +58,8 @@ def prepare(
   vocabulary_size: int,
   pairs: str,
   negatives: int,
+  spans: str,
+  reader_tokenizer: str,
 ) -> dict[str, Any]:
   """`odqa prepare`. With several processes the first one works."""
   figures: dict[str, Any] = {}
@@ -68,6 +72,8 @@ def prepare(
       vocabulary_size=vocabulary_size,
       pairs=_split(pairs),
       negatives=negatives,
+      spans=TYPES if spans == "default" else _split(spans),
+      reader_tokenizer=reader_tokenizer,
     )
   sync("prepare")
   return figures
@@ -158,14 +164,8 @@ def evaluate(
   if run is not None:
     figures["run"] = evaluate_run(Path(run), asked, opened, qrels=qrels)
   if checkpoint is not None and index is not None:
-    retriever = load_retriever(resolve_folder(checkpoint))
-    with progress_bar("encode", len(opened), "passage") as update:
-      made = index_corpus(
-        retriever, opened, index, mesh=make_mesh(), progress=update
-      )
-    scores, rows = search_questions(retriever, made, opened, texts, k=k)
-    figures["checkpoint"] = evaluate_ranking(
-      Ranking(ids, rows, scores), asked, opened, qrels=qrels
+    figures["checkpoint"] = evaluate_checkpoint(
+      resolve_folder(checkpoint), index, asked, opened, qrels=qrels, k=k
     )
   if bm25:
     rows, scores = Bm25.build(opened).search(texts, k)

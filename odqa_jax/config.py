@@ -187,6 +187,15 @@ def base_config() -> ConfigDict:
   config.data.title = True
   # ICT: how often the query's sentence stays in its block.
   config.data.keep_query = 0.1
+  # Masked salient spans: a spans folder, and entities masked in a sentence.
+  config.data.spans = ""
+  config.data.spans_per_example = 1
+  # Readers: tokens of question and passage together, and of an answer.
+  config.data.reader_length = 256
+  config.data.answer_length = 32
+  config.data.reader_title = False
+  # The passages in the reader's own vocabulary; "": it shares the retriever's.
+  config.data.reader_corpus = ""
 
   config.model = ConfigDict()
   config.model.preset = "base"
@@ -201,11 +210,42 @@ def base_config() -> ConfigDict:
   config.model.remat = "none"
   config.model.scan = True
 
+  config.reader = ConfigDict()
+  config.reader.preset = "base"
+  # A T5 folder or a workdir with a reader; "": that of `init_from`, or random.
+  config.reader.init_from = ""
+  config.reader.dropout = 0.1
+  config.reader.dtype = "float32"
+  config.reader.remat = "none"
+  config.reader.scan = True
+  # For small readers from random weights; published sizes leave them off.
+  config.reader.mixing = False
+  config.reader.mimetic = False
+  config.reader.flags = False
+  config.reader.span_loss = 0.0  # weight of the auxiliary loss
+
   config.objective = ConfigDict()
   # m in τ = m·sqrt(d); 0 leaves scores unscaled.
   config.objective.scale_multiple = 1.0
   # τ itself, in place of m·sqrt(d); 0 leaves it to `scale_multiple`.
   config.objective.temperature = 0.0
+  # Individual Top-k: "sequence" (Eq. 5) or "token".
+  config.objective.marginal = "sequence"
+  # Whether end-to-end training updates the context encoder as well.
+  config.objective.context_encoder = True
+  # Joint Top-k: what is added to the cross-attention, times λ; how many λ.
+  config.objective.bias = "prob"
+  config.objective.bias_scope = "layer"
+  config.objective.bias_start = 1.0
+
+  config.retrieval = ConfigDict()
+  config.retrieval.k = 8  # 0: the reader answers without passages
+  config.retrieval.index = ""  # begin with this one; "": made at the start
+  config.retrieval.dtype = "float32"
+  config.retrieval.refresh = "none"
+  config.retrieval.refresh_every = 500
+  config.retrieval.null_document = False
+  config.retrieval.force_gold = False
 
   config.optimizer = ConfigDict()
   config.optimizer.learning_rate = 2e-5
@@ -232,4 +272,6 @@ def base_config() -> ConfigDict:
   config.evaluate.questions = ""
   config.evaluate.corpus = ""
   config.evaluate.best = "recall@20"
+  config.evaluate.k = 0  # passages read; 0: as many as in training
+  config.evaluate.max_questions = 0  # evenly spaced; 0: all
   return config

@@ -1,11 +1,13 @@
 """`odqa demo`: the whole pipeline on the embedded corpus, on this machine.
 
-Prepare → ICT → supervised → index → search → evaluate, from random weights,
-through the same functions that the commands call. Ends with a table, three
-questions with their passages, `report.json`, `recall.png` and loss curves.
+Prepare → ICT → supervised → index → search → evaluate → reader → end-to-end
+training, from random weights, through the same functions that the commands
+call. Ends with a table, three questions with their passages and answers,
+`report.json`, `recall.png` and loss curves.
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -16,10 +18,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from odqa_jax.answer import Answer
 from odqa_jax.config import base_config, validate
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.mining import Bm25
 from odqa_jax.data.question_sets import Question, QuestionSet
+from odqa_jax.demo_reader import ReaderPreset, run_reader_stages
 from odqa_jax.evaluate import Ranking, evaluate_ranking, recall_table
 from odqa_jax.initial import resolve_folder
 from odqa_jax.mesh import is_primary, make_mesh
@@ -38,7 +42,6 @@ from odqa_jax.retriever import (
 from odqa_jax.tasks import encoder_config
 from odqa_jax.train import train
 
-SETS = ("vital_articles", "factbook")
 SPLITS = ("train", "test")
 K = 100
 
@@ -48,6 +51,7 @@ class Preset:
   """How large and how long.
 
   Attributes:
+    sets: embedded corpora with questions; the last one's have short answers.
     model: a preset of `models.bert`, or "init" with `init_from`.
     init_from: where training begins; "" is random.
     vocabulary: word pieces trained on the corpus.
@@ -61,8 +65,10 @@ class Preset:
     test_questions: held-out questions measured, per set.
     temperature: τ. The paper's sqrt(d) is for long training; with minutes a
       small model learns several times faster from sharper scores.
+    reader: the stages with a reader; None leaves them out.
   """
 
+  sets: tuple[str, ...] = ("vital_articles", "factbook_short")
   model: str = "tiny"
   init_from: str = ""
   vocabulary: int = 8192
@@ -75,13 +81,39 @@ class Preset:
   supervised_rate: float = 1e-3
   test_questions: int = 500
   temperature: float = 1.0
+  reader: ReaderPreset | None = dataclasses.field(
+    default_factory=ReaderPreset
+  )
 
 
 PRESETS = {
-  "quick": Preset(ict_steps=30, supervised_steps=20, test_questions=200),
+  "quick": Preset(
+    sets=("vital_articles",),
+    ict_steps=30,
+    supervised_steps=20,
+    test_questions=200,
+    reader=ReaderPreset(
+      gold_steps=20,
+      steps=8,
+      end_steps=6,
+      closed_book_steps=10,
+      refresh_every=3,
+      questions=40,
+      runs=("joint", "individual_both"),
+    ),
+  ),
   "default": Preset(),
   "full": Preset(
-    model="mini", ict_steps=6000, supervised_steps=3000, passage_length=128
+    ict_steps=1000,
+    supervised_steps=1000,
+    reader=ReaderPreset(
+      gold_steps=2000,
+      steps=1000,
+      end_steps=400,
+      closed_book_steps=600,
+      refresh_every=100,
+      questions=831,
+    ),
   ),
   "minilm": Preset(
     model="init",
@@ -92,6 +124,7 @@ PRESETS = {
     passage_length=96,
     supervised_rate=2e-5,
     temperature=0.05,
+    reader=None,
   ),
 }
 
@@ -113,7 +146,7 @@ def stage_config(
   config.data.passage_length = preset.passage_length
   config.data.hard_negatives = 0 if ict else 1
   if not ict:
-    names = [f"{name}-train" for name in SETS]
+    names = [f"{name}-train" for name in preset.sets]
     config.data.questions = ",".join(str(data / "questions" / n) for n in names)
     config.data.pairs = ",".join(str(data / "pairs" / n) for n in names)
   config.model.preset = preset.model
@@ -132,29 +165,29 @@ def stage_config(
   return validate(config)
 
 
-def held_out_questions(data: Path, limit: int) -> list[Question]:
-  """Test questions of every set, at most `limit` of each, evenly spaced."""
-  chosen = []
-  for name in SETS:
-    questions = QuestionSet(data / "questions" / f"{name}-test")
-    stride = max(len(questions) // limit, 1)
-    chosen += [questions[i] for i in range(0, len(questions), stride)][:limit]
-  return chosen
+def held_out_questions(data: Path, name: str, limit: int) -> list[Question]:
+  """At most `limit` test questions of a set, evenly spaced."""
+  questions = QuestionSet(data / "questions" / f"{name}-test")
+  count = min(limit, len(questions))
+  return [questions[i * len(questions) // count] for i in range(count)]
 
 
 def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
   """The embedded corpus, and the held-out questions that are measured."""
   prepare(
-    corpus=SETS,
-    questions=[f"{name}:{split}" for name in SETS for split in SPLITS],
+    corpus=preset.sets,
+    questions=[f"{name}:{split}" for name in preset.sets for split in SPLITS],
     out=data,
     tokenizer=preset.init_from,
     vocabulary_size=preset.vocabulary,
-    pairs=[f"{name}-train" for name in SETS],
+    pairs=[f"{name}-train" for name in preset.sets],
   )
-  return Corpus(data / "corpus"), held_out_questions(
-    data, preset.test_questions
-  )
+  questions = [
+    question
+    for name in preset.sets
+    for question in held_out_questions(data, name, preset.test_questions)
+  ]
+  return Corpus(data / "corpus"), questions
 
 
 def measure_bm25(corpus: Corpus, questions: list[Question]) -> dict[str, Any]:
@@ -230,6 +263,19 @@ def show_examples(
   return "\n".join([*lines, "", "* the question's own passage"])
 
 
+def show_answers(answers: list[Answer], questions: list[Question]) -> str:
+  """Five questions with the answers of a reader."""
+  lines = ["", "Joint Top-k answers:"]
+  for i in range(0, len(questions), max(len(questions) // 5, 1)):
+    answer, best = answers[i], answers[i].passages[0]
+    lines.append(
+      f"? {questions[i].question}   [{questions[i].answers[0]}]\n"
+      f"  {answer.text}   (p = {math.exp(answer.log_prob):.2f}; "
+      f"{best.title}, p(z|q) = {best.prob:.2f})"
+    )
+  return "\n".join(lines)
+
+
 def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   """Runs the demo; what is complete in `workdir` is not done again.
 
@@ -275,18 +321,36 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   if chosen.ict_steps:
     ict = run_stage("train ICT", "ict", "ict", start)
     add_row("ICT", load_retriever(ict), "ict")
-  supervised = run_stage("train supervised", "supervised", "pairs", start)
-  ranking = add_row("supervised", load_retriever(supervised), "supervised")
+  best = run_stage("train supervised", "supervised", "pairs", start)
+  ranking = add_row("supervised", load_retriever(best), "supervised")
   if chosen.ict_steps:
-    both = run_stage(
+    best = run_stage(
       "train ICT + supervised", "ict_supervised", "pairs", str(ict)
     )
-    ranking = add_row("ICT + supervised", load_retriever(both), "both")
+    ranking = add_row("ICT + supervised", load_retriever(best), "both")
   with stages("measure BM25"):
     rows.append({"name": "BM25", **measure_bm25(corpus, questions)})
+  shown = show_examples(ranking, questions, corpus)
+  if chosen.reader:
+    answered = held_out_questions(
+      data, chosen.sets[-1], chosen.reader.questions
+    )
+    found, answers = run_reader_stages(
+      chosen.reader,
+      stage_config(chosen, data, source="pairs", seed=seed, init_from=""),
+      best,
+      data,
+      f"{chosen.sets[-1]}-train",
+      corpus=corpus,
+      questions=questions,
+      answered=answered,
+      stage=stages,
+    )
+    rows += found
+    shown += "\n" + show_answers(answers, answered)
   if is_primary():
     print(recall_table(rows))
-    print(show_examples(ranking, questions, corpus))
+    print(shown)
     plot_recall(rows, root / "recall.png")
     write_report(
       root / "report.json",
@@ -298,7 +362,10 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   return {
     "passages": len(corpus),
     "questions": len(questions),
-    "recall@20": {row["name"]: row["recall"]["20"] for row in rows},
+    "recall@20": {
+      row["name"]: row["recall"]["20"] for row in rows if "recall" in row
+    },
+    "em": {row["name"]: row["em"] for row in rows if "em" in row},
     "seconds": round(sum(stages.seconds.values()), 1),
     "report": str(root / "report.json"),
   }

@@ -2,12 +2,13 @@
 
     figures = evaluate_run("dev.trec", questions, corpus)
 
-Two families of measures, never mixed:
+Families of measures, never mixed:
 
 - `recall@k`: the share of questions with an answer in one of the first k
   passages (DPR's rule), over the questions that have answers;
 - `gold@k`, `ndcg@10`, `mrr@10`: about the passages that `positive_ids` or
-  TREC qrels call relevant, computed by ir-measures.
+  TREC qrels call relevant, computed by ir-measures;
+- `em`, `f1`: of answers that a reader wrote.
 """
 
 import re
@@ -19,6 +20,7 @@ from urllib.parse import unquote
 import numpy as np
 from jaxtyping import Bool
 
+from odqa_jax.answer import Answer
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.question_files import lines
 from odqa_jax.data.question_sets import Question
@@ -30,13 +32,21 @@ from odqa_jax.data.run_files import (
   read_run,
   write_run,
 )
-from odqa_jax.metrics import has_answer, recall_at, wilson_interval
+from odqa_jax.metrics import (
+  exact_match,
+  f1,
+  has_answer,
+  matches_regex,
+  recall_at,
+  wilson_interval,
+)
 from odqa_jax.report import text_table
 
 __all__ = [
   "CUTOFFS",
   "Ranking",
   "answer_hits",
+  "answer_measures",
   "evaluate_ranking",
   "evaluate_run",
   "gold_measures",
@@ -145,6 +155,48 @@ def answer_hits(
   return hits
 
 
+def answer_measures(
+  answers: Sequence[Answer], questions: Sequence[Question]
+) -> dict[str, Any]:
+  """Exact match and F1 over the questions that have references.
+
+  Where the references are regular expressions, one must match from the start
+  of the answer; such questions have no F1.
+
+  Args:
+    answers: from `answer_questions`.
+    questions: what was asked, in the same order.
+
+  Returns:
+    `questions` that were counted, `normaliser`, and with any of them `em`,
+    `em_95` and, with string references, `f1`, `f1_95`. The intervals are
+    Wilson's; that of F1 is on the wide side, since nothing between 0 and 1
+    varies more than a share.
+
+  Raises:
+    ValueError: if there are not as many answers as questions.
+  """
+  if len(answers) != len(questions):
+    raise ValueError(
+      f"{len(answers)} answers do not belong to {len(questions)} questions."
+    )
+  hits, overlaps = [], []
+  for answer, question in zip(answers, questions, strict=True):
+    references = question.answers
+    if references and question.answer_type == "regex":
+      hits.append(matches_regex(answer.text, references))
+    elif references:
+      hits.append(exact_match(answer.text, references))
+      overlaps.append(f1(answer.text, references))
+  figures: dict[str, Any] = {"questions": len(hits), "normaliser": "nq"}
+  for name, values in {"em": hits, "f1": overlaps}.items():
+    if values:
+      total, count = sum(values), len(values)
+      figures[name] = total / count
+      figures[f"{name}_95"] = list(wilson_interval(round(total), count))
+  return figures
+
+
 def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
   return any(
     find_row(corpus, passage) is not None
@@ -222,11 +274,11 @@ def gold_measures(
 
 
 def recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Recall and gold-passage figures in percent, one system a line.
+  """Recall, gold-passage and answer figures in percent, one system a line.
 
   Args:
-    rows: figures of `evaluate_ranking`, each with a "name". What a row lacks
-      is shown as a dash.
+    rows: figures of `evaluate_ranking` and `answer_measures`, each with a
+      "name". What a row lacks is shown as a dash.
   """
   columns = [
     (measure, str(cutoff))
@@ -234,11 +286,19 @@ def recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for cutoff in CUTOFFS
     if any(str(cutoff) in row.get(measure, {}) for row in rows)
   ]
+  written = [m for m in ("em", "f1") if any(m in row for row in rows)]
 
-  def cell(row: Mapping[str, Any], measure: str, cutoff: str) -> str:
-    share = row.get(measure, {}).get(cutoff)
+  def cell(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
-  head = ["", *(f"{measure}@{cutoff}" for measure, cutoff in columns)]
-  cells = [[row["name"], *(cell(row, *c) for c in columns)] for row in rows]
+  head = ["", *(f"{m}@{cutoff}" for m, cutoff in columns)]
+  head += [m.upper() for m in written]
+  cells = [
+    [
+      row["name"],
+      *(cell(row.get(m, {}).get(cutoff)) for m, cutoff in columns),
+      *(cell(row.get(m)) for m in written),
+    ]
+    for row in rows
+  ]
   return text_table([head, *cells], right=range(1, len(head)))

@@ -68,15 +68,32 @@ def initial_model(
     return _from_published(config, path)
   folder, step = find_step(path)
   params, extra = restore_params(path, replicated(mesh))
+  # A workdir of end-to-end training holds a reader as well.
+  params = params.get("retriever", params)
   check_same_tokenizer(path, extra["tokenizer"], corpus)
   theirs = encoder_config_from_dict(extra["encoder"])
+  if theirs.shared and not config.model.shared:
+    theirs, params = _doubled(theirs, params)
   mine = _with_run_settings(theirs, config)
   if config.model.preset != "init":
     mine = encoder_config(config.model, corpus.tokenizer.vocab_size)
+    mine = dataclasses.replace(mine, passage_type=theirs.passage_type)
     _check_same_model(path, theirs, mine)
   return InitialModel(
     DualEncoder(mine), params, f"initial weights: step {step} of {folder}"
   )
+
+
+def _doubled(
+  config: EncoderConfig, params: Any
+) -> tuple[EncoderConfig, dict[str, Any]]:
+  """Two encoders from one that served both sides; embeddings stay the same."""
+  # A buffer that stands twice in the state cannot be donated.
+  copy = jax.tree.map(jnp.copy, params["shared"])
+  config = dataclasses.replace(
+    config, shared=False, passage_type=config.passage_token_type
+  )
+  return config, {"question": params["shared"], "passage": copy}
 
 
 def check_same_tokenizer(path: Path, fingerprint: str, corpus: Corpus) -> None:
@@ -118,10 +135,7 @@ def _from_published(config: ConfigDict, path: Path) -> InitialModel:
       raise ValueError(
         f"config.model.shared=True, but {path} holds two encoders."
       )
-    mine = dataclasses.replace(mine, shared=False)
-    # A buffer that stands twice in the state cannot be donated.
-    copy = jax.tree.map(jnp.copy, params["shared"])
-    params = {"question": params["shared"], "passage": copy}
+    mine, params = _doubled(mine, params)
   return InitialModel(
     DualEncoder(mine), params, f"initial weights: published folder {path}"
   )

@@ -27,6 +27,16 @@ def _add_prepare(commands: Any) -> None:
   p.add_argument("--vocabulary-size", type=int, default=8192)
   p.add_argument("--pairs", default="", help="sets to mine: NAME[,NAME…]")
   p.add_argument("--negatives", type=int, default=8, help="kept per question")
+  p.add_argument(
+    "--reader-tokenizer", default="", help="a T5 folder: a second token store"
+  )
+  p.add_argument(
+    "--spans",
+    nargs="?",
+    const="default",
+    default="",
+    help="find entities to mask: TYPE[,TYPE…]; none named: a choice of ten",
+  )
 
 
 def _add_train(commands: Any) -> None:
@@ -65,6 +75,20 @@ def _add_retrieval(commands: Any) -> None:
   p.add_argument("--bm25", action="store_true", help="measure BM25 as well")
 
 
+def _add_answer(commands: Any) -> None:
+  p = commands.add_parser("answer", help="answer questions with a reader")
+  p.add_argument("--checkpoint", required=True)
+  p.add_argument("--index", help="of the checkpoint; made when absent")
+  p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
+  p.add_argument("--reader-corpus", help="it in the reader's own vocabulary")
+  p.add_argument("--question", help="one question, answered on the screen")
+  p.add_argument("--questions", help="a file or prepared set; needs --out")
+  p.add_argument("--out", help="answers.jsonl")
+  p.add_argument("--k", type=int, help="passages read; by default as trained")
+  p.add_argument("--beams", type=int, default=1, help="1 is greedy")
+  p.add_argument("--batch-size", type=int, help="questions at a time")
+
+
 def _add_demo(commands: Any) -> None:
   p = commands.add_parser("demo", help="the whole pipeline, on this machine")
   p.add_argument("--workdir", default="demo")
@@ -86,7 +110,13 @@ def make_parser() -> argparse.ArgumentParser:
     help="let JAX read the cluster from Slurm or the TPU runtime",
   )
   commands = parser.add_subparsers(dest="command", required=True)
-  for add in (_add_prepare, _add_train, _add_retrieval, _add_demo):
+  for add in (
+    _add_prepare,
+    _add_train,
+    _add_retrieval,
+    _add_answer,
+    _add_demo,
+  ):
     add(commands)
   return parser
 

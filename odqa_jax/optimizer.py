@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from odqa_jax.mesh import path_name
 
 # BERT's own recipe: no decay on biases and normalisation parameters.
-NO_DECAY = r".*(bias|LayerNorm/scale|layer_norm/scale)"
+NO_DECAY = r".*(bias|bias/lambda|LayerNorm/scale|layer_norm/scale)"
 
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -72,7 +72,7 @@ def frozen(params: Any, rules: Sequence[tuple[str, float]]) -> Any:
 
 
 def make_optimizer(
-  config: ConfigDict, *, steps: int
+  config: ConfigDict, *, steps: int, frozen_paths: Sequence[str] = ()
 ) -> optax.GradientTransformation:
   """AdamW with clipping, a decay mask, and factors per path.
 
@@ -80,7 +80,8 @@ def make_optimizer(
   gradient does not count in the clipped norm. Clipping is over the global
   norm of what is trained.
   """
-  rules = [tuple(rule) for rule in config.multipliers]
+  rules = [(pattern, 0.0) for pattern in frozen_paths]
+  rules += [tuple(rule) for rule in config.multipliers]
 
   def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(

@@ -4,6 +4,8 @@
     OUT/corpus      token ids and text, memory-mapped
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
+    OUT/spans       entities of the corpus's sentences, if asked for
+    OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
@@ -11,6 +13,7 @@ Every part is complete or absent; a second run on unchanged input does nothing.
 import dataclasses
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +22,12 @@ from typing import Any
 from odqa_jax.data.corpus import Corpus, Passage, read_passages
 from odqa_jax.data.corpus_build import build_corpus
 from odqa_jax.data.embedded import CORPORA
+from odqa_jax.data.entities import SpacyFinder
 from odqa_jax.data.mining import Bm25, mine_pairs
 from odqa_jax.data.question_sets import QuestionSet, write_questions
 from odqa_jax.data.questions import PASSAGES, detect_format, read_questions
+from odqa_jax.data.sentencepiece import load_any_tokenizer
+from odqa_jax.data.spans_build import build_spans
 from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from odqa_jax.initial import resolve_folder
 from odqa_jax.progress import progress_bar
@@ -103,6 +109,27 @@ def question_set_name(source: str) -> str:
   return name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
+def prepare_spans(
+  out: Path, finder: SpacyFinder, types: Sequence[str]
+) -> dict[str, Any]:
+  """OUT/spans, made of OUT/corpus by one process for every core.
+
+  Returns:
+    Figures: sentences, entities, and how many were left out for which reason.
+  """
+  corpus = Corpus(out / "corpus")
+  with progress_bar("entities", len(corpus), "passage") as update:
+    manifest = build_spans(
+      corpus,
+      out / "spans",
+      finder,
+      types=types,
+      processes=os.cpu_count() or 1,
+      progress=update,
+    )
+  return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
+
+
 def prepare(
   *,
   corpus: Sequence[str],
@@ -112,6 +139,8 @@ def prepare(
   vocabulary_size: int = 8192,
   pairs: Sequence[str] = (),
   negatives: int = 8,
+  spans: Sequence[str] = (),
+  reader_tokenizer: str = "",
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -123,18 +152,25 @@ def prepare(
     vocabulary_size: word pieces to train where no tokenizer is given.
     pairs: names of question sets to mine positives and negatives for.
     negatives: hard negatives kept for each question.
+    spans: types of entities to find in the corpus.
+    reader_tokenizer: a T5 folder or its tokenizer.json, for a second token
+      store; "" where the reader shares the retriever's word pieces.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set.
+    Figures: passages, tokens, questions and pairs per set, salient spans.
 
   Raises:
     ValueError: for bad input, with file and line.
+    ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
   names = [question_set_name(q) for q in questions]
   unknown = sorted(set(pairs) - set(names))
   if unknown:
     raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  # Before the hours that a large corpus takes.
+  finder = SpacyFinder() if spans else None
+  pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   word_pieces = prepare_tokenizer(tokenizer, corpus, out, vocabulary_size)
   with progress_bar("tokenise", 0, "passage") as update:
     manifest = build_corpus(
@@ -151,6 +187,16 @@ def prepare(
     "questions": {},
     "pairs": {},
   }
+  if pieces is not None:
+    with progress_bar("tokenise for the reader", 0, "passage") as update:
+      stored = build_corpus(
+        corpus_sources(corpus),
+        out / "reader_corpus",
+        pieces,
+        name=",".join(corpus),
+        progress=update,
+      )
+    figures["reader_tokens"] = stored["tokens"]
   for source, name in zip(questions, names, strict=True):
     with progress_bar(f"questions {name}", 0, "question") as update:
       written = write_questions(
@@ -181,4 +227,6 @@ def prepare(
           f"example {examples[:3]}",
           file=sys.stderr,
         )
+  if finder:
+    figures["spans"] = prepare_spans(out, finder, spans)
   return figures

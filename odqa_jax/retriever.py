@@ -9,8 +9,9 @@ sentence-transformers folder.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,26 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
       passage_length=settings["passage_length"],
       title=settings["title"],
     )
-  folder, _ = find_step(path)
   params, extra = restore_params(path, replicated(make_mesh()))
+  return restored_retriever(path, params, extra)
+
+
+def restored_retriever(
+  path: Path, params: Any, extra: Mapping[str, Any]
+) -> Retriever:
+  """The retriever of a step that `restore_params` has read.
+
+  End-to-end training saves a reader as well, which is left out.
+
+  Args:
+    path: the training workdir, or the step.
+    params: the step's parameters.
+    extra: what was saved with them.
+
+  Raises:
+    ValueError: if the workdir's tokenizer is not the one of the training.
+  """
+  folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
   if tokenizer.fingerprint != extra["tokenizer"]:
     raise ValueError(
@@ -186,7 +205,7 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   data = extra["config"]["data"]
   return make_retriever(
     encoder_config_from_dict(extra["encoder"]),
-    params,
+    params.get("retriever", params),
     tokenizer,
     question_length=data["question_length"],
     passage_length=data["passage_length"],
@@ -227,10 +246,7 @@ def index_corpus(
     batch_tokens = 2048 if jax.default_backend() == "cpu" else 16384
     batch_tokens *= jax.local_device_count()
 
-  @jax.jit
-  def encode(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    return retriever.encoder.encode_passage(params, ids, lengths)
-
+  _, encode = _compiled(retriever.encoder.config)
   return build_index(
     lambda ids, lengths: encode(retriever.params, ids, lengths),
     corpus if retriever.title else UntitledPassages(corpus),
@@ -246,6 +262,19 @@ def index_corpus(
     },
     progress=progress,
   )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+  config: EncoderConfig,
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+  """The compiled encoders of questions and of passages.
+
+  Kept, so that a model measured again and again, or asked question after
+  question, is compiled once.
+  """
+  encoder = DualEncoder(config)
+  return jax.jit(encoder.encode_question), jax.jit(encoder.encode_passage)
 
 
 def check_tokenizer(retriever: Retriever, corpus: Corpus) -> None:
@@ -270,7 +299,7 @@ def encode_questions(
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
   devices = jax.local_device_count()
   batch_size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
-  encode = jax.jit(retriever.encoder.encode_question)
+  encode, _ = _compiled(retriever.encoder.config)
   tokens = retriever.tokenizer.encode_batch(list(questions))
   parts = []
   for ids, lengths, real in question_batches(

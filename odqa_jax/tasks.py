@@ -4,9 +4,7 @@ To add one: an objective in `objectives.py`, a function here that returns a
 `Task`, a row in `TASKS`.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +12,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from odqa_jax import objectives
-from odqa_jax.models.bert import PRESETS, BertConfig, DualEncoder, EncoderConfig
-
-Params = Any
-# name → (sum, weight); the host divides, so sharding and padding do not count.
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-Batch = dict[str, Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """Pure functions around one model.
-
-  Attributes:
-    init: rng → parameters.
-    loss: (params, batch, rng or None) → (mean loss, metrics). Without an rng
-      the model is deterministic.
-    flops: batch of arrays or shapes → matmul FLOPs of one training step.
-  """
-
-  init: Callable[[PRNGKeyArray], Params]
-  loss: Callable[
-    [Params, Batch, PRNGKeyArray | None], tuple[Float[Array, ""], Metrics]
-  ]
-  flops: Callable[[Batch], float]
+from odqa_jax.models.bert import PRESETS, BertConfig, EncoderConfig
+from odqa_jax.reader_tasks import fusion, individual, joint
+from odqa_jax.task import Batch, Metrics, Models, Params, Task
 
 
 def encoder_config(model: ConfigDict, vocab_size: int) -> EncoderConfig:
@@ -117,12 +94,13 @@ def encode_in_chunks(
   return out.swapaxes(0, 1).reshape(n, -1)
 
 
-def contrastive(config: ConfigDict, encoder: DualEncoder) -> Task:
+def contrastive(config: ConfigDict, models: Models) -> Task:
   """A dual encoder trained with in-batch and hard negatives.
 
   Serves ICT and supervised training alike; they differ in their examples.
   All passages of the global batch are candidates for every question.
   """
+  encoder = models.encoder
   temperature = config.objective.temperature or objectives.score_temperature(
     config.objective.scale_multiple, encoder.embedding_dim
   )
@@ -177,12 +155,15 @@ def contrastive(config: ConfigDict, encoder: DualEncoder) -> Task:
   return Task(init=encoder.init, loss=loss, flops=flops)
 
 
-TASKS: dict[str, Callable[[ConfigDict, DualEncoder], Task]] = {
+TASKS: dict[str, Callable[[ConfigDict, Models], Task]] = {
   "contrastive": contrastive,
+  "individual": individual,
+  "joint": joint,
+  "fid": fusion,
 }
 
 
-def make_task(config: ConfigDict, encoder: DualEncoder) -> Task:
+def make_task(config: ConfigDict, models: Models) -> Task:
   """The task that `config.task` names.
 
   Raises:
@@ -190,4 +171,4 @@ def make_task(config: ConfigDict, encoder: DualEncoder) -> Task:
   """
   if config.task not in TASKS:
     raise ValueError(f"config.task={config.task!r}; known: {sorted(TASKS)}.")
-  return TASKS[config.task](config, encoder)
+  return TASKS[config.task](config, models)

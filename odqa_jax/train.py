@@ -16,15 +16,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from odqa_jax.checkpoint import Checkpoints, probe_writable, write_json
+from odqa_jax.checkpoint import (
+  Checkpoints,
+  probe_writable,
+  read_extra,
+  write_json,
+)
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.loader import train_batches
 from odqa_jax.data.sources import load_examples
 from odqa_jax.evaluators import make_evaluator
-from odqa_jax.initial import initial_model
+from odqa_jax.feed import Feed, RetrievalFeed
+from odqa_jax.initial_reader import Initial, initial_models
+from odqa_jax.lookup import Lookup
 from odqa_jax.mesh import (
   host_slice,
   is_primary,
@@ -45,7 +53,8 @@ from odqa_jax.run import (
   check_same_config,
   stop_requested,
 )
-from odqa_jax.tasks import Batch, Metrics, Task, make_task
+from odqa_jax.task import Batch, Metrics, Task
+from odqa_jax.tasks import make_task
 
 
 class TrainState(NamedTuple):
@@ -60,6 +69,15 @@ class TrainState(NamedTuple):
   step: Int[Array, ""]
   params: Any
   opt_state: Any
+
+
+class SavedState(NamedTuple):
+  """What a checkpoint holds: the fields of `TrainState`, and the index's."""
+
+  step: Any
+  params: Any
+  opt_state: Any
+  refresh: Any
 
 
 def train_step(
@@ -98,6 +116,31 @@ def check_batch(config: ConfigDict, devices: int) -> None:
     )
 
 
+def make_feed(
+  config: ConfigDict,
+  initial: Initial,
+  corpus: Corpus,
+  mesh: Mesh,
+  workdir: Path,
+) -> tuple[Feed, int]:
+  """Where batches come from, and how many examples there are."""
+  inputs, encoder = initial.inputs, initial.models.encoder
+  examples = load_examples(
+    config.data, corpus, inputs.vocabulary if inputs else None
+  )
+  batches = train_batches(
+    examples,
+    config.batch_size,
+    seed=config.seed,
+    rows=host_slice(config.batch_size),
+  )
+  if inputs is None:
+    return Feed(batches), len(examples)
+  lookup = Lookup(config, encoder, corpus, inputs, mesh, k=config.retrieval.k)
+  feed = RetrievalFeed(config, batches, lookup, encoder, corpus, mesh, workdir)
+  return feed, len(examples)
+
+
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
@@ -121,18 +164,15 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   mesh = make_mesh(config.mesh.to_dict())
   check_batch(config, mesh.size)
   corpus = Corpus(config.data.corpus)
-  examples = load_examples(config.data, corpus)
-  batches = train_batches(
-    examples,
-    config.batch_size,
-    seed=config.seed,
-    rows=host_slice(config.batch_size),
-  )
 
-  # ---- Model, task, optimizer ----
-  model = initial_model(config, corpus, mesh)
-  task = make_task(config, model.encoder)
-  tx = make_optimizer(config.optimizer, steps=config.steps)
+  # ---- Models, task, optimizer ----
+  initial = initial_models(config, corpus, mesh)
+  models, inputs = initial.models, initial.inputs
+  task = make_task(config, models)
+  tx = make_optimizer(
+    config.optimizer, steps=config.steps, frozen_paths=task.frozen
+  )
+  feed, examples = make_feed(config, initial, corpus, mesh, workdir)
 
   # ---- State: abstract first, so that no device ever holds all of it ----
   def init_state() -> TrainState:
@@ -148,11 +188,15 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   )
 
   # ---- Resume, or begin ----
-  evaluator = make_evaluator(config, corpus, mesh, workdir)
+  evaluator = make_evaluator(config, models, corpus, inputs, mesh, workdir)
   best = config.evaluate.best if evaluator else None
   extra = {
     "config": config.to_dict(),
-    "encoder": dataclasses.asdict(model.encoder.config),
+    "encoder": dataclasses.asdict(models.encoder.config),
+    "reader": dataclasses.asdict(models.reader.config)
+    if models.reader
+    else None,
+    "reader_vocabulary": inputs.vocabulary.fingerprint if inputs else None,
     "tokenizer": corpus.tokenizer.fingerprint,
     "corpus": corpus.fingerprint,
     "best": best,
@@ -162,18 +206,30 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   ) as checkpoints:
     resumed = checkpoints.latest()
     if resumed is not None:
-      state, saved = checkpoints.restore(abstract)
+      saved = read_extra(workdir / "checkpoints", resumed)
       check_same_config(saved["config"], config)
-      batches.set_state(saved["loader"])
+      feed.check(saved)
+      wanted = SavedState(
+        step=abstract.step,
+        params=abstract.params,
+        opt_state=abstract.opt_state,
+        refresh=feed.abstract(abstract.params),
+      )
+      restored, saved = checkpoints.restore(wanted)
+      state = TrainState(restored.step, restored.params, restored.opt_state)
+      feed.resume(saved, restored.refresh)
       window = Window(saved["window"])
     else:
       state = jax.jit(init_state, out_shardings=shardings)()
-      if model.params is not None:
-        place = jax.jit(lambda p: p, out_shardings=shardings.params)
-        state = state._replace(params=place(model.params))
+      given = {name: shardings.params[name] for name in initial.params}
+      place = jax.jit(lambda p: p, out_shardings=given)
+      state = state._replace(params=state.params | place(initial.params))
+      feed.begin(state.params)
       window = Window()
       if is_primary():
         corpus.tokenizer.save(workdir / "tokenizer")
+        if inputs is not None:
+          inputs.store.any_tokenizer.save(workdir / "reader_tokenizer")
         write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
@@ -186,12 +242,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     rate = learning_rate(config.optimizer, config.steps)
 
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
-      position = {"loader": batches.get_state(), "window": window.sums}
-      checkpoints.save(step, state, extra | position, scores)
+      position = feed.position() | {"window": window.sums}
+      saved = SavedState(*state, feed.arrays())
+      checkpoints.save(step, saved, extra | position, scores)
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
-      print(model.loaded_from, file=sys.stderr, flush=True)
+      print(initial.loaded_from, file=sys.stderr, flush=True)
 
     # ---- The loop ----
     step = int(state.step)
@@ -203,10 +260,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       meter, pending, figures = Meter(), [], {}
       with jax.transfer_guard("disallow"):
         while step < config.steps:
-          batch = next(batches)
+          batch = feed.take()
           placed = to_global(mesh, batch)
+          feed.prefetch(state.params)
           state, metrics = step_fn(state, placed)
           step += 1
+          feed.advance(state.params, step)
           meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
           stop = checkpoints.should_stop(step, asked_to_stop())
@@ -223,7 +282,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             window.add(values)
 
           if log_now:
-            lines = window.take()
+            lines = window.take() | feed.figures(step)
             with jax.transfer_guard("allow"):
               lines["learning_rate"] = float(rate(step - 1))
             speed = meter.take()
@@ -234,7 +293,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             with meter.pause():
               scores = None
               if evaluator and not stop:
-                scores = evaluator(model.encoder.config, state.params)
+                scores = evaluator(state.params, feed.index())
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
               save(step, scores)
           if stop and step < config.steps:
@@ -249,7 +308,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   return figures | {
     "steps": step,
     "seconds": round(time.monotonic() - started, 3),
-    "examples": len(examples),
+    "examples": examples,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
-    "initial": model.loaded_from,
+    "initial": initial.loaded_from,
   }

@@ -198,7 +198,9 @@ def _country(code: str = "xa", **government: object) -> factbook.Country:
 def test_passages_are_cut_between_fields_and_repeats_left_out() -> None:
   long_text = {"text": " ".join(["word"] * 150)}
   pieces = list(
-    factbook.pieces(_country(Suffrage=long_text, Capital={"name": long_text}))
+    factbook.pieces(
+      _country(Suffrage=long_text, Capital={"name": long_text}), 100
+    )
   )
   assert {p.passage.title for p in pieces} == {"Côte Islands"}
   assert pieces[0].passage.id == "factbook/cote_islands/geography/0"
@@ -221,7 +223,7 @@ def test_html_becomes_text() -> None:
 
 def test_facts_become_questions() -> None:
   country = _country(Capital={"name": {"text": "<b>Avarua</b>; note - x"}})
-  facts = {fact.relation.name: fact for fact in factbook.facts(country)}
+  facts = {fact.relation.name: fact for fact in factbook.facts(country, 100)}
   assert facts.keys() == {"capital", "area"}
   first, *_ = factbook.questions_of(facts["capital"])
   assert first == Question(

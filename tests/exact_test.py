@@ -177,6 +177,61 @@ def test_the_result_is_on_every_device():
     assert x.is_fully_replicated and len(x.sharding.device_set) == 8
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_search_on_the_devices_alone(split: bool):
+  rows, queries = integers((500, 8), 0), integers((16, 8), 1)
+  index = index_of(rows)
+  where = row_sharding(index.mesh) if split else replicated(index.mesh)
+  placed = jax.device_put(queries, where)
+
+  def find(embeddings: jax.Array, asked: jax.Array) -> tuple[Any, Any]:
+    return exact.search_placed(index.mesh, embeddings, 500, asked, 7)
+
+  want = exact.search(index, queries, 7)
+  compiled = jax.jit(find)
+  for run in (find, compiled):
+    with jax.transfer_guard("disallow"):
+      found = run(index.embeddings, placed)
+    for a, b in zip(found, want, strict=True):
+      np.testing.assert_array_equal(a, b)
+      assert a.is_fully_replicated and len(a.sharding.device_set) == 8
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_query_that_is_not_finite_finds_rows_of_the_index(bad: float):
+  """As a training step goes on to look the passages up before it can tell."""
+  index = index_of(integers((130, 8), 0))
+  queries = integers((3, 8), 1)
+  queries[1] = bad
+  placed = jax.device_put(queries, replicated(index.mesh))
+  _, found = exact.search_placed(
+    index.mesh, index.embeddings, index.count, placed, 20
+  )
+  found = np.asarray(found)
+  assert found.min() >= 0 and found.max() < 130
+  np.testing.assert_array_equal(found[::2], rows_found(index, queries[::2], 20))
+
+
+@pytest.mark.parametrize(
+  "shape, dtype, k, message",
+  [
+    ((2, 4), "float32", 6, "k=6 .* 5 rows"),
+    ((2, 4), "float32", 0, "k=0 .* 5 rows"),
+    ((2, 3), "float32", 2, r"float32 \[2, 3\].* \[questions, 4\]"),
+    ((0, 4), "float32", 2, r"float32 \[0, 4\].* 1 question or more"),
+    ((2, 4), "bfloat16", 2, r"bfloat16 \[2, 4\]; .*takes float32"),
+  ],
+)
+def test_bad_arguments_on_the_devices(
+  shape: tuple[int, int], dtype: str, k: int, message: str
+):
+  index = index_of(integers((5, 4), 0))
+  with pytest.raises(ValueError, match=message):
+    exact.search_placed(
+      index.mesh, index.embeddings, 5, jnp.ones(shape, dtype), k
+    )
+
+
 def test_no_queries():
   scores, rows = exact.search(
     index_of(integers((5, 4), 0)), np.zeros((0, 4), np.float32), 2

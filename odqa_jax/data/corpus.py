@@ -25,7 +25,8 @@ from odqa_jax.data.corpus_store import (
   read_manifest,
 )
 from odqa_jax.data.passages import Passage, read_passages
-from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer
+from odqa_jax.data.sentencepiece import AnyTokenizer, load_any_tokenizer
+from odqa_jax.data.tokenizer import Tokenizer
 
 __all__ = [
   "Corpus",
@@ -47,7 +48,8 @@ class Corpus:
     manifest: counts, hashes and origin of the files.
     fingerprint: sha256 (hex) of all ids, titles and texts in order; does not
       depend on the tokenizer.
-    tokenizer: what made the ids.
+    any_tokenizer: what made the ids: word pieces, or in a reader's own store
+      those of its T5.
     text_tokens: ids of all texts, row after row; uint16 (uint32 for a
       vocabulary above 65,536), no special tokens.
     text_offsets: int64 [n+1]; row i has text_tokens[offsets[i]:offsets[i+1]].
@@ -75,8 +77,10 @@ class Corpus:
     self.title_offsets = self._array("title_offsets")
     self.sentence_starts = self._array("sentence_starts")
     self.article_starts = self._array("article_starts")
-    self.tokenizer = load_tokenizer(self.directory / TOKENIZER)
-    if self.tokenizer.fingerprint != self.manifest["tokenizer"]:
+    self.any_tokenizer: AnyTokenizer = load_any_tokenizer(
+      self.directory / TOKENIZER
+    )
+    if self.any_tokenizer.fingerprint != self.manifest["tokenizer"]:
       raise ValueError(
         f"{self.directory / TOKENIZER} is not the tokenizer that the ids were "
         "made with; restore the folder, or build the corpus again."
@@ -104,6 +108,21 @@ class Corpus:
     if not path.stat().st_size:
       return np.zeros(0, np.uint8)
     return np.memmap(path, np.uint8, "r")
+
+  @property
+  def tokenizer(self) -> Tokenizer:
+    """The word pieces that made the ids.
+
+    Raises:
+      ValueError: if something else made them.
+    """
+    if not isinstance(self.any_tokenizer, Tokenizer):
+      raise ValueError(
+        f"{self.directory}: the token ids are SentencePieces, which have no "
+        "[CLS] and [SEP]; a retriever reads a corpus of BERT word pieces, and "
+        "this one is for a reader."
+      )
+    return self.any_tokenizer
 
   def _check_counts(self) -> None:
     rows = self.manifest["count"]
@@ -202,15 +221,15 @@ class Corpus:
 
     Raises:
       IndexError: if a row is not in the corpus (negative ones are not).
+      ValueError: if the ids are T5's, which has no `[CLS]` and `[SEP]`.
     """
+    pad_id = self.tokenizer.pad_id
     _check_length(length)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
       raise IndexError(
         f"rows {rows.min()} to {rows.max()} of a corpus of {len(self)} passages"
       )
-    ids = np.full(
-      (len(rows), length), self.manifest["special_ids"]["pad"], np.int32
-    )
+    ids = np.full((len(rows), length), pad_id, np.int32)
     lengths = np.empty(len(rows), np.int32)
     for i in range(0, len(rows), _BLOCK_ROWS):
       block = slice(i, i + _BLOCK_ROWS)
@@ -230,13 +249,13 @@ class Corpus:
     body = np.ones(len(rows), np.int64)
     if title:
       starts, ends = self.title_offsets[rows], self.title_offsets[rows + 1]
-      _place(ids, self.title_tokens, starts, ends, body)
+      place(ids, self.title_tokens, starts, ends, body)
       separator = body + ends - starts
       fits = np.flatnonzero(separator < width)
       ids[fits, separator[fits]] = special["sep"]
       body = separator + 1
     starts, ends = self.text_offsets[rows], self.text_offsets[rows + 1]
-    _place(ids, self.text_tokens, starts, ends, body)
+    place(ids, self.text_tokens, starts, ends, body)
     lengths = np.minimum(body + ends - starts + 1, width)
     ids[np.arange(len(rows)), lengths - 1] = special["sep"]
     return lengths
@@ -250,7 +269,7 @@ def _check_length(length: int) -> None:
     )
 
 
-def _place(
+def place(
   out: Int32[np.ndarray, "n l"],
   tokens: np.ndarray,
   starts: Int[np.ndarray, " n"],
@@ -296,7 +315,7 @@ def pack_questions(
   )
   ids = np.full((rows, length), tokenizer.pad_id, np.int32)
   ids[:, 0] = tokenizer.cls_id
-  _place(ids, tokens, ends - counts, ends, np.ones(rows, np.int64))
+  place(ids, tokens, ends - counts, ends, np.ones(rows, np.int64))
   lengths = np.minimum(counts + 2, length)
   ids[np.arange(rows), lengths - 1] = tokenizer.sep_id
   return ids, lengths.astype(np.int32)

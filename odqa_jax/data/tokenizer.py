@@ -9,7 +9,6 @@ from, it gets the same rules, and so the same `fingerprint`.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,13 @@ from tokenizers import (
   pre_tokenizers,
   processors,
   trainers,
+)
+
+from odqa_jax.data.tokenizer_files import (
+  check_unicode,
+  parse_json,
+  read_text,
+  write_files,
 )
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -173,10 +179,13 @@ class Tokenizer:
       )
     except TypeError:
       # Of a string that is not UTF-8 it says only that it wants a str.
-      for i, text in enumerate(texts):
-        _check_unicode(i, text)
+      check_unicode(texts)
       raise
     return [encoding.ids for encoding in encodings]
+
+  def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    """As `encode_batch`; each id with its characters and word in the text."""
+    return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of the ids; special tokens are left out."""
@@ -187,32 +196,15 @@ class Tokenizer:
 
     `load_tokenizer` and the `AutoTokenizer` of transformers read the folder.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {
-      name: self._switches[key] for name, key in _CONFIG_KEYS.items()
-    }
-    config["tokenizer_class"] = "BertTokenizer"
+    config: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
+    config |= {n: self._switches[k] for n, k in _CONFIG_KEYS.items()}
     config |= {f"{t[1:-1].lower()}_token": t for t in SPECIAL_TOKENS}
     files = {
       "tokenizer.json": self._backend.to_str(pretty=True),
       "vocab.txt": "".join(f"{token}\n" for token in self._tokens()),
       "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
     }
-    for name, content in files.items():
-      temporary = directory / f".{name}.tmp"
-      temporary.write_bytes(content.encode("utf-8"))
-      os.replace(temporary, directory / name)
-
-
-def _check_unicode(i: int, text: str) -> None:
-  try:
-    text.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise ValueError(
-      f"text {i} is {text[:60]!r}, which holds a lone surrogate; text must be "
-      "valid Unicode; repair its source."
-    ) from error
+    write_files(directory, files)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -243,7 +235,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
       f"{path}: no such file or folder; name a Hugging Face folder, a "
       "tokenizer.json or a vocab.txt on this machine."
     )
-  text = _read_text(file)
+  text = read_text(file)
   switches = _read_switches(file.parent / "tokenizer_config.json")
   if file.suffix == ".json":
     return _from_json(text, file, switches)
@@ -252,34 +244,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
   )
 
 
-def _read_text(file: Path) -> str:
-  try:
-    return file.read_bytes().decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{file}: byte {error.start} is not UTF-8; a tokenizer file is UTF-8 "
-      "text; name another file."
-    ) from error
-
-
-def _parse_json(text: str, file: Path) -> dict[str, Any]:
-  try:
-    parsed = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{file}:{error.lineno}: {error.msg}; the file must be JSON; get "
-      "it again."
-    ) from error
-  if not isinstance(parsed, dict):
-    raise ValueError(f"{file}: not a JSON object; name another file.")
-  return parsed
-
-
 def _read_switches(file: Path) -> dict[str, bool | None]:
   """The normaliser's switches that tokenizer_config.json sets, if it exists."""
   if not file.is_file():
     return {}
-  config = _parse_json(_read_text(file), file)
+  config = parse_json(read_text(file), file)
   switches = {v: config[k] for k, v in _CONFIG_KEYS.items() if k in config}
   for name, value in switches.items():
     if not isinstance(value, bool | None):
@@ -307,7 +276,7 @@ def _from_json(
   text: str, file: Path, switches: Mapping[str, bool | None]
 ) -> Tokenizer:
   """Takes vocabulary and rules only: truncation must not cut a corpus."""
-  parsed = _parse_json(text, file)
+  parsed = parse_json(text, file)
   for key, wanted in _PARTS.items():
     part = parsed.get(key)
     kind = part.get("type") if isinstance(part, dict) else None
@@ -355,9 +324,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
   # seeded hash map. Run for the alphabet alone, it yields them as a set; given
   # sorted as special tokens, which come first, their order is fixed.
   base = _train(texts, list(SPECIAL_TOKENS), alphabet, 0)
-  initial = [t for t in alphabet if t in base]
-  initial += sorted(t for t in base if t.startswith("##") and len(t) == 3)
-  reserved = [*SPECIAL_TOKENS, *initial]
+  reserved = [*SPECIAL_TOKENS, *(t for t in alphabet if t in base)]
+  reserved += sorted(t for t in base if t.startswith("##") and len(t) == 3)
   if vocab_size < len(reserved):
     raise ValueError(
       f"vocab_size {vocab_size} is too small: the special tokens and the "

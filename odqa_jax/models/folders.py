@@ -4,9 +4,12 @@
 (sentence-transformers). The tensors are the business of `published.py`.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,22 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
   """Writes `value`, indented."""
   path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+  """A folder to fill, renamed to `directory` once it is complete.
+
+  Raises:
+    FileExistsError: `directory` has something in it.
+  """
+  if directory.exists() and any(directory.iterdir()):
+    raise FileExistsError(f"{directory} is not empty; delete it or choose one.")
+  partial = directory.with_name(directory.name + ".tmp")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  yield partial
+  os.replace(partial, directory)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

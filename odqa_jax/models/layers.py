@@ -1,11 +1,21 @@
-"""Array functions that the networks share: masks, attention, dropout.
+"""Array functions that the networks share: masks, attention, dropout, stacks.
 
 Everything here is a pure function; parameters belong to the model files.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
+
+# What the backward pass of a layer keeps beside its input: only the outputs of
+# the dense products (attention scores are computed again), or nothing.
+REMAT_POLICIES = {
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 # Added to the score of a padded key. Finite, so that a row of length 0 (a
 # padded example) gets uniform weights instead of 0/0.
@@ -131,3 +141,53 @@ def l2_normalise(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
   """Scales each row to length 1; a row of zeros stays zeros."""
   squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def rms_norm(
+  x: Float[Array, "*n d"], scale: Float[Array, " d"], eps: float
+) -> Float[Array, "*n d"]:
+  """Divides by the root mean square, in float32; returns the dtype of `x`."""
+  wide = x.astype(jnp.float32)
+  squares = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+  shape = (1,) * (x.ndim - 1) + scale.shape
+  normed = wide * jax.lax.rsqrt(squares + eps) * scale.reshape(shape)
+  return normed.astype(x.dtype)
+
+
+def unstack(tree: Any) -> list[Any]:
+  """Cuts a tree of arrays stacked on their leading axis into one per layer.
+
+  `lax.split` rather than indexing: its gradient is one concatenation instead of
+  a padded sum per layer.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  count = leaves[0].shape[0]
+  cut = [jax.lax.split(leaf, [1] * count) for leaf in leaves]
+  return [
+    jax.tree.unflatten(structure, [piece[0] for piece in layer])
+    for layer in zip(*cut, strict=True)
+  ]
+
+
+def run_layers(
+  layer: Callable[[Any, Any], tuple[Any, Any]], x: Any, per_layer: Any
+) -> tuple[Any, Any]:
+  """Runs `x, out = layer(x, inputs)` over layers of one shape.
+
+  Args:
+    layer: one layer.
+    x: what goes through the layers.
+    per_layer: a list of the inputs of each layer, which runs unrolled (faster
+      on a CPU), or their stack on a leading axis, which runs in a `lax.scan`
+      (compiles one layer).
+
+  Returns:
+    The last `x`, and the outputs as a list or a stack like `per_layer`.
+  """
+  if not isinstance(per_layer, list):
+    return jax.lax.scan(layer, x, per_layer)
+  outs = []
+  for inputs in per_layer:
+    x, out = layer(x, inputs)
+    outs.append(out)
+  return x, outs

@@ -7,11 +7,8 @@ unpickled) and writes folders that those libraries load. Example:
   vectors = DualEncoder(config).encode_question(params, ids, n_tokens)
 """
 
-import contextlib
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -168,7 +165,7 @@ def save_encoder(
     **lengths,
   }
   alike = config.shared and not config.passage_token_type
-  with _new_folder(directory) as folder:
+  with folders.new_folder(directory) as folder:
     folders.write_json(folder / _OURS, ours)
     tokenizer.save(folder)
     if alike and layout != "dpr":
@@ -209,7 +206,7 @@ def _load_tree(
     projection="dense" if projection_dim else "none",
   )
   spec = jax.eval_shape(DualEncoder(projected).init, jax.random.key(0))
-  with published.open_tensors(directory) as tensors:
+  with published.open_tensors(directory, published.BERT) as tensors:
     return published.read_tree(tensors, spec["shared"], directory)
 
 
@@ -300,21 +297,9 @@ def _load_dense(folder: Path, width: int) -> Params:
   }
   if not config.get("bias", True):
     del spec["linear"]["bias"]
-  with published.open_tensors(folder) as tensors:
+  with published.open_tensors(folder, published.BERT) as tensors:
     tree, _ = published.read_tree(tensors, spec, folder)
   return {"bias": jnp.zeros(embedding_dim)} | tree["linear"]
-
-
-@contextlib.contextmanager
-def _new_folder(directory: Path) -> Iterator[Path]:
-  """A folder to fill, renamed to `directory` once it is complete."""
-  if directory.exists() and any(directory.iterdir()):
-    raise FileExistsError(f"{directory} is not empty; delete it or choose one.")
-  partial = directory.with_name(directory.name + ".tmp")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  yield partial
-  os.replace(partial, directory)
 
 
 def _swap_types(tree: Params, kind: int) -> Params:
@@ -340,13 +325,15 @@ def _save_one(
   """One encoder as a sentence-transformers folder."""
   projection = _projection(config, tree)
   tree = {key: tree[key] for key in ("embeddings", "encoder")}
-  published.write_tree(folder / "model.safetensors", tree)
+  published.write_tree(folder / "model.safetensors", tree, published.BERT)
   folders.write_config(
     folder, config.bert, model_type="bert", architectures=["BertModel"]
   )
   dense = folders.write_modules(folder, config, length)
   if dense:
-    published.write_tree(dense / "model.safetensors", {"linear": projection})
+    published.write_tree(
+      dense / "model.safetensors", {"linear": projection}, published.BERT
+    )
 
 
 def _save_dpr(
@@ -365,7 +352,9 @@ def _save_dpr(
     inner = "" if name.startswith("encode_proj.") else "bert_model."
     return f"{prefix}.{inner}{name}"
 
-  published.write_tree(folder / "model.safetensors", tree, rename)
+  published.write_tree(
+    folder / "model.safetensors", tree, published.BERT, rename
+  )
   folders.write_config(
     folder,
     config.bert,

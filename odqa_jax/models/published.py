@@ -1,11 +1,13 @@
-"""Published tensor names and safetensors files, to and from our BERT tree.
+"""Published tensor names and safetensors files, to and from our trees.
 
-Only this file knows how Hugging Face calls and lays out the tensors: kernels
-are transposed, layers are numbered instead of stacked, LayerNorms have a
-`weight`, and a model with a head puts a prefix before every name.
+How Hugging Face lays out the tensors: kernels are transposed, layers are
+numbered instead of stacked, norms have a `weight`, and a model with a head may
+put a prefix before every name. What is special to one architecture stands in
+its `Layout`; that of BERT is here, that of T5 in `t5_folders.py`.
 """
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,10 +20,6 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float
 
-_ANCHOR = "embeddings.word_embeddings.weight"
-# Heads and buffers that an encoder does without, after the prefix is off.
-_IGNORED = ("cls.", "pooler.", "embeddings.position_ids")
-_STACKED = "encoder.layer."
 _LEAVES = {
   "kernel": "weight",
   "scale": "weight",
@@ -30,13 +28,74 @@ _LEAVES = {
 }
 
 
-class Tensors:
-  """The tensors of a folder by canonical name, read when asked for."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """What is special to the names of one architecture.
 
-  def __init__(self, files: Mapping[str, Any]):
+  Attributes:
+    anchor: name of a tensor that every model has; what stands before it in a
+      file is the prefix of all names.
+    ignored: what the names of tensors begin with that we do without, prefix
+      off: heads and buffers.
+    rename: our dotted path, its leaf already called `weight` or `bias`, to the
+      published name. `{}` in the name is the number of the layer: our leaf is
+      the stack of all of them.
+    loader: class of transformers that loads all of such a model.
+  """
+
+  anchor: str
+  ignored: tuple[str, ...]
+  rename: Callable[[str], str]
+  loader: str
+
+  def template(self, path: str) -> str:
+    """The published name of a leaf, with `{}` where the layers are counted."""
+    stem, _, last = path.rpartition(".")
+    return self.rename(f"{stem}.{_LEAVES[last]}")
+
+  def names(self, path: str, leaf: Any) -> list[str]:
+    """Names of the tensors that a leaf is made of, in layer order."""
+    template = self.template(path)
+    if "{}" not in template:
+      return [template]
+    return [template.format(i) for i in range(leaf.shape[0])]
+
+  def shape(self, path: str, leaf: Any) -> tuple[int, ...]:
+    """The published shape of one tensor of a leaf."""
+    shape = leaf.shape[1:] if "{}" in self.template(path) else leaf.shape
+    return shape[::-1] if path.endswith("kernel") else shape
+
+
+def _number_layers(name: str) -> str:
+  before = "encoder.layer."
+  if not name.startswith(before):
+    return name
+  return f"{before}{{}}.{name.removeprefix(before)}"
+
+
+BERT = Layout(
+  anchor="embeddings.word_embeddings.weight",
+  ignored=("cls.", "pooler.", "embeddings.position_ids"),
+  rename=_number_layers,
+  loader="AutoModel",
+)
+
+
+class Tensors:
+  """The tensors of a folder by canonical name, read when asked for.
+
+  Attributes:
+    layout: whose names they are.
+    raw: canonical name -> name in the file; what is deleted from it counts as
+      absent.
+  """
+
+  def __init__(self, files: Mapping[str, Any], layout: Layout):
     """Takes the name in the file -> the open safetensors file."""
-    anchor = next((name for name in files if name.endswith(_ANCHOR)), _ANCHOR)
-    prefix = anchor.removesuffix(_ANCHOR)
+    self.layout = layout
+    suffix = layout.anchor
+    anchor = next((name for name in files if name.endswith(suffix)), suffix)
+    prefix = anchor.removesuffix(suffix)
     self.raw = {_canonical(name, prefix): name for name in files}
     self._files = files
 
@@ -52,8 +111,12 @@ class Tensors:
 
 
 @contextlib.contextmanager
-def open_tensors(directory: Path) -> Iterator[Tensors]:
+def open_tensors(directory: Path, layout: Layout) -> Iterator[Tensors]:
   """Opens the safetensors file or shards of a folder, memory-mapped.
+
+  Args:
+    directory: the folder.
+    layout: whose names to expect.
 
   Raises:
     FileNotFoundError: there are no weights.
@@ -61,7 +124,7 @@ def open_tensors(directory: Path) -> Iterator[Tensors]:
   """
   with contextlib.ExitStack() as stack:
     files: dict[str, Any] = {}
-    for path in _weight_files(directory):
+    for path in _weight_files(directory, layout.loader):
       if not path.is_file():
         raise FileNotFoundError(f"{path}: the shard index names it; copy it.")
       try:
@@ -71,10 +134,10 @@ def open_tensors(directory: Path) -> Iterator[Tensors]:
           f"{path}: not a readable safetensors file ({error}); copy it again."
         ) from error
       files |= dict.fromkeys(opened.keys(), opened)
-    yield Tensors(files)
+    yield Tensors(files, layout)
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def _weight_files(directory: Path, loader: str) -> list[Path]:
   index = directory / "model.safetensors.index.json"
   single = directory / "model.safetensors"
   if single.is_file():
@@ -88,9 +151,9 @@ def _weight_files(directory: Path) -> list[Path]:
   if (directory / "pytorch_model.bin").is_file():
     raise ValueError(
       f"{directory / 'pytorch_model.bin'}: pickled weights can run code and "
-      "are not read; convert them once where you trust them: AutoModel"
-      ".from_pretrained(DIR).save_pretrained(DIR) of transformers writes "
-      "model.safetensors."
+      "are not read; convert them once where you trust them: "
+      f"{loader}.from_pretrained(DIR).save_pretrained(DIR) of transformers "
+      "writes model.safetensors."
     )
   raise FileNotFoundError(f"{single}: there is no such file, nor an index.")
 
@@ -119,21 +182,6 @@ def _flatten(tree: Any) -> list[tuple[str, Any]]:
   ]
 
 
-def _published_names(path: str, leaf: Any) -> list[str]:
-  """Names of the tensors that one of our leaves is made of, in layer order."""
-  stem, _, last = path.rpartition(".")
-  name = f"{stem}.{_LEAVES[last]}"
-  if not name.startswith(_STACKED):
-    return [name]
-  rest = name.removeprefix(_STACKED)
-  return [f"{_STACKED}{i}.{rest}" for i in range(leaf.shape[0])]
-
-
-def _published_shape(path: str, leaf: Any) -> tuple[int, ...]:
-  shape = leaf.shape[1:] if path.startswith(_STACKED) else leaf.shape
-  return shape[::-1] if path.endswith("kernel") else shape
-
-
 def read_tree(
   tensors: Tensors, spec: Any, where: Path
 ) -> tuple[Any, list[str]]:
@@ -151,26 +199,25 @@ def read_tree(
     ValueError: names or shapes differ; all that is missing is listed with `-`,
       all that is too much with `+`.
   """
-  paths = _flatten(spec)
+  paths, layout = _flatten(spec), tensors.layout
   wanted = {
-    name: _published_shape(path, leaf)
+    name: layout.shape(path, leaf)
     for path, leaf in paths
-    for name in _published_names(path, leaf)
+    for name in layout.names(path, leaf)
   }
   ignored = [
     name
     for name in tensors.raw
-    if name not in wanted and name.startswith(_IGNORED)
+    if name not in wanted and name.startswith(layout.ignored)
   ]
   found = {name: tensors.shape(name) for name in tensors.raw.keys() - ignored}
   _check_same(wanted, found, where)
 
   def leaf_array(path: str, leaf: Any) -> jax.Array:
-    names = _published_names(path, leaf)
-    arrays = [tensors.read(name) for name in names]
+    arrays = [tensors.read(name) for name in layout.names(path, leaf)]
     if path.endswith("kernel"):
       arrays = [array.T for array in arrays]
-    stacked = path.startswith(_STACKED)
+    stacked = "{}" in layout.template(path)
     return jnp.asarray(np.stack(arrays) if stacked else arrays[0])
 
   leaves = [leaf_array(path, leaf) for path, leaf in paths]
@@ -199,22 +246,24 @@ def _check_same(
 
 
 def write_tree(
-  path: Path, tree: Any, rename: Callable[[str], str] = lambda name: name
+  path: Path,
+  tree: Any,
+  layout: Layout,
+  rename: Callable[[str], str] = lambda name: name,
 ) -> None:
   """Writes a tree as a safetensors file with published names, float32.
 
   Args:
     path: file to write.
     tree: our parameters; must be addressable by this process.
+    layout: whose names to write.
     rename: maps a canonical name to the name in the file.
   """
   tensors = {}
   for name, leaf in _flatten(tree):
     array = np.asarray(leaf, np.float32)
-    layers = array if name.startswith(_STACKED) else [array]
-    for published, layer in zip(
-      _published_names(name, leaf), layers, strict=True
-    ):
+    layers = array if "{}" in layout.template(name) else [array]
+    for published, layer in zip(layout.names(name, leaf), layers, strict=True):
       layer = layer.T if name.endswith("kernel") else layer
       # save_file writes the buffer of a transposed view in the wrong order.
       tensors[rename(published)] = np.ascontiguousarray(layer)

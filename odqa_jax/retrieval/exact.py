@@ -56,19 +56,63 @@ def search(
     ValueError: if k is out of range, or the queries have another width, shape
       or type than the index takes, or are not finite.
   """
-  if not 1 <= k <= index.count:
-    raise ValueError(
-      f"k={k} is out of range for an index of {index.count} rows; "
-      f"choose 1 <= k <= {index.count}."
-    )
+  _check_k(k, index.count)
   host = _checked_queries(queries, index.width)
   if not len(host):
     return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32)
   placed = jax.make_array_from_callback(
     host.shape, replicated(index.mesh), lambda where: host[where]
   )
-  run = _searcher(index.mesh, k)
-  return run(placed, index.embeddings, np.int32(index.count))
+  return search_placed(index.mesh, index.embeddings, index.count, placed, k)
+
+
+def search_placed(
+  mesh: Mesh,
+  embeddings: Float[Array, "n_padded e"],
+  count: int,
+  queries: Float[Array, "b w"],
+  k: int,
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+  """`search` for queries on the devices: nothing comes to the host.
+
+  Only shapes are checked: a query that is not finite gets rows of the index,
+  but not the best ones. May be called within `jax.jit`, and where transfers
+  are forbidden.
+
+  Args:
+    mesh: where the embeddings lie.
+    embeddings: as in `Index`.
+    count: how many of the rows are passages.
+    queries: [b, e] float32, b ≥ 1, best replicated over `mesh`; else they are
+      gathered first.
+    k: how many rows, 1 ≤ k ≤ `count`.
+
+  Returns:
+    As `search`.
+
+  Raises:
+    ValueError: if k is out of range, or the queries have another width, no
+      rows, or another type than float32.
+  """
+  _check_k(k, count)
+  (b, w), width = queries.shape, embeddings.shape[1]
+  if w != width or not b or queries.dtype != jnp.float32:
+    raise ValueError(
+      f"queries are {queries.dtype} [{b}, {w}]; search_placed takes float32 "
+      f"[questions, {width}], the width of the index, for 1 question or more."
+    )
+  # The one number that travels, to the devices, is meant.
+  with jax.transfer_guard_host_to_device("allow"):
+    return _searcher(mesh, k)(queries, embeddings, np.int32(count))
+
+
+def _check_k(k: int, count: int) -> None:
+  """Raises a ValueError unless an index of `count` rows has k best ones."""
+  if not 1 <= k <= count:
+    raise ValueError(
+      f"k={k} is out of range for an index of {count} rows; "
+      f"choose 1 <= k <= {count}."
+    )
 
 
 def _checked_queries(

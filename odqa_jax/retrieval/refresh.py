@@ -1,0 +1,353 @@
+"""Renewing an index while the encoder that made it is being trained.
+
+    refresher = Refresher("snapshot", 500, encode, corpus, mesh, max_length=256)
+    state = refresher.begin(index, params, step=0)
+    for step in 1, 2, …:
+      … train on refresher.index(state) …
+      state = refresher.advance(state, params, step)
+
+A round is `every` training steps, in which every row is made anew once:
+
+- `blocking` embeds the whole corpus at the end of the round: a fresh index
+  after a pause;
+- `snapshot` copies the weights at the beginning of the round, embeds a share of
+  the corpus with the copy after each step, and puts the new index in the old
+  one's place at the end. What is searched is then `every` steps old, and
+  nearly 2·`every` before the next one: the ages of "End-to-End Training of
+  Neural Retrievers", which has half of its devices do nothing else;
+- `rolling` writes a share over the searched rows after each step, with the
+  weights of that step: one index in memory instead of two, `every`/2 steps old
+  on average.
+
+The share of a step is a range of `reembed`'s batches, all of about one size;
+where there are fewer batches than steps, some steps have none.
+
+The state is a tree of arrays. Saved and restored beside the training state, in
+the middle of a round too, it goes on with the same bits.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from odqa_jax.mesh import replicated, row_sharding, to_host
+from odqa_jax.retrieval.embed import Passages
+from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval.reembed import EncodeWith, Reembedder
+from odqa_jax.retrieval.storage import DTYPES
+
+MODES = ("none", "blocking", "snapshot", "rolling")
+
+
+class RefreshState(NamedTuple):
+  """The index in use, and what there is of the next one.
+
+  Attributes:
+    embeddings: [n_padded, e], the rows that are searched.
+    building: [n_padded, e], rows of the next index, `snapshot` only; those
+      that are not made yet hold what does not matter.
+    frozen: the weights that `building` is made with, `snapshot` only.
+    versions: [s] int32, the training steps whose weights made the searched
+      rows: one for all, or in mode `rolling` one for every step's share.
+    began: int32 scalar, the training step at which this round began; `frozen`
+      are the weights of that step. How far the round is follows from the step.
+    division: int32 scalar, `Refresher.division`.
+  """
+
+  embeddings: Any
+  building: Any
+  frozen: Any
+  versions: Any
+  began: Any
+  division: Any
+
+
+class Refresher:
+  """Renews an index: all that stays the same during a run.
+
+  Args:
+    mode: one of `MODES`; `none` never changes the index.
+    every: training steps of a round.
+    encode: `(params, ids [n, l], lengths [n]) -> [n, e]`; traced within
+      `jax.shard_map`, so it must not name axes of the mesh.
+    corpus: the passages, row for row those of the index.
+    mesh: where the index lies.
+    max_length: tokens of the longest packed passage; longer ones are cut.
+    dtype: of the rows, `float32` or `bfloat16`.
+    batch_tokens: padded tokens that one device encodes at once, about; by
+      default what suits the device.
+
+  Raises:
+    ValueError: if the mode or the type is unknown, `every` is less than 1, or
+      the corpus is empty.
+
+  Attributes:
+    division: a checksum of the batches that the corpus falls into; a state can
+      be resumed only where it is the same.
+  """
+
+  def __init__(
+    self,
+    mode: str,
+    every: int,
+    encode: EncodeWith,
+    corpus: Passages,
+    mesh: Mesh,
+    *,
+    max_length: int,
+    dtype: str = "float32",
+    batch_tokens: int | None = None,
+  ) -> None:
+    _check(mode, every, corpus, dtype)
+    self.mode, self.every, self.mesh = mode, every, mesh
+    self._encode, self._corpus = encode, corpus
+    self._max_length, self._dtype = max_length, dtype
+    self._reembedder = Reembedder(
+      encode, corpus, mesh, max_length=max_length, batch_tokens=batch_tokens
+    )
+    self.division = self._reembedder.division
+    # Passages of every step's share, for their mean version.
+    done = np.insert(np.cumsum(self._reembedder.passages()), 0, 0)
+    shares = [done[self._share(i).stop] for i in range(every)]
+    self._passages = np.diff(shares, prepend=0)
+    # jit may hand the buffers of a plain identity on, and the training step
+    # donates them.
+    self._copy = jax.jit(
+      lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh)
+    )
+    self._zeros = jax.jit(
+      functools.partial(jnp.zeros, dtype=DTYPES[dtype]),
+      static_argnums=0,
+      out_shardings=row_sharding(mesh),
+    )
+
+  @property
+  def changes(self) -> bool:
+    """Whether the index ever changes.
+
+    Where it does not, a run that began with an index on disk need not save the
+    state: it can `begin` with the same one again.
+    """
+    return self.mode != "none"
+
+  def begin(self, index: Index | None, params: Any, step: int) -> RefreshState:
+    """The state after `step` updates, when the first round begins.
+
+    Args:
+      index: what is searched first, made by these weights. The state takes it
+        over: a later `advance` donates its arrays. None has it made now.
+      params: what `encode` takes; copied where they are kept.
+      step: updates made so far.
+
+    Raises:
+      ValueError: if the index is not one of this corpus, type, width and mesh.
+    """
+    if index is not None:
+      self._check_index(index, params)
+      rows = index.embeddings
+    else:
+      everything = range(len(self._reembedder))
+      rows = self._zeros(self.abstract(params).embeddings.shape)
+      rows = self._reembedder.embed(rows, params, everything)
+    snapshot = self.mode == "snapshot"
+    return RefreshState(
+      embeddings=rows,
+      building=self._zeros(rows.shape) if snapshot else None,
+      frozen=self._copy(params) if snapshot else None,
+      versions=self._place([step] * self._versions),
+      began=self._place(step),
+      division=self._place(self.division),
+    )
+
+  def abstract(self, params: Any) -> RefreshState:
+    """Shapes, types and shardings of a state, to restore it with.
+
+    Args:
+      params: what `encode` takes; arrays or `ShapeDtypeStruct`s.
+    """
+
+    def everywhere(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
+
+    rows = jax.ShapeDtypeStruct(
+      (self._reembedder.padded, self._width(params)),
+      DTYPES[self._dtype],
+      sharding=row_sharding(self.mesh),
+    )
+    copied = jax.tree.map(lambda x: everywhere(x.shape, x.dtype), params)
+    snapshot = self.mode == "snapshot"
+    return RefreshState(
+      embeddings=rows,
+      building=rows if snapshot else None,
+      frozen=copied if snapshot else None,
+      versions=everywhere((self._versions,), np.int32),
+      began=everywhere((), np.int32),
+      division=everywhere((), np.int32),
+    )
+
+  def check_division(self, saved: int) -> None:
+    """Refuses to go on with a state that was begun with other batches.
+
+    Which rows are made already would not be known. `advance` checks it; a
+    caller that saves `division` can check it before anything is restored.
+
+    Raises:
+      ValueError: if `saved` is not this refresher's division.
+    """
+    if saved != self.division:
+      raise ValueError(
+        f"this refresh of the index was begun with other batches (checksum "
+        f"{saved}, here {self.division}): on another number or kind of "
+        f"devices, of which there are {self.mesh.size} now, or with another "
+        "corpus or passage length; resume with those of before."
+      )
+
+  def advance(
+    self, state: RefreshState, params: Any, step: int
+  ) -> RefreshState:
+    """Does what falls due after an update.
+
+    Args:
+      state: the state after the update before; must not be used again, for
+        arrays that are written to are donated.
+      params: the weights after this update; copied where they are kept.
+      step: the number of updates made, this one included.
+
+    Raises:
+      ValueError: if a step was left out, or the state is of another division.
+    """
+    if self.mode == "none":
+      return state
+    self.check_division(int(self._read(state.division)))
+    began = int(self._read(state.began))
+    at = step - began - 1
+    if not 0 <= at < self.every:
+      raise ValueError(
+        f"advance was called for step {step} in the round of the steps "
+        f"{began + 1} to {began + self.every}; call it once after every step."
+      )
+    ends = at + 1 == self.every
+    if self.mode == "blocking" and ends:
+      everything = range(len(self._reembedder))
+      rows = self._reembedder.embed(state.embeddings, params, everything)
+      state = state._replace(embeddings=rows, versions=self._place([step]))
+    elif self.mode == "rolling":
+      rows = self._reembedder.embed(state.embeddings, params, self._share(at))
+      versions = self._read(state.versions).tolist()
+      versions[at] = step
+      state = state._replace(embeddings=rows, versions=self._place(versions))
+    elif self.mode == "snapshot":
+      share = self._share(at)
+      rows = self._reembedder.embed(state.building, state.frozen, share)
+      state = state._replace(building=rows)
+      if ends:
+        state = state._replace(
+          embeddings=state.building,
+          building=state.embeddings,
+          frozen=self._copy(params),
+          versions=self._place([began]),
+        )
+    return state._replace(began=self._place(step)) if ends else state
+
+  def age(self, state: RefreshState, step: int) -> float:
+    """Training steps since the searched rows were made, on average."""
+    return step - self._version(state)
+
+  def index(self, state: RefreshState) -> Index:
+    """What is searched now; valid until the next `advance`.
+
+    In the manifest stands, as `version`, the training step whose weights made
+    it (the mean, where rows differ), and no encoder's fingerprint.
+    """
+    version = self._version(state)
+    manifest = {
+      "encoder": f"the weights of training step {version:.10g}",
+      "corpus": self._corpus.fingerprint,
+      "tokenizer": self._corpus.manifest["tokenizer"],
+      "dtype": self._dtype,
+      "max_length": self._max_length,
+      "count": len(self._corpus),
+      "version": version,
+    }
+    return Index(state.embeddings, len(self._corpus), manifest, self.mesh)
+
+  @property
+  def _versions(self) -> int:
+    """How many versions the state holds."""
+    return self.every if self.mode == "rolling" else 1
+
+  def _share(self, at: int) -> range:
+    """The batches of the step `at` of a round, from 0."""
+    batches = len(self._reembedder)
+    return range(batches * at // self.every, batches * (at + 1) // self.every)
+
+  def _version(self, state: RefreshState) -> float:
+    """The mean version of the searched rows."""
+    versions = self._read(state.versions)
+    weights = self._passages if self.mode == "rolling" else None
+    return float(np.average(versions, weights=weights))
+
+  def _width(self, params: Any) -> int:
+    """The width of what the encoder makes."""
+    ids = jax.ShapeDtypeStruct((1, self._max_length), np.int32)
+    lengths = jax.ShapeDtypeStruct((1,), np.int32)
+    return jax.eval_shape(self._encode, params, ids, lengths).shape[-1]
+
+  def _check_index(self, index: Index, params: Any) -> None:
+    """Refuses an index whose rows this refresher cannot replace."""
+    pairs: dict[str, tuple[Any, Any]] = {
+      "corpus": (index.manifest.get("corpus"), self._corpus.fingerprint),
+      "count": (index.count, len(self._corpus)),
+      "dtype": (index.embeddings.dtype.name, self._dtype),
+      "width": (index.width, self._width(params)),
+      "mesh": (index.mesh, self.mesh),
+    }
+    wrong = [
+      f"its {name} is {theirs}, not {ours}"
+      for name, (theirs, ours) in pairs.items()
+      if theirs != ours
+    ]
+    if wrong:
+      raise ValueError(
+        f"this index cannot be renewed here: {'; '.join(wrong)}. Begin with "
+        "one made from this corpus by this encoder, opened on this mesh."
+      )
+
+  def _place(self, value: int | list[int]) -> Array:
+    """Numbers of the host, int32, on every device."""
+    held = np.array(value, np.int32)
+    with jax.transfer_guard("allow"):
+      return jax.make_array_from_callback(
+        held.shape, replicated(self.mesh), lambda where: held[where]
+      )
+
+  def _read(self, value: Array) -> np.ndarray:
+    """The reverse of `_place`; these arrays wait for no computation."""
+    with jax.transfer_guard("allow"):
+      return np.asarray(to_host(value))
+
+
+def _check(mode: str, every: int, corpus: Passages, dtype: str) -> None:
+  """Refuses settings that mean nothing."""
+  if mode not in MODES:
+    raise ValueError(
+      f"config.retrieval.refresh={mode!r} is not known; choose one of "
+      f"{', '.join(MODES)}."
+    )
+  if every < 1:
+    raise ValueError(
+      f"config.retrieval.refresh_every={every} must be 1 or more: the training "
+      "steps in which every row is made anew once."
+    )
+  if dtype not in DTYPES:
+    raise ValueError(
+      f"config.retrieval.dtype={dtype!r} is not known; choose one of "
+      f"{', '.join(DTYPES)}."
+    )
+  if not len(corpus):
+    raise ValueError("the corpus is empty; an index needs a passage.")

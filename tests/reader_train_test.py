@@ -1,0 +1,242 @@
+"""End-to-end training: it runs, resumes bit for bit, and refuses bad input."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from odqa_jax import train as train_module
+from odqa_jax.checkpoint import restore_params
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.question_sets import Question, write_questions
+from odqa_jax.mesh import make_mesh, replicated
+from odqa_jax.run import Interrupted
+from odqa_jax.train import train
+
+
+@pytest.fixture(autouse=True)
+def one_device(request, monkeypatch):
+  """Training runs on one device unless a test is marked to use all eight."""
+  if "eight_devices" not in request.keywords:
+    one = make_mesh(devices=jax.devices()[:1])
+    monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+
+
+@pytest.fixture
+def reading(toy_config):
+  """A function that makes a small config of a task with a reader."""
+
+  def make(task="individual", **settings):
+    return toy_config(
+      **{
+        "task": task,
+        "batch_size": 8,
+        "steps": 5,
+        "log_every": 1,
+        "checkpoint.every": 5,
+        "data.source": "answers",
+        "data.reader_length": 96,
+        "data.answer_length": 16,
+        "model.dropout": 0.1,
+        "reader.preset": "tiny",
+        "reader.scan": False,
+        "retrieval.k": 2,
+        "objective.context_encoder": task == "individual",
+      }
+      | settings
+    )
+
+  return make
+
+
+def params_of(workdir: Path):
+  return jax.device_get(restore_params(workdir, replicated(make_mesh()))[0])
+
+
+def metrics_of(workdir: Path) -> list[dict]:
+  rows = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(row).items() if not k.startswith("time/")}
+    for row in rows
+  ]
+
+
+def stop_at(monkeypatch, step: int) -> None:
+  """Makes the loop believe that it was asked to stop after `step`."""
+  from odqa_jax.checkpoint import Checkpoints
+
+  monkeypatch.setattr(
+    Checkpoints, "should_stop", lambda self, at, asked: at == step
+  )
+
+
+@pytest.mark.parametrize(
+  ("task", "settings"),
+  [
+    ("individual", {"retrieval.refresh": "snapshot"}),
+    ("individual", {"retrieval.refresh": "rolling"}),
+    ("individual", {"retrieval.refresh": "blocking"}),
+    ("joint", {}),
+  ],
+)
+def test_resume_in_the_middle_of_a_refresh_is_bit_exact(
+  tmp_path, reading, monkeypatch, task, settings
+):
+  """Stopped after step 3 of a round of 4, with dropout on."""
+  config = reading(task, **settings, **{"retrieval.refresh_every": 4})
+  train(config, tmp_path / "whole")
+  with monkeypatch.context() as patch:
+    stop_at(patch, 3)
+    with pytest.raises(Interrupted):
+      train(config, tmp_path / "parts")
+  train(config, tmp_path / "parts")
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    params_of(tmp_path / "whole"),
+    params_of(tmp_path / "parts"),
+  )
+  assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
+
+
+def test_ages_of_the_index_are_logged(tmp_path, reading):
+  ages = {}
+  for mode in ("none", "blocking", "snapshot"):
+    config = reading(
+      **{"retrieval.refresh": mode, "retrieval.refresh_every": 2}
+    )
+    train(config, tmp_path / mode)
+    ages[mode] = [row["index_age"] for row in metrics_of(tmp_path / mode)]
+  assert ages == {
+    "none": [1, 2, 3, 4, 5],
+    "blocking": [1, 0, 1, 0, 1],
+    "snapshot": [1, 2, 3, 2, 3],
+  }
+
+
+def test_what_is_frozen_does_not_move_and_the_rest_does(tmp_path, reading):
+  moved = {}
+  for task in ("individual", "joint", "fid"):
+    config = reading(task, steps=2, **{"checkpoint.every": 1})
+    config.unlock()
+    config.checkpoint.keep = 2
+    train(config, tmp_path / task)
+    first, last = (
+      params_of(tmp_path / task / "checkpoints" / str(step)) for step in (1, 2)
+    )
+    moved[task] = {
+      name: not np.array_equal(x, y)
+      for name, x, y in (
+        (n, *(self_leaf(p, n) for p in (first, last)))
+        for n in ("question", "passage", "reader")
+      )
+    }
+  assert moved == {
+    "individual": {"question": True, "passage": True, "reader": True},
+    "joint": {"question": True, "passage": False, "reader": True},
+    "fid": {"question": False, "passage": False, "reader": True},
+  }
+
+
+def self_leaf(params, name):
+  """One kernel of a network."""
+  if name == "reader":
+    return params["reader"]["shared"]["embedding"]
+  layer = params["retriever"][name]["encoder"]["layer"]
+  return layer["attention"]["self"]["query"]["kernel"]
+
+
+@pytest.mark.eight_devices
+def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
+  config = reading(
+    steps=3, **{"retrieval.refresh": "rolling", "retrieval.refresh_every": 2}
+  )
+  eight = train(config, tmp_path / "eight")
+  one = make_mesh(devices=jax.devices()[:1])
+  monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+  single = train(config, tmp_path / "one")
+  np.testing.assert_allclose(eight["loss"], single["loss"], rtol=1e-4)
+  a, b = params_of(tmp_path / "eight"), params_of(tmp_path / "one")
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-2, atol=2e-4), a, b
+  )
+
+
+def test_stages_hand_on_retriever_and_reader(tmp_path, reading):
+  train(reading("fid", steps=2), tmp_path / "fid")
+  figures = train(
+    reading("individual", steps=1, init_from=str(tmp_path / "fid")),
+    tmp_path / "individual",
+  )
+  assert "initial reader: step 2" in figures["initial"]
+  with pytest.raises(ValueError, match=r"the reader of .* is another model"):
+    config = reading("joint", init_from=str(tmp_path / "fid"))
+    config.unlock()
+    config.reader.flags = True
+    train(config, tmp_path / "other")
+
+
+def test_closed_book_reads_no_passage(tmp_path, reading):
+  figures = train(reading("fid", steps=1, **{"retrieval.k": 0}), tmp_path / "w")
+  assert figures["answer_in_top_k"] == 0
+  assert not (tmp_path / "w" / "index").exists()
+
+
+@pytest.mark.parametrize(
+  ("task", "settings", "message"),
+  [
+    ("individual", {"retrieval.k": 201}, r"k=201, but the corpus .* has 200"),
+    ("individual", {"data.source": "pairs"}, r"source='pairs' does not go"),
+    ("contrastive", {}, r"source='answers' does not go"),
+    (
+      "joint",
+      {"retrieval.refresh": "rolling"},
+      r"refresh='rolling', but .*'joint'",
+    ),
+    ("individual", {"data.answer_length": 2}, r"answer_length=2; raise that"),
+    ("individual", {"data.source": "salient"}, r"odqa prepare --spans"),
+    ("individual", {"reader.init_from": "/nowhere"}, r"holds no reader"),
+    ("individual", {"reader.preset": "huge"}, r"preset='huge'; known: \["),
+    ("individual", {"retrieval.refresh": "often"}, r"refresh='often'"),
+  ],
+)
+def test_bad_settings_are_refused_by_name(
+  tmp_path, reading, task, settings, message
+):
+  with pytest.raises(ValueError, match=message):
+    train(reading(task, **settings), tmp_path / "w")
+
+
+def test_questions_without_answers_are_refused(tmp_path, reading):
+  write_questions(
+    [Question("q1", "who is it", ("a king",)), Question("q2", "and who", ())],
+    tmp_path / "set",
+    "set",
+  )
+  config = reading(**{"data.questions": str(tmp_path / "set")})
+  with pytest.raises(ValueError, match="question q2 has no answer"):
+    train(config, tmp_path / "w")
+
+
+def test_an_index_of_another_encoder_is_refused(tmp_path, reading):
+  train(reading("fid", steps=1), tmp_path / "fid")
+  index = str(tmp_path / "fid" / "index")
+  with pytest.raises(ValueError, match="encoder is"):
+    train(
+      reading("fid", steps=1, seed=99, **{"retrieval.index": index}),
+      tmp_path / "other",
+    )
+
+
+def test_the_corpus_of_the_reader_must_be_the_same(tmp_path, reading, toy_data):
+  other = tmp_path / "corpus.jsonl"
+  other.write_text('{"id": "a", "title": "A", "text": "Some text."}\n')
+  from odqa_jax.data.corpus import build_corpus
+
+  build_corpus(
+    [str(other)], tmp_path / "corpus", Corpus(toy_data / "corpus").tokenizer
+  )
+  config = reading(**{"data.reader_corpus": str(tmp_path / "corpus")})
+  with pytest.raises(ValueError, match="holds other passages"):
+    train(config, tmp_path / "w")
