@@ -286,12 +286,13 @@ def read_batches(
     batch_size: questions at a time; rounded up to what the devices can share.
       The last batch is filled up with its own last question.
   """
-  devices = jax.process_count() * jax.local_device_count()
+  mesh = make_mesh(devices=jax.local_devices())
+  devices = jax.process_count() * mesh.size
   size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
   tokens = system.retriever.tokenizer.encode_batch(list(questions))
   reader_tokens = system.vocabulary.encode_batch(list(questions))
   lookup = system.with_passages if rows.shape[1] else system.closed_book
-  sharding = row_sharding(make_mesh(devices=jax.local_devices()))
+  sharding = row_sharding(mesh)
   for start in range(0, len(questions), size):
     chosen = np.arange(start, start + size).clip(max=len(questions) - 1)
     batch, found = _question_batch(

@@ -81,9 +81,7 @@ class Preset:
   supervised_rate: float = 1e-3
   test_questions: int = 500
   temperature: float = 1.0
-  reader: ReaderPreset | None = dataclasses.field(
-    default_factory=ReaderPreset
-  )
+  reader: ReaderPreset | None = dataclasses.field(default_factory=ReaderPreset)
 
 
 PRESETS = {

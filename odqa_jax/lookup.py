@@ -41,7 +41,6 @@ from odqa_jax.models.bert import DualEncoder
 from odqa_jax.retrieval.exact import search_placed
 from odqa_jax.retrieval.index import Index
 
-
 # What a search takes of a batch, in the order of its arguments.
 _SEARCHED = (
   "question_ids",

@@ -22,6 +22,7 @@ from odqa_jax.reading import (
   answer_mask,
   fused_log_likelihoods,
   read_passages,
+  read_with_spans,
   retrieval_scores,
   single_log_likelihoods,
   the_reader,
@@ -35,17 +36,11 @@ _Sums = Callable[[Params, Batch, PRNGKeyArray | None], Metrics]
 
 
 def _span_sums(
-  reader: T5, params: Params, memory: Float[Array, "b k l d"], batch: Batch
+  logits: Float[Array, "b m 2"], batch: Batch
 ) -> tuple[Float[Array, ""], Metrics]:
   """The auxiliary span loss, summed over the examples with an answer."""
-  b, k, l, d = memory.shape
-  logits = reader.span_logits(params["reader"], memory.reshape(b * k, l, d))
-  real = jnp.arange(l)[None, None, :] < batch["reader_lengths"][:, :, None]
-  logits = jnp.where(
-    real[..., None], logits.reshape(b, k, l, 2), objectives.MASKED
-  )
   losses, found = objectives.span_loss(
-    logits.reshape(b, k * l, 2), batch["answer_starts"], batch["answer_ends"]
+    logits, batch["answer_starts"], batch["answer_ends"]
   )
   weight = (batch["example_mask"] & found).astype(jnp.float32)
   total = jnp.sum(losses * weight)
@@ -128,7 +123,10 @@ def _reader_task(
     }
 
   def sums(params: Params, batch: Batch, rng: PRNGKeyArray | None) -> Metrics:
-    memory = read_passages(reader, params, batch, rng)
+    if span_weight:
+      memory, span_logits = read_with_spans(reader, params, batch, rng)
+    else:
+      memory = read_passages(reader, params, batch, rng)
     likelihoods, metrics = log_likelihoods(params, memory, batch, rng)
     weight = batch["example_mask"].astype(jnp.float32)
     total = jnp.sum(weight)
@@ -139,7 +137,7 @@ def _reader_task(
       "answer_in_top_k": (jnp.sum(in_top_k * weight), total),
     }
     if span_weight:
-      span_sum, span_metrics = _span_sums(reader, params, memory, batch)
+      span_sum, span_metrics = _span_sums(span_logits, batch)
       metrics |= span_metrics
       metrics["loss"] = (nll + span_weight * span_sum, total)
       metrics["answer_nll"] = (nll, total)

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_reader import ANSWER_LENGTH, save_workdir, small_system
+from small_reader import (
+  ANSWER_LENGTH,
+  one_device,
+  save_workdir,
+  small_system,
+  use_one_device,
+)
 
 from odqa_jax.answer import (
   Answer,
@@ -43,19 +49,27 @@ QUESTIONS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def mesh(request, monkeypatch):
+  """One device, unless a test is marked to use all eight."""
+  if "eight_devices" in request.keywords:
+    return make_mesh()
+  use_one_device(monkeypatch)
+  return one_device()
+
+
 @pytest.fixture(scope="module")
-def make_index(toy_data, tmp_path_factory):
+def index_folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("index")
+
+
+@pytest.fixture
+def make_index(index_folder, mesh):
   """The index of a system; all small systems of one seed share theirs."""
-  made = {}
 
   def make(system):
-    name = system.retriever.fingerprint
-    if name not in made:
-      folder = tmp_path_factory.mktemp("index") / "index"
-      made[name] = index_corpus(
-        system.retriever, system.corpus, folder, mesh=make_mesh()
-      )
-    return made[name]
+    folder = index_folder / system.retriever.fingerprint
+    return index_corpus(system.retriever, system.corpus, folder, mesh=mesh)
 
   return make
 
@@ -309,7 +323,7 @@ def test_a_closed_book_needs_no_index(toy_data, task):
   ],
 )
 def test_scores_are_the_likelihoods_that_training_maximises(
-  toy_data, make_index, task, settings
+  toy_data, make_index, mesh, task, settings
 ):
   """The same references through the training pipeline give the same loss."""
   system = small_system(task, toy_data, **settings)
@@ -327,7 +341,6 @@ def test_scores_are_the_likelihoods_that_training_maximises(
     answer_length=ANSWER_LENGTH,
   )
   batch = examples.batch(np.arange(16), np.random.default_rng(0), slice(None))
-  mesh = make_mesh()
   lookup = Lookup(
     config, system.models.encoder, corpus, system.inputs, mesh, k=4
   )
@@ -352,6 +365,28 @@ def test_scores_are_the_likelihoods_that_training_maximises(
 # ---- Batches, beams, weights ----
 
 
+@pytest.mark.eight_devices
+@pytest.mark.parametrize("task", ["individual", "joint"])
+def test_eight_devices_answer_like_one(
+  toy_data, make_index, tmp_path, monkeypatch, task
+):
+  system = small_system(task, toy_data)
+  eight = ask(system, make_index(system), QUESTIONS[:3])
+  use_one_device(monkeypatch)
+  system = small_system(task, toy_data)
+  index = index_corpus(
+    system.retriever, system.corpus, tmp_path / "index", mesh=one_device()
+  )
+  assert_same(ask(system, index, QUESTIONS[:3]), eight)
+
+
+def assert_same(answers: list[Answer], others: list[Answer]) -> None:
+  for a, b in zip(answers, others, strict=True):
+    assert [text for text, _ in a.candidates] == [t for t, _ in b.candidates]
+    assert [p.row for p in a.passages] == [p.row for p in b.passages]
+    assert a.log_prob == pytest.approx(b.log_prob, abs=1e-4)
+
+
 def test_batches_and_their_padding_change_nothing(toy_data, make_index):
   system = small_system("individual", toy_data)
   index = make_index(system)
@@ -363,13 +398,10 @@ def test_batches_and_their_padding_change_nothing(toy_data, make_index):
   assert calls == [(19, 19)]
   calls.clear()
   apart = ask(
-    system, index, texts, batch_size=3, progress=lambda *x: calls.append(x)
+    system, index, texts, batch_size=8, progress=lambda *x: calls.append(x)
   )
-  assert calls == [(8, 19), (16, 19), (19, 19)], "eight devices share a batch"
-  for a, b in zip(together, apart, strict=True):
-    assert [t for t, _ in a.candidates] == [t for t, _ in b.candidates]
-    assert [p.row for p in a.passages] == [p.row for p in b.passages]
-    assert a.log_prob == pytest.approx(b.log_prob, abs=1e-4)
+  assert calls == [(8, 19), (16, 19), (19, 19)]
+  assert_same(together, apart)
   assert ask(system, index, []) == []
 
 
@@ -548,6 +580,7 @@ def run(capsys, *args: object) -> tuple[int, str, str]:
   return code, captured.out, captured.err
 
 
+@pytest.mark.eight_devices
 def test_one_question_on_the_screen(
   capsys, toy_data, workdir, make_index, tmp_path
 ):
@@ -572,6 +605,7 @@ def test_one_question_on_the_screen(
   assert again[0] == 0
 
 
+@pytest.mark.eight_devices
 def test_a_set_into_a_file(capsys, toy_data, workdir, make_index, tmp_path):
   asked = toy_data / "questions" / "toy"
   out_file = tmp_path / "deep" / "answers.jsonl"
@@ -606,6 +640,7 @@ def test_a_set_into_a_file(capsys, toy_data, workdir, make_index, tmp_path):
     assert measured[name] == figures[name]
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize(
   "flags, message",
   [
@@ -627,6 +662,7 @@ def test_flags_that_do_not_go_together(
   assert message in err.splitlines()[-1]
 
 
+@pytest.mark.eight_devices
 def test_the_index_of_another_checkpoint(capsys, toy_data, workdir, tmp_path):
   other = small_system("individual", toy_data, seed=1)
   index_corpus(

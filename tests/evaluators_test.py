@@ -6,7 +6,12 @@ import re
 import jax
 import numpy as np
 import pytest
-from small_reader import ANSWER_LENGTH, small_system
+from small_reader import (
+  ANSWER_LENGTH,
+  one_device,
+  small_system,
+  use_one_device,
+)
 
 from odqa_jax import evaluators
 from odqa_jax.answer import (
@@ -23,8 +28,12 @@ from odqa_jax.evaluate import (
   recall_table,
 )
 from odqa_jax.evaluators import dev_questions, make_evaluator
-from odqa_jax.mesh import make_mesh
 from odqa_jax.retriever import index_corpus, search_questions
+
+
+@pytest.fixture(autouse=True)
+def only_one_device(monkeypatch):
+  use_one_device(monkeypatch)
 
 
 def answer(text: str) -> Answer:
@@ -95,7 +104,7 @@ def evaluator_of(system, tmp_path):
     system.models,
     system.corpus,
     system.inputs,
-    make_mesh(),
+    one_device(),
     tmp_path,
   )
 
@@ -116,7 +125,7 @@ def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
   questions = list(QuestionSet(dev))
   texts = [q.question for q in questions]
   index = index_corpus(
-    system.retriever, system.corpus, tmp_path / "i", mesh=make_mesh()
+    system.retriever, system.corpus, tmp_path / "i", mesh=one_device()
   )
   scores, rows = search_questions(
     system.retriever, index, system.corpus, texts, k=100
@@ -165,7 +174,7 @@ def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
 def test_the_live_index_is_not_made_again(toy_data, dev, tmp_path, monkeypatch):
   system = small_system("fid", toy_data, **settings(dev))
   index = index_corpus(
-    system.retriever, system.corpus, tmp_path / "i", mesh=make_mesh()
+    system.retriever, system.corpus, tmp_path / "i", mesh=one_device()
   )
   evaluate = evaluator_of(system, tmp_path / "w")
   made = evaluate(system.params, None)
@@ -235,7 +244,7 @@ def test_a_retriever_is_measured_by_recall_alone(toy_data, dev, tmp_path):
   options = settings(dev, **{"evaluate.best": "gold@5"})
   system = small_system("individual", toy_data, **options)
   evaluate = make_evaluator(
-    system.config, system.models, system.corpus, None, make_mesh(), tmp_path
+    system.config, system.models, system.corpus, None, one_device(), tmp_path
   )
   figures = evaluate(system.retriever.params, None)
   assert list(figures) == [
@@ -244,7 +253,7 @@ def test_a_retriever_is_measured_by_recall_alone(toy_data, dev, tmp_path):
   bad = small_system("individual", toy_data, **settings(dev))
   with pytest.raises(ValueError, match="best='em' is not measured"):
     make_evaluator(
-      bad.config, bad.models, bad.corpus, None, make_mesh(), tmp_path
+      bad.config, bad.models, bad.corpus, None, one_device(), tmp_path
     )
   off = small_system("individual", toy_data)
   assert evaluator_of(off, tmp_path) is None

@@ -266,7 +266,10 @@ def test_metrics_say_what_they_are_called():
   config = make_config("individual", **{"retrieval.null_document": True})
   _, metrics, _, params = loss_and_gradients(config, models, batch)
   scores = np.asarray(
-    retrieval_scores(config, models, params, jax.tree.map(jnp.asarray, batch), None), np.float64
+    retrieval_scores(
+      config, models, params, jax.tree.map(jnp.asarray, batch), None
+    ),
+    np.float64,
   )
   probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
   entropy = -(probs * np.log(probs)).sum(1).mean()

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from odqa_jax import retriever as retriever_module
 from odqa_jax import train as train_module
 from odqa_jax.checkpoint import restore_params
 from odqa_jax.data.corpus import Corpus
@@ -20,8 +21,13 @@ from odqa_jax.train import train
 def one_device(request, monkeypatch):
   """Training runs on one device unless a test is marked to use all eight."""
   if "eight_devices" not in request.keywords:
-    one = make_mesh(devices=jax.devices()[:1])
-    monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+    use_one_device(monkeypatch)
+
+
+def use_one_device(monkeypatch):
+  one = make_mesh(devices=jax.devices()[:1])
+  for module in (train_module, retriever_module):
+    monkeypatch.setattr(module, "make_mesh", lambda *_, **__: one)
 
 
 @pytest.fixture
@@ -153,8 +159,7 @@ def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
     steps=3, **{"retrieval.refresh": "rolling", "retrieval.refresh_every": 2}
   )
   eight = train(config, tmp_path / "eight")
-  one = make_mesh(devices=jax.devices()[:1])
-  monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+  use_one_device(monkeypatch)
   single = train(config, tmp_path / "one")
   np.testing.assert_allclose(eight["loss"], single["loss"], rtol=1e-4)
   a, b = params_of(tmp_path / "eight"), params_of(tmp_path / "one")

@@ -6,20 +6,36 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from odqa_jax import answer, answer_system, retriever
 from odqa_jax.answer import ReadingSystem, make_system
 from odqa_jax.checkpoint import Checkpoints
 from odqa_jax.config import base_config
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.reader_inputs import ReaderInputs
 from odqa_jax.data.reader_vocabulary import WordPieceVocabulary
+from odqa_jax.mesh import make_mesh
 from odqa_jax.models.bert import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.t5 import T5, T5Config
 from odqa_jax.task import Models
 from odqa_jax.tasks import make_task
 
 ANSWER_LENGTH = 6
+# What puts arrays on devices while answering.
+PLACES = (answer, answer_system, retriever)
+
+
+def one_device() -> Mesh:
+  return make_mesh(devices=jax.devices()[:1])
+
+
+def use_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+  """One device compiles in half the time of eight; the mesh is `one_device`."""
+  for module in PLACES:
+    monkeypatch.setattr(module, "make_mesh", lambda **_: one_device())
 
 
 def reader_config(task: str, data: Path, **settings: Any) -> ConfigDict:
@@ -32,8 +48,8 @@ def reader_config(task: str, data: Path, **settings: Any) -> ConfigDict:
   config.data.reader_length = 64
   config.data.answer_length = ANSWER_LENGTH
   config.retrieval.k = 4
-  # Otherwise random embeddings are so alike that all passages weigh the same.
-  config.objective.temperature = 0.02
+  # Random embeddings are alike: passages should neither be equal nor one alone.
+  config.objective.temperature = 0.2
   config.update_from_flattened_dict(settings)
   return config.lock()
 

@@ -130,6 +130,7 @@ def test_names_are_the_published_ones():
     "decoder/mixing/kernel",
     "flags/embedding",
     "span_head/kernel",
+    "span_head/marks",
   }
 
 
@@ -653,19 +654,32 @@ def test_flags_and_model_must_fit(flags, given):
     model.encode(params, IDS, LENGTHS.reshape(-1), flags=given)
 
 
-def test_span_logits_are_a_linear_map_in_float32():
+def test_span_scores_and_marks_equal_numpy():
+  """States + p(start)·m₀ + p(end)·m₁ + (begun and not ended)·m₂."""
   config = dataclasses.replace(TINY, span_head=True)
   model, params = reader(config)
-  rng = np.random.default_rng(3)
-  memory = jnp.asarray(rng.normal(0, 1, (5, L, 16)), jnp.float32)
-  got = model.span_logits(params, memory)
-  kernel = np.asarray(params["span_head"]["kernel"], np.float64)
-  np.testing.assert_allclose(got, np.asarray(memory) @ kernel, atol=1e-5)
+  lengths = LENGTHS.reshape(-1)
+  plain = T5(TINY).encode(params, IDS, lengths)
+  marked, scores = model.encode_with_spans(params, IDS, lengths)
+  np.testing.assert_array_equal(marked, model.encode(params, IDS, lengths))
+  states = np.asarray(plain, np.float64)
+  head = {k: np.asarray(v, np.float64) for k, v in params["span_head"].items()}
+  for i, n in enumerate(lengths.tolist()):
+    if not n:
+      continue
+    edges = states[i, :n] @ head["kernel"]
+    np.testing.assert_allclose(scores[i, :n], edges, atol=1e-4)
+    assert (np.asarray(scores[i, n:]) < -1e8).all()
+    start, end = (np.exp(edges) / np.exp(edges).sum(0)).T
+    inside = [start[: j + 1].sum() - end[:j].sum() for j in range(n)]
+    weights = np.stack([start, end, inside], axis=1)
+    expected = states[i, :n] + weights @ head["marks"]
+    np.testing.assert_allclose(marked[i, :n], expected, atol=1e-4)
   low = T5(dataclasses.replace(config, dtype="bfloat16"))
-  halves = low.span_logits(params, memory.astype(jnp.bfloat16))
-  assert halves.dtype == jnp.float32
-  with pytest.raises(ValueError, match="set span_head=True"):
-    T5(TINY).span_logits(params, memory)
+  halves = low.encode_with_spans(params, IDS, lengths)[1]
+  assert halves.dtype == jnp.float32 and np.isfinite(halves).all()
+  with pytest.raises(ValueError, match="span_head=False has no span scores"):
+    T5(TINY).encode_with_spans(params, IDS, lengths)
 
 
 def test_mimetic_init_and_flags():

@@ -223,7 +223,7 @@ def beam_search(
 
 def _check(name: str, value: int) -> None:
   if value < 1:
-    raise ValueError(f"{name}={value} is below 1.")
+    raise ValueError(f"{name}={value} is below 1; use at least 1.")
 
 
 def _write(

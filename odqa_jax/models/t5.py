@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from odqa_jax.models.t5_decoder import apply_decoder
 from odqa_jax.models.t5_initial import init_t5
 from odqa_jax.models.t5_network import Params, T5Config, apply_encoder
+from odqa_jax.models.t5_spans import mark_spans
 
 __all__ = ["PRESETS", "T5", "T5Config"]
 
@@ -95,7 +96,35 @@ class T5:
         f"{given} given to a T5 with flags={self.config.flags}; a model made "
         "with flags needs them for every input, and no other takes them."
       )
-    return apply_encoder(self.config, params, ids, lengths, flags, rng)
+    states = apply_encoder(self.config, params, ids, lengths, flags, rng)
+    if not self.config.span_head:
+      return states
+    return mark_spans(params["span_head"], states, lengths)[0]
+
+  def encode_with_spans(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "n l"],
+    lengths: Int[Array, " n"],
+    *,
+    flags: Int[Array, "n l"] | None = None,
+    rng: PRNGKeyArray | None = None,
+  ) -> tuple[Float[Array, "n l d"], Float[Array, "n l 2"]]:
+    """As `encode`, with float32 scores of each token as the answer's edges.
+
+    Returns:
+      The states, and scores as start and as end; −1e9 for padding.
+
+    Raises:
+      ValueError: the model was made without `span_head`.
+    """
+    if not self.config.span_head:
+      raise ValueError(
+        "a T5 with span_head=False has no span scores; begin with a reader "
+        "that was made with config.reader.span_loss above 0."
+      )
+    states = apply_encoder(self.config, params, ids, lengths, flags, rng)
+    return mark_spans(params["span_head"], states, lengths)
 
   def decode(
     self,
@@ -137,28 +166,6 @@ class T5:
     """Decoder inputs for `targets`: the start token, then all but the last."""
     start = jnp.full_like(targets[:, :1], self.config.start_id)
     return jnp.concatenate([start, targets[:, :-1]], axis=1)
-
-  def span_logits(
-    self, params: Mapping[str, Any], memory: Float[Array, "n l d"]
-  ) -> Float[Array, "n l 2"]:
-    """float32 scores of every token as start and as end of the answer.
-
-    Padding has scores too; mask it.
-
-    Args:
-      params: as `init` returns them.
-      memory: encoder states.
-
-    Raises:
-      ValueError: the model was made without `span_head`.
-    """
-    if not self.config.span_head:
-      raise ValueError(
-        "span_logits of a T5 with span_head=False; set span_head=True and "
-        "train the head."
-      )
-    kernel = params["span_head"]["kernel"].astype(self.config.dtype)
-    return jnp.matmul(memory, kernel, preferred_element_type=jnp.float32)
 
   def flops(self, *, b: int, k: int, l: int, t: int) -> float:
     """FLOPs of the matrix products of one encoding and one decoding.

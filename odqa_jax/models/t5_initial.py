@@ -73,7 +73,10 @@ def init_t5(config: T5Config, rng: PRNGKeyArray) -> Params:
     leaf = _Leaf((config.flags, d), _FLAG_DEVIATION)
     tree["flags"] = {"embedding": leaf}
   if config.span_head:
-    tree["span_head"] = {"kernel": _Leaf((d, 2), d**-0.5)}
+    tree["span_head"] = {
+      "kernel": _Leaf((d, 2), d**-0.5),
+      "marks": _Leaf((3, d), 1.0),
+    }
   params = _draw(tree, rng)
   if config.flags:
     params["flags"]["embedding"] = params["flags"]["embedding"].at[0].set(0.0)

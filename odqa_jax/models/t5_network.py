@@ -73,7 +73,8 @@ class T5Config:
     mimetic: initialise attention as trained networks have it, see
       `t5_initial.py`.
     flags: number of different flags that encoder inputs can carry; 0 for none.
-    span_head: a linear head on the encoder that scores answer starts and ends.
+    span_head: a linear head on the encoder that scores answer starts and ends,
+      and marks in its states where they fall, see `t5_spans.py`.
   """
 
   vocab_size: int
