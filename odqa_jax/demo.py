@@ -68,18 +68,18 @@ class Preset:
     reader: the stages with a reader; None leaves them out.
   """
 
-  sets: tuple[str, ...] = ("vital_articles", "factbook_short")
+  sets: tuple[str, ...] = ("factbook_short",)
   model: str = "tiny"
   init_from: str = ""
   vocabulary: int = 8192
   ict_steps: int = 120
-  supervised_steps: int = 80
+  supervised_steps: int = 100
   batch_size: int = 48
   question_length: int = 32
   passage_length: int = 64
   ict_rate: float = 2e-3
   supervised_rate: float = 1e-3
-  test_questions: int = 500
+  test_questions: int = 1000
   temperature: float = 1.0
   reader: ReaderPreset | None = dataclasses.field(default_factory=ReaderPreset)
 
@@ -102,13 +102,14 @@ PRESETS = {
   ),
   "default": Preset(),
   "full": Preset(
+    sets=("vital_articles", "factbook_short"),
     ict_steps=1000,
     supervised_steps=1000,
     reader=ReaderPreset(
-      gold_steps=2000,
-      steps=1000,
+      gold_steps=3000,
+      steps=1500,
       end_steps=400,
-      closed_book_steps=600,
+      closed_book_steps=1000,
       refresh_every=100,
       questions=831,
     ),

@@ -52,18 +52,18 @@ class ReaderPreset:
   """
 
   model: str = "tiny"
-  gold_steps: int = 500
-  steps: int = 120
-  end_steps: int = 50
-  closed_book_steps: int = 200
-  batch_size: int = 32
+  gold_steps: int = 600
+  steps: int = 100
+  end_steps: int = 30
+  closed_book_steps: int = 150
+  batch_size: int = 16
   k: int = 4
   k_answer: int = 8
   length: int = 80
   gold_rate: float = 2e-3
   rate: float = 1.5e-3
   end_rate: float = 5e-4
-  refresh_every: int = 25
+  refresh_every: int = 15
   questions: int = 400
   runs: tuple[str, ...] = (
     "fid",
@@ -141,7 +141,7 @@ def reader_stage(
   config.reader.mixing = True
   config.reader.mimetic = True
   config.reader.flags = True
-  config.reader.span_loss = 0.5
+  config.reader.span_loss = 2.0
   config.objective.temperature = retriever.objective.temperature
   config.objective.context_encoder = context_encoder
   config.retrieval.k = k

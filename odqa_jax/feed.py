@@ -97,6 +97,7 @@ class RetrievalFeed(Feed):
     corpus: the evidence.
     mesh: the devices of training and index.
     workdir: the first index is made here, unless the config names one.
+    trained: whether the context encoder is, so that an index grows old.
 
   Raises:
     ValueError: if the config renews an index that cannot change.
@@ -111,18 +112,18 @@ class RetrievalFeed(Feed):
     corpus: Corpus,
     mesh: Mesh,
     workdir: Path,
+    *,
+    trained: bool,
   ) -> None:
     super().__init__(batches)
     self._config, self._lookup, self._encoder = config, lookup, encoder
     self._corpus, self._mesh, self._workdir = corpus, mesh, workdir
-    self._trained = config.task == "individual" and (
-      config.objective.context_encoder
-    )
+    self._trained = trained
     if config.retrieval.refresh != "none" and not (self._trained and lookup.k):
       raise ValueError(
-        f"config.retrieval.refresh={config.retrieval.refresh!r}, but "
-        f"config.task={config.task!r} leaves the context encoder as it is; "
-        "set it to none."
+        f"config.retrieval.refresh={config.retrieval.refresh!r}, but this "
+        f"config.task={config.task!r} leaves the context encoder as it is, or "
+        "searches nothing; set it to none."
       )
     self._refresher = Refresher(
       config.retrieval.refresh,

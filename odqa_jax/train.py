@@ -7,6 +7,7 @@ run that was killed and resumed gives the same bits as one that was not.
 
 import dataclasses
 import functools
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -119,6 +120,7 @@ def check_batch(config: ConfigDict, devices: int) -> None:
 def make_feed(
   config: ConfigDict,
   initial: Initial,
+  task: Task,
   corpus: Corpus,
   mesh: Mesh,
   workdir: Path,
@@ -137,7 +139,17 @@ def make_feed(
   if inputs is None:
     return Feed(batches), len(examples)
   lookup = Lookup(config, encoder, corpus, inputs, mesh, k=config.retrieval.k)
-  feed = RetrievalFeed(config, batches, lookup, encoder, corpus, mesh, workdir)
+  context = "retriever/passage/any"
+  feed = RetrievalFeed(
+    config,
+    batches,
+    lookup,
+    encoder,
+    corpus,
+    mesh,
+    workdir,
+    trained=not any(re.fullmatch(path, context) for path in task.frozen),
+  )
   return feed, len(examples)
 
 
@@ -172,7 +184,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   tx = make_optimizer(
     config.optimizer, steps=config.steps, frozen_paths=task.frozen
   )
-  feed, examples = make_feed(config, initial, corpus, mesh, workdir)
+  feed, examples = make_feed(config, initial, task, corpus, mesh, workdir)
 
   # ---- State: abstract first, so that no device ever holds all of it ----
   def init_state() -> TrainState:

@@ -219,8 +219,8 @@ class ByHand:
     return rows, scores, prior, [written], np.array([value])
 
 
-def assert_as_by_hand(system, found: list[Answer], k: int) -> list[int]:
-  """Compares everything; returns the place of each chosen answer."""
+def assert_as_by_hand(system, found: list[Answer], k: int) -> list:
+  """Compares everything; returns places of the answers, and all by passage."""
   hand = ByHand(system)
   solve = hand.individual if system.config.task == "individual" else hand.fused
   chosen = []
@@ -250,7 +250,7 @@ def assert_as_by_hand(system, found: list[Answer], k: int) -> list[int]:
       known = system.corpus
       wanted = (known.id(p.row), known.title(p.row)) if p.row >= 0 else ("", "")
       assert (p.id, p.title) == wanted
-    chosen.append(int(values.argmax()))
+    chosen.append((int(values.argmax()), written))
   return chosen
 
 
@@ -268,7 +268,10 @@ def test_individual_is_the_procedure_of_the_paper(
   chosen = assert_as_by_hand(system, found, 4)
   # Otherwise this test would show little.
   assert max(len(answer.candidates) for answer in found) >= 3
-  assert any(chosen), "the best answer should not always be the first"
+  assert any(place for place, _ in chosen), "the first is not always the best"
+  end = system.vocabulary.eos_id
+  ends = [end in ids for _, written in chosen for ids in written]
+  assert any(ends) and not all(ends), "some answers are cut off, and some end"
 
 
 @pytest.mark.parametrize(

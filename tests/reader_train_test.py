@@ -13,6 +13,7 @@ from odqa_jax.checkpoint import restore_params
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.question_sets import Question, write_questions
 from odqa_jax.mesh import make_mesh, replicated
+from odqa_jax.models import bert, t5
 from odqa_jax.run import Interrupted
 from odqa_jax.train import train
 
@@ -31,8 +32,12 @@ def use_one_device(monkeypatch):
 
 
 @pytest.fixture
-def reading(toy_config):
-  """A function that makes a small config of a task with a reader."""
+def reading(toy_config, monkeypatch):
+  """A function that makes a config of a task with a very small reader."""
+  small = {"width": 32, "layers": 1, "heads": 2, "mlp_dim": 64}
+  monkeypatch.setitem(bert.PRESETS, "tiny", bert.PRESETS["tiny"] | small)
+  small |= {"decoder_layers": 1, "head_dim": 16}
+  monkeypatch.setitem(t5.PRESETS, "tiny", t5.PRESETS["tiny"] | small)
 
   def make(task="individual", **settings):
     return toy_config(
@@ -197,7 +202,7 @@ def test_closed_book_reads_no_passage(tmp_path, reading):
     (
       "joint",
       {"retrieval.refresh": "rolling"},
-      r"refresh='rolling', but .*'joint'",
+      r"refresh='rolling', but this .*'joint'",
     ),
     ("individual", {"data.answer_length": 2}, r"answer_length=2; raise that"),
     ("individual", {"data.source": "salient"}, r"odqa prepare --spans"),

@@ -90,7 +90,7 @@ def small_params(config: ConfigDict, models: Models, seed: int = 0) -> Any:
   # T5's head starts out so sharp that a reader repeats its input.
   table = np.array(reader["shared"]["embedding"])
   table *= 0.3
-  table[models.reader.config.eos_id] = table[5] + table[9]
+  table[models.reader.config.eos_id] *= 5
   reader["shared"]["embedding"] = table
   cross = reader["decoder"]["block"]["layer_1"]["EncDecAttention"]
   cross["o"]["kernel"] = 12 * np.array(cross["o"]["kernel"])

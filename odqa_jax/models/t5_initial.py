@@ -159,19 +159,27 @@ def _tie_keys(params: Params) -> None:
 
 
 def _pass_values_on(config: T5Config, params: Params) -> None:
-  """Makes cross-attention values and outputs nearly diagonal.
+  """Makes the decoder's values and outputs nearly diagonal.
 
-  Only where the heads together are as wide as the model; elsewhere there is no
+  Cross-attention then passes on what it attends to, and self-attention takes
+  away what is there already: with a tied head the residual of the last token
+  is a vote for writing it again. (Trained self-attention has products near
+  −I, "Mimetic Initialization of Self-Attention Layers", Sec. 3.) Only where the heads together are as wide as the model; elsewhere there is no
   diagonal, and the kernels stay random.
   """
   if config.inner != config.width:
     return
-  block = params["decoder"]["block"]["layer_1"]["EncDecAttention"]
-  for name in "vo":
-    noise = block[name]["kernel"]
-    block[name]["kernel"] = _COPIED * jnp.eye(config.width)[None] + (
-      _NOISE * noise
-    )
+  blocks = params["decoder"]["block"]
+  cross = blocks["layer_1"]["EncDecAttention"]
+  own = blocks["layer_0"]["SelfAttention"]
+  for kernels, name, sign in (
+    (cross, "v", 1),
+    (cross, "o", 1),
+    (own, "v", 1),
+    (own, "o", -1),
+  ):
+    diagonal = sign * _COPIED * jnp.eye(config.width)[None]
+    kernels[name]["kernel"] = diagonal + _NOISE * kernels[name]["kernel"]
 
 
 def _look_around(config: T5Config, params: Params) -> None:

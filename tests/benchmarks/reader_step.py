@@ -1,0 +1,136 @@
+"""Where the time of an end-to-end training step goes, and what refresh costs.
+
+    python tests/benchmarks/reader_step.py demo/individual_both --repeats 10
+
+Takes the config of a training workdir, and times its parts one by one, each
+waited for: question encoding with search, gathering of tokens, the training
+step, and one step's share of an index renewal in every mode. In training the
+first two overlap with the step before. Prints one JSON line.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("NPROC", "16")
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.loader import train_batches
+from odqa_jax.data.sources import load_examples
+from odqa_jax.initial_reader import initial_models
+from odqa_jax.lookup import Lookup
+from odqa_jax.mesh import make_mesh, to_global
+from odqa_jax.optimizer import make_optimizer
+from odqa_jax.retrieval.refresh import Refresher
+from odqa_jax.retriever import index_corpus, make_retriever
+from odqa_jax.tasks import make_task
+from odqa_jax.train import TrainState, train_step
+
+
+def timed(run, repeats: int) -> list[float]:
+  """Milliseconds of each call; the first one compiles and is left out."""
+  jax.block_until_ready(run())
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    seconds.append(1000 * (time.perf_counter() - start))
+  return seconds
+
+
+def summary(milliseconds: list[float]) -> dict[str, float]:
+  return {
+    "median": round(float(np.median(milliseconds)), 1),
+    "least": round(min(milliseconds), 1),
+    "most": round(max(milliseconds), 1),
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("workdir", type=Path)
+  parser.add_argument("--repeats", type=int, default=10)
+  parser.add_argument("--every", type=int, default=100, help="refresh_every")
+  args = parser.parse_args()
+  config = ConfigDict(json.loads((args.workdir / "config.json").read_text()))
+  mesh = make_mesh()
+  corpus = Corpus(config.data.corpus)
+  initial = initial_models(config, corpus, mesh)
+  assert initial.inputs is not None, "a workdir of a task with a reader"
+  encoder = initial.models.encoder
+  task = make_task(config, initial.models)
+  tx = make_optimizer(
+    config.optimizer, steps=config.steps, frozen_paths=task.frozen
+  )
+  params = task.init(jax.random.key(0)) | initial.params
+  state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  lookup = Lookup(
+    config, encoder, corpus, initial.inputs, mesh, k=config.retrieval.k
+  )
+  retriever = make_retriever(
+    encoder.config,
+    params["retriever"],
+    corpus.tokenizer,
+    question_length=config.data.question_length,
+    passage_length=config.data.passage_length,
+    title=config.data.title,
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    index = index_corpus(retriever, corpus, Path(folder) / "index", mesh=mesh)
+  examples = load_examples(config.data, corpus, initial.inputs.vocabulary)
+  batches = train_batches(
+    examples, config.batch_size, seed=0, rows=slice(0, config.batch_size)
+  )
+  batch = next(batches)
+  result = {"batch": config.batch_size, "k": config.retrieval.k}
+  result["passages"] = len(corpus)
+  result["encode_and_search_ms"] = summary(
+    timed(
+      lambda: lookup.dispatch(params["retriever"], index, batch), args.repeats
+    )
+  )
+  found = lookup.dispatch(params["retriever"], index, batch)
+  result["gather_ms"] = summary(
+    timed(lambda: lookup.complete(batch, found), args.repeats)
+  )
+  placed = to_global(mesh, lookup.complete(batch, found))
+  step = jax.jit(functools.partial(train_step, task=task, tx=tx, seed=0))
+  result["step_ms"] = summary(timed(lambda: step(state, placed), args.repeats))
+  for mode in ("blocking", "snapshot", "rolling"):
+    refresher = Refresher(
+      mode,
+      args.every,
+      encoder.encode_passage,
+      corpus,
+      mesh,
+      max_length=config.data.passage_length,
+    )
+    renewed = refresher.begin(None, params["retriever"], 0)
+    seconds = []
+    for at in range(1, args.every + 1):
+      start = time.perf_counter()
+      renewed = refresher.advance(renewed, params["retriever"], at)
+      jax.block_until_ready(renewed.embeddings)
+      jax.block_until_ready(renewed.building)
+      seconds.append(time.perf_counter() - start)
+    per_step = 1000 * sum(seconds) / args.every
+    result[f"{mode}_ms_per_step"] = round(per_step, 1)
+    result[f"{mode}_longest_ms"] = round(1000 * max(seconds), 1)
+    result[f"{mode}_share_of_step"] = round(
+      per_step / result["step_ms"]["median"], 3
+    )
+  print(json.dumps(result))
+
+
+if __name__ == "__main__":
+  main()
