@@ -164,7 +164,9 @@ def _pass_values_on(config: T5Config, params: Params) -> None:
   Cross-attention then passes on what it attends to, and self-attention takes
   away what is there already: with a tied head the residual of the last token
   is a vote for writing it again. (Trained self-attention has products near
-  −I, "Mimetic Initialization of Self-Attention Layers", Sec. 3.) Only where the heads together are as wide as the model; elsewhere there is no
+  −I, "Mimetic Initialization of Self-Attention Layers", Sec. 3.)
+
+  Only where the heads together are as wide as the model; elsewhere there is no
   diagonal, and the kernels stay random.
   """
   if config.inner != config.width:
