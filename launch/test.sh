@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the package with its tests and runs them. Arguments go to pytest.
 # Tests against torch are skipped unless the `parity` extra is installed.
+# Most of the time goes into compiling on one core, so two processes share it.
 set -u
 . "$(dirname "$0")/venv.sh" demo,test
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest --numprocesses="${TEST_PROCESSES:-2}" "$@"

@@ -135,6 +135,32 @@ def test_index_and_search_are_the_same(odqa, one_and_two, toy_data, tmp_path):
   assert same > 0.99
 
 
+def test_end_to_end_training_is_the_same(odqa, toy_data, tmp_path):
+  """Retrieval, a reader, and a share of the index renewed in every step."""
+  logs = []
+  for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+    launch(
+      odqa, processes, devices, "train",
+      "--config", ROOT / "configs" / "individual.py:debug",
+      "--workdir", tmp_path / name,
+      f"--config.data.corpus={toy_data / 'corpus'}",
+      f"--config.data.questions={toy_data / 'questions' / 'toy'}",
+      "--config.optimizer.learning_rate=1e-4",
+      "--config.model.pooling=mean",
+      "--config.model.dropout=0.0",
+      "--config.reader.dropout=0.0",
+      "--config.steps=6",
+      "--config.log_every=1",
+      "--config.retrieval.refresh=rolling",
+      "--config.retrieval.refresh_every=3",
+    )  # fmt: skip
+    lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    logs.append([json.loads(line) for line in lines])
+  for one, two in zip(*logs, strict=True):
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+    assert one["answer_in_top_k"] == two["answer_in_top_k"]
+
+
 def test_one_failing_process_ends_the_run(odqa, tmp_path):
   run = subprocess.run(
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from known_names import Names
 
 from odqa_jax import retriever as retriever_module
 from odqa_jax import train as train_module
@@ -250,3 +251,39 @@ def test_the_corpus_of_the_reader_must_be_the_same(tmp_path, reading, toy_data):
   config = reading(**{"data.reader_corpus": str(tmp_path / "corpus")})
   with pytest.raises(ValueError, match="holds other passages"):
     train(config, tmp_path / "w")
+
+
+def test_masked_salient_spans_train_without_their_own_passage(
+  tmp_path, reading, toy_data, monkeypatch
+):
+  from odqa_jax.data.spans_build import build_spans
+  from odqa_jax.lookup import Lookup
+
+  corpus = Corpus(toy_data / "corpus")
+  places = dict.fromkeys(("castle", "garden", "harbour", "village"), "GPE")
+  build_spans(corpus, tmp_path / "spans", Names(places))
+  seen = []
+  complete = Lookup.complete
+
+  def watched(self, batch, found):
+    out = complete(self, batch, found)
+    seen.append((out["own_rows"], out["passage_rows"]))
+    return out
+
+  monkeypatch.setattr(Lookup, "complete", watched)
+  config = reading(
+    steps=3,
+    **{
+      "data.source": "salient",
+      "data.spans": str(tmp_path / "spans"),
+      "retrieval.null_document": True,
+    },
+  )
+  figures = train(config, tmp_path / "w")
+  assert np.isfinite(figures["retrieval_utility"])
+  assert len(seen) == 3
+  for own, rows in seen:
+    assert (rows[:, -1] == -1).all() and rows.shape[1] == 3
+    assert (own[:, 0] >= 0).all()
+    for mine, found in zip(own, rows, strict=True):
+      assert not set(found[:-1].tolist()) & set(mine.tolist())
