@@ -23,7 +23,11 @@ from odqa_jax.config import base_config, validate
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.mining import Bm25
 from odqa_jax.data.question_sets import Question, QuestionSet
-from odqa_jax.demo_reader import ReaderPreset, run_reader_stages
+from odqa_jax.demo_reader import (
+  RUNS,
+  ReaderPreset,
+  run_reader_stages,
+)
 from odqa_jax.evaluate import Ranking, evaluate_ranking, recall_table
 from odqa_jax.initial import resolve_folder
 from odqa_jax.mesh import is_primary, make_mesh
@@ -73,7 +77,7 @@ class Preset:
   init_from: str = ""
   vocabulary: int = 8192
   ict_steps: int = 120
-  supervised_steps: int = 100
+  supervised_steps: int = 130
   batch_size: int = 48
   question_length: int = 32
   passage_length: int = 64
@@ -94,10 +98,9 @@ PRESETS = {
       gold_steps=20,
       steps=8,
       end_steps=6,
-      closed_book_steps=10,
+      closed_book_steps=0,
       refresh_every=3,
       questions=40,
-      runs=("joint", "individual_both"),
     ),
   ),
   "default": Preset(),
@@ -112,6 +115,7 @@ PRESETS = {
       closed_book_steps=1000,
       refresh_every=100,
       questions=831,
+      runs=tuple(RUNS),
     ),
   ),
   "minilm": Preset(
