@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from odqa_jax.data.embedded import EMBEDDED
 from odqa_jax.data.question_sets import Question
 from odqa_jax.data.questions import (
   DATASETS,
@@ -284,4 +285,4 @@ def test_code_in_answers_is_refused_not_run(tmp_path: Path, code: str) -> None:
 
 def test_every_format_is_in_the_table() -> None:
   formats = {wanted for wanted, _ in REAL_FILES.values()}
-  assert formats | {"vital_articles", "factbook"} == set(DATASETS)
+  assert formats | set(EMBEDDED) == set(DATASETS)

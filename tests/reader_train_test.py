@@ -161,17 +161,27 @@ def self_leaf(params, name):
 
 @pytest.mark.eight_devices
 def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
+  # With [CLS] pooling of random weights all passages score alike, and rounding
+  # would decide which are retrieved; Adam's first steps are signs of gradients.
   config = reading(
-    steps=3, **{"retrieval.refresh": "rolling", "retrieval.refresh_every": 2}
+    steps=3,
+    **{
+      "model.pooling": "mean",
+      "optimizer.learning_rate": 1e-4,
+      # Which rows "rolling" renews first depends on the number of devices.
+      "retrieval.refresh": "snapshot",
+      "retrieval.refresh_every": 2,
+    },
   )
-  eight = train(config, tmp_path / "eight")
+  train(config, tmp_path / "eight")
   use_one_device(monkeypatch)
-  single = train(config, tmp_path / "one")
-  np.testing.assert_allclose(eight["loss"], single["loss"], rtol=1e-4)
-  a, b = params_of(tmp_path / "eight"), params_of(tmp_path / "one")
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-2, atol=2e-4), a, b
+  train(config, tmp_path / "one")
+  rows = zip(
+    metrics_of(tmp_path / "eight"), metrics_of(tmp_path / "one"), strict=True
   )
+  for eight, one in rows:
+    for name in ("loss", "passage_entropy", "answer_in_top_k", "index_age"):
+      np.testing.assert_allclose(eight[name], one[name], rtol=1e-4)
 
 
 def test_stages_hand_on_retriever_and_reader(tmp_path, reading):

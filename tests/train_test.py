@@ -22,6 +22,7 @@ from odqa_jax.mesh import make_mesh, replicated, to_global
 from odqa_jax.models.bert import DualEncoder
 from odqa_jax.optimizer import make_optimizer
 from odqa_jax.run import Interrupted
+from odqa_jax.task import Models
 from odqa_jax.tasks import make_task
 from odqa_jax.train import TrainState, train, train_step
 
@@ -56,7 +57,7 @@ def step_inputs(config):
   """Task, optimizer, state and first batch of a run, on the host."""
   corpus = Corpus(config.data.corpus)
   model = initial_model(config, corpus, make_mesh())
-  task = make_task(config, model.encoder)
+  task = make_task(config, Models(model.encoder))
   tx = make_optimizer(config.optimizer, steps=config.steps)
   examples = load_examples(config.data, corpus)
   rows = slice(0, config.batch_size)
@@ -157,7 +158,7 @@ def test_chunked_gradient_is_exact_in_float64(toy_config, chunks):
     params, batch = jax.tree.map(jnp.asarray, (params, batch))
 
     def gradient(n):
-      task = make_task(toy_config(chunks=n), TinyEncoder())
+      task = make_task(toy_config(chunks=n), Models(TinyEncoder()))
       return jax.jit(jax.grad(lambda p: task.loss(p, batch, None)[0]))(params)
 
     whole, chunked = gradient(1), gradient(chunks)
@@ -292,7 +293,7 @@ def test_refusals_come_before_the_first_step(toy_config, tmp_path):
   refused(toy_config(batch_size=12), tmp_path, "8 devices cannot share")
   refused(toy_config(task="x"), tmp_path, "known: .'contrastive'")
   refused(
-    toy_config(**{"data.source": "x"}), tmp_path, "known: .'ict', 'pairs'"
+    toy_config(**{"data.source": "x"}), tmp_path, "known: .'answers', 'ict'"
   )
   refused(toy_config(**{"model.preset": "x"}), tmp_path, "config.model.preset")
   refused(
