@@ -131,6 +131,8 @@ def reader_stage(
   config.data.questions = str(data / "questions" / question_set)
   config.data.reader_length = preset.length
   config.data.answer_length = 24
+  # One program a stage: compiling takes longer than padding here.
+  config.data.reader_buckets = False
   # Passages of a few words need their title.
   config.data.reader_title = True
   config.reader.preset = preset.model

@@ -127,6 +127,7 @@ class Lookup:
     self.mesh = mesh
     self.title = config.data.title
     self.passage_length = config.data.passage_length
+    self.buckets = config.data.reader_buckets
     self.null_document = config.retrieval.null_document or not k
     self.force_gold = config.retrieval.force_gold
     self._lengths = corpus.packed_lengths(self.passage_length, title=self.title)
@@ -192,12 +193,11 @@ class Lookup:
       rows = np.concatenate([rows, null], axis=1)
     local = host_slice(len(rows))
     lengths = np.where(rows >= 0, self._lengths[np.maximum(rows, 0)], 2)
-    passage_ids, passage_lengths = self._passages(
-      rows[local], bucket_length(lengths, self.passage_length)
-    )
-    pad = bucket_length(
-      self.inputs.lengths(question_lengths, rows), self.inputs.length
-    )
+    passage_pad, pad = self.passage_length, self.inputs.length
+    if self.buckets:
+      passage_pad = bucket_length(lengths, passage_pad)
+      pad = bucket_length(self.inputs.lengths(question_lengths, rows), pad)
+    passage_ids, passage_lengths = self._passages(rows[local], passage_pad)
     read = self.inputs.pack(
       batch["reader_question_ids"],
       batch["reader_question_lengths"],

@@ -49,7 +49,7 @@ class Names:
   """Finds the names of a table, the longest first."""
 
   model = "names 1"
-  library = "re"
+  software = "re"
   types = (*TYPES, "CARDINAL")
 
   def __init__(self, names: dict[str, str], fail_at: str = "") -> None:

@@ -40,12 +40,12 @@ class EntityFinder(Protocol):
 
   Attributes:
     model: name and version; spans of another model are made anew.
-    library: what runs the model; kept for the record.
+    software: what runs the model; kept for the record.
     types: the types that it tells apart.
   """
 
   model: str
-  library: str
+  software: str
   types: tuple[str, ...]
 
   def find(self, texts: Sequence[str]) -> Iterable[list[Entity]]:
@@ -73,7 +73,7 @@ class SpacyFinder:
       ) from error
     self._pipeline: Any = package.load(exclude=_UNUSED)
     self.model = f"{package.__name__} {package.__version__}"
-    self.library = f"spaCy {spacy.__version__}"
+    self.software = f"spaCy {spacy.__version__}"
     self.types: tuple[str, ...] = tuple(self._pipeline.get_pipe("ner").labels)
 
   def __reduce__(self) -> tuple[Any, ...]:

@@ -61,6 +61,8 @@ class AnswerExamples:
     vocabulary: of the reader.
     question_length: longest question in tokens, with special tokens.
     answer_length: longest answer in tokens, with its end.
+    buckets: whether a batch is padded to its own longest answer, or to
+      `answer_length`.
 
   Raises:
     ValueError: for a question without answers, with regular expressions for
@@ -75,6 +77,7 @@ class AnswerExamples:
     *,
     question_length: int,
     answer_length: int,
+    buckets: bool = True,
   ) -> None:
     if not questions:
       raise ValueError("config.data.questions holds no question to train on.")
@@ -83,6 +86,7 @@ class AnswerExamples:
     self.vocabulary = vocabulary
     self.question_length = question_length
     self.answer_length = answer_length
+    self.buckets = buckets
     self.tokens = corpus.tokenizer.encode_batch(texts)
     self.reader_tokens = vocabulary.encode_batch(texts)
     self.answers = [self._targets(q) for q in questions]
@@ -145,10 +149,11 @@ class AnswerExamples:
       self.answers[i][int(draw * len(self.answers[i]))]
       for i, draw in zip(indices, draws, strict=True)
     ]
+    pad = self.answer_length
+    if self.buckets:
+      pad = answer_bucket([len(a) for a in answers], pad)
     answer_ids, answer_lengths = pad_tokens(
-      answers[rows],
-      answer_bucket([len(a) for a in answers], self.answer_length),
-      self.vocabulary.pad_id,
+      answers[rows], pad, self.vocabulary.pad_id
     )
     return {
       "question_ids": question_ids,

@@ -93,6 +93,7 @@ def answer_examples(
     vocabulary,
     question_length=data.question_length,
     answer_length=data.answer_length,
+    buckets=data.reader_buckets,
   )
 
 

@@ -90,7 +90,7 @@ def build_spans(
   manifest = {
     **identity,
     "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-    "library": finder.library,
+    "software": finder.software,
     **counts,
     "files": files,
   }

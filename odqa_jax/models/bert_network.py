@@ -22,13 +22,6 @@ Params = dict[str, Any]
 # Words for the dropout of attention weights and of the two outputs.
 _Seeds = UInt32[Array, "3 2"] | tuple[None, None, None]
 
-# What the backward pass keeps: everything, only the outputs of the dense
-# products (attention scores are computed again), or only the layer inputs.
-_REMAT_POLICIES = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
-
 init_kernel = nn.initializers.truncated_normal(0.02)
 
 
@@ -77,7 +70,7 @@ class BertConfig:
 
   def __post_init__(self) -> None:
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-    check_choice("remat", self.remat, ("none", *_REMAT_POLICIES))
+    check_choice("remat", self.remat, ("none", *layers.REMAT_POLICIES))
     if self.width % self.heads:
       raise ValueError(
         f"heads={self.heads} does not divide width={self.width}; every head "
@@ -327,7 +320,7 @@ def _apply_layers(
   if config.remat != "none":
     run = jax.checkpoint(
       run,
-      policy=_REMAT_POLICIES[config.remat],
+      policy=layers.REMAT_POLICIES[config.remat],
       prevent_cse=not config.scan,
       static_argnums=3,
     )
