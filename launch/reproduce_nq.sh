@@ -3,11 +3,12 @@
 #   ICT → (salient spans) → supervised → FiD reader → Individual and Joint Top-k.
 # A finished stage is not run again; a killed one resumes.
 #
-#   DATA=/data/nq WORK=/work/nq BERT=/models/bert-base-uncased \
+#   DATA=/data/nq WORK=/scratch/nq BERT=/models/bert-base-uncased \
 #     T5=/models/t5-base bash launch/reproduce_nq.sh
 #
 # DATA holds the published files: psgs_w100.tsv.gz, biencoder-nq-train.json.gz,
-# nq-train.qa.csv, nq-dev.qa.csv, nq-test.qa.csv (or their JSONL forms).
+# nq-train.qa.csv, nq-dev.qa.csv, nq-test.qa.csv or NQ-open.dev.jsonl. The dev
+# set is the one cut from train; NQ-open.train.jsonl holds both, so it will not do.
 # SIZE is base or large; MSS=1 adds salient spans, which the paper found to help
 # where questions are few. On several hosts run it on each, with LAUNCH set to
 # what starts one process, for example LAUNCH="odqa --distributed".
@@ -31,8 +32,8 @@ find_file() { # the first that exists of the names given
 }
 passages=$(find_file psgs_w100.tsv.gz psgs_w100.tsv)
 pairs=$(find_file biencoder-nq-train.json.gz biencoder-nq-train.json)
-train=$(find_file nq-train.qa.csv NQ-open.train.jsonl)
-dev=$(find_file nq-dev.qa.csv NQ-open.efficientqa.dev.1.1.jsonl)
+train=$(find_file nq-train.qa.csv)
+dev=$(find_file nq-dev.qa.csv)
 test=$(find_file nq-test.qa.csv NQ-open.dev.jsonl)
 name() { basename "$1" .gz | sed 's/\.[^.]*$//'; }
 

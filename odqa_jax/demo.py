@@ -350,7 +350,8 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
       stage=stages,
     )
     rows += found
-    shown += "\n" + show_answers(answers, answered)
+    if answers:
+      shown += "\n" + show_answers(answers, answered)
   if is_primary():
     print(recall_table(rows))
     print(shown)

@@ -223,7 +223,7 @@ def run_reader_stages(
     stage: times a stage by name.
 
   Returns:
-    A row of figures for each, and the answers of Joint Top-k.
+    A row of figures for each, and the answers of Joint Top-k, if it was run.
   """
   root = data.parent
   rows: list[dict[str, Any]] = []
