@@ -39,7 +39,7 @@ from odqa_jax.data.reader_examples import pad_tokens
 from odqa_jax.lookup import Found
 from odqa_jax.mesh import host_slice, make_mesh, row_sharding
 from odqa_jax.reading import score_temperature
-from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval import Searchable
 from odqa_jax.retriever import search_questions
 
 __all__ = [
@@ -107,7 +107,7 @@ def default_batch_size(system: ReadingSystem, k: int) -> int:
 
 def find_passages(
   system: ReadingSystem,
-  index: Index | None,
+  index: Searchable | None,
   questions: Sequence[str],
   *,
   k: int,
@@ -144,7 +144,6 @@ def find_passages(
     system.corpus,
     questions,
     k=k,
-    batch_size=min(64, len(questions)),
   )
   return rows
 
@@ -346,7 +345,7 @@ def _question_batch(
 
 def answer_questions(
   system: ReadingSystem,
-  index: Index | None,
+  index: Searchable | None,
   questions: Sequence[str],
   *,
   k: int,

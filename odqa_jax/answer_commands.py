@@ -23,12 +23,15 @@ from odqa_jax.evaluate import Ranking, answer_measures, evaluate_ranking
 from odqa_jax.mesh import is_primary, make_mesh, sync
 from odqa_jax.progress import progress_bar
 from odqa_jax.report import text_table
-from odqa_jax.retrieval.index import Index, check_index, load_index
+from odqa_jax.retrieval import Searchable
+from odqa_jax.retrieval import open_index as open_searchable
+from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.retriever import (
   Retriever,
-  index_corpus,
+  fit_to_index,
   load_retriever,
   search_questions,
+  write_index,
 )
 
 
@@ -45,25 +48,30 @@ def open_questions(path: str) -> list[Question]:
   return list(read_questions(path))
 
 
-def open_index(retriever: Retriever, corpus: Corpus, directory: str) -> Index:
-  """Opens the index of a retriever; makes it when absent.
+def open_index(
+  retriever: Retriever, corpus: Corpus, directory: str, backend: str
+) -> Searchable:
+  """Opens the index of a retriever, once it is known to belong to it.
 
   Raises:
-    ValueError: if the index is that of another encoder or corpus.
+    ImportError: if the backend needs an extra that is not installed.
+    ValueError: if the index is that of another encoder or corpus, or does not
+      fit in memory.
   """
-  if Path(directory).exists():
-    index = load_index(Path(directory), make_mesh())
-    check_index(
-      index,
-      encoder=retriever.fingerprint,
-      corpus=corpus.fingerprint,
-      tokenizer=retriever.tokenizer.fingerprint,
-    )
-    return index
-  with progress_bar("encode", len(corpus), "passage") as update:
-    return index_corpus(
-      retriever, corpus, directory, mesh=make_mesh(), progress=update
-    )
+  fit_to_index(retriever, corpus, read_manifest(Path(directory)))
+  return open_searchable(directory, make_mesh(), backend=backend)
+
+
+def make_index(
+  retriever: Retriever, corpus: Corpus, directory: str, backend: str
+) -> Searchable:
+  """`open_index`; makes it when absent."""
+  if not Path(directory).exists():
+    with progress_bar("encode", len(corpus), "passage") as update:
+      write_index(
+        retriever, corpus, directory, mesh=make_mesh(), progress=update
+      )
+  return open_index(retriever, corpus, directory, backend)
 
 
 def evaluate_checkpoint(
@@ -74,6 +82,7 @@ def evaluate_checkpoint(
   *,
   qrels: str | None,
   k: int,
+  backend: str,
 ) -> dict[str, Any]:
   """Retrieval and, of a checkpoint with a reader, its answers.
 
@@ -82,7 +91,7 @@ def evaluate_checkpoint(
   """
   system = load_system(checkpoint, corpus) if holds_reader(checkpoint) else None
   retriever = system.retriever if system else load_retriever(checkpoint)
-  opened = open_index(retriever, corpus, index)
+  opened = make_index(retriever, corpus, index, backend)
   texts = [q.question for q in questions]
   scores, rows = search_questions(retriever, opened, corpus, texts, k=k)
   ranking = Ranking(tuple(q.id for q in questions), rows, scores)
@@ -117,6 +126,7 @@ def answer(
   k: int | None,
   beams: int,
   batch_size: int | None,
+  backend: str,
 ) -> dict[str, Any]:
   """`odqa answer`: one question on the screen, or a set into a file.
 
@@ -149,7 +159,7 @@ def answer(
   if k:
     if index is None:
       raise ValueError("--index DIR is needed; it is made when absent.")
-    opened = open_index(system.retriever, system.corpus, index)
+    opened = make_index(system.retriever, system.corpus, index, backend)
   with progress_bar("answer", len(texts), "question") as update:
     answers = answer_questions(
       system,

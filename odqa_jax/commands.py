@@ -8,6 +8,7 @@ from odqa_jax.answer_commands import (
   answer,
   evaluate_checkpoint,
   open_corpus,
+  open_index,
   open_questions,
 )
 from odqa_jax.config import load_config
@@ -22,13 +23,17 @@ from odqa_jax.evaluate import (
 )
 from odqa_jax.initial import resolve_folder
 from odqa_jax.mesh import is_primary, make_mesh, sync
+from odqa_jax.plan import plan
 from odqa_jax.prepare import prepare as prepare_dataset
 from odqa_jax.progress import progress_bar
-from odqa_jax.retrieval.index import export_npy, load_index
+from odqa_jax.retrieval import figures as search_figures
+from odqa_jax.retrieval.index import export_npy
+from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.retriever import (
-  index_corpus,
   load_retriever,
   search_questions,
+  truncate,
+  write_index,
 )
 from odqa_jax.train import train as train_model
 
@@ -38,12 +43,13 @@ __all__ = [
   "demo",
   "evaluate",
   "index",
+  "plan",
   "prepare",
   "search",
   "train",
 ]
 
-DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
 def _split(names: str) -> list[str]:
@@ -91,14 +97,17 @@ def index(
   corpus: str,
   out: str,
   dtype: str,
+  dimensions: int | None,
   batch_tokens: int | None,
   npy: str | None,
 ) -> dict[str, Any]:
   """`odqa index`."""
   opened = open_corpus(corpus)
   retriever = load_retriever(resolve_folder(checkpoint))
+  if dimensions is not None:
+    retriever = truncate(retriever, dimensions)
   with progress_bar("encode", len(opened), "passage") as update:
-    made = index_corpus(
+    write_index(
       retriever,
       opened,
       out,
@@ -108,8 +117,9 @@ def index(
       progress=update,
     )
   if npy:
-    export_npy(made, Path(npy))
-  return {k: made.manifest[k] for k in ("count", "width", "dtype", "encoder")}
+    export_npy(out, npy)
+  manifest = read_manifest(Path(out))
+  return {k: manifest[k] for k in ("count", "width", "dtype", "encoder")}
 
 
 def search(
@@ -119,15 +129,17 @@ def search(
   questions: str,
   k: int,
   out: str,
+  backend: str,
 ) -> dict[str, Any]:
   """`odqa search`."""
   asked = open_questions(questions)
   opened = open_corpus(corpus)
   retriever = load_retriever(resolve_folder(checkpoint))
+  searched = open_index(retriever, opened, index, backend)
   with progress_bar("search", len(asked), "question") as update:
     scores, rows = search_questions(
       retriever,
-      load_index(Path(index), make_mesh()),
+      searched,
       opened,
       [q.question for q in asked],
       k=k,
@@ -137,7 +149,8 @@ def search(
   if is_primary():
     write_run(Path(out), ranking, asked, opened)
   sync("search")
-  return {"questions": len(asked), "k": k, "run": out}
+  found = {"questions": len(asked), "k": k, "run": out, "backend": backend}
+  return found | search_figures(searched)
 
 
 def evaluate(
@@ -149,6 +162,7 @@ def evaluate(
   qrels: str | None,
   k: int,
   bm25: bool,
+  backend: str,
 ) -> dict[str, Any]:
   """`odqa evaluate`: a run file, a checkpoint, or BM25; or all of them."""
   if run is None and checkpoint is None and not bm25:
@@ -165,7 +179,13 @@ def evaluate(
     figures["run"] = evaluate_run(Path(run), asked, opened, qrels=qrels)
   if checkpoint is not None and index is not None:
     figures["checkpoint"] = evaluate_checkpoint(
-      resolve_folder(checkpoint), index, asked, opened, qrels=qrels, k=k
+      resolve_folder(checkpoint),
+      index,
+      asked,
+      opened,
+      qrels=qrels,
+      k=k,
+      backend=backend,
     )
   if bm25:
     rows, scores = Bm25.build(opened).search(texts, k)

@@ -153,6 +153,11 @@ def validate(config: ConfigDict) -> ConfigDict:
       f"config.data.question_length, passage_length = {lengths}: each must be "
       f"between 3 and config.model.max_positions={longest}."
     )
+  if config.retrieval.dtype not in ("float32", "bfloat16"):
+    raise ValueError(
+      f"config.retrieval.dtype={config.retrieval.dtype!r}: training searches "
+      "float32 or bfloat16 rows."
+    )
   if not 0 <= config.optimizer.warmup < 1:
     raise ValueError(
       f"config.optimizer.warmup={config.optimizer.warmup}: a share of the "

@@ -95,24 +95,23 @@ PRESETS = {
     supervised_steps=20,
     test_questions=200,
     reader=ReaderPreset(
-      gold_steps=20,
-      steps=8,
+      gold_steps=0,
+      steps=10,
       end_steps=6,
       closed_book_steps=0,
-      refresh_every=3,
       questions=40,
+      runs=("joint",),
     ),
   ),
   "default": Preset(),
   "full": Preset(
-    sets=("vital_articles", "factbook_short"),
-    ict_steps=1000,
-    supervised_steps=1000,
+    ict_steps=400,
+    supervised_steps=600,
     reader=ReaderPreset(
-      gold_steps=3000,
+      gold_steps=3500,
       steps=1500,
-      end_steps=400,
-      closed_book_steps=1000,
+      end_steps=200,
+      closed_book_steps=600,
       refresh_every=100,
       questions=831,
       runs=tuple(RUNS),
@@ -191,6 +190,13 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
     for question in held_out_questions(data, name, preset.test_questions)
   ]
   return Corpus(data / "corpus"), questions
+
+
+def keep_programs(folder: Path) -> None:
+  """Lets stages that differ in their weights alone share one compilation."""
+  if jax.config.values["jax_compilation_cache_dir"] is None:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def measure_bm25(corpus: Corpus, questions: list[Question]) -> dict[str, Any]:
@@ -291,6 +297,7 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   root = Path(workdir)
   data = root / "data"
   stages = Stages()
+  keep_programs(root / "programs")
 
   with stages("prepare"):
     corpus, questions = prepare_data(chosen, data)

@@ -20,7 +20,7 @@ from odqa_jax.data.question_sets import Question
 from odqa_jax.evaluate import Ranking, answer_measures, evaluate_ranking
 from odqa_jax.mesh import make_mesh
 from odqa_jax.progress import progress_bar
-from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval import Searchable
 from odqa_jax.retriever import index_corpus, search_questions
 from odqa_jax.train import train
 
@@ -35,7 +35,7 @@ class ReaderPreset:
 
   Attributes:
     model: a preset of `models.t5`.
-    gold_steps: first stage: the gold passage alone.
+    gold_steps: first stage: the gold passage alone; 0 leaves it out.
     steps: second stage: `k` retrieved passages, the gold one among them.
     end_steps: each of the runs that begin with the trained reader.
     closed_book_steps: the reader without passages; 0 leaves it out.
@@ -165,7 +165,7 @@ def reader_stage(
 
 def _measure(
   system: ReadingSystem,
-  index: Index | None,
+  index: Searchable | None,
   questions: Sequence[Question],
   answered: Sequence[Question],
   k: int,
@@ -261,16 +261,18 @@ def run_reader_stages(
       init_from=start,
     )
     add_row("closed book (k = 0)", closed, 0)
-  gold = train_stage(
-    "reader, gold passage",
-    "reader_gold",
-    task="fid",
-    steps=preset.gold_steps,
-    k=1,
-    rate=preset.gold_rate,
-    init_from=start,
-    force_gold=True,
-  )
+  if preset.gold_steps:
+    gold = train_stage(
+      "reader, gold passage",
+      "reader_gold",
+      task="fid",
+      steps=preset.gold_steps,
+      k=1,
+      rate=preset.gold_rate,
+      init_from=start,
+      force_gold=True,
+    )
+    start = str(gold)
   reader = train_stage(
     f"reader, {preset.k} passages",
     "reader",
@@ -278,7 +280,7 @@ def run_reader_stages(
     steps=preset.steps,
     k=preset.k,
     rate=preset.rate,
-    init_from=str(gold),
+    init_from=start,
     force_gold=True,
   )
   add_row("reader (start)", reader, preset.k_answer)

@@ -47,6 +47,7 @@ from odqa_jax.evaluate import (
   evaluate_ranking,
 )
 from odqa_jax.mesh import is_primary, sync
+from odqa_jax.retrieval import Searchable
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retriever import (
   Retriever,
@@ -211,7 +212,7 @@ class _Dev:
   @contextmanager
   def _index(
     self, retriever: Retriever, index: Index | None
-  ) -> Iterator[Index]:
+  ) -> Iterator[Searchable]:
     """The given index if it is of this corpus, else one made for now."""
     if index is not None:
       if index.manifest.get("corpus") == self.corpus.fingerprint:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.corpus import Corpus, UntitledPassages
 from odqa_jax.data.loader import Batch
 from odqa_jax.lookup import Found, Lookup
 from odqa_jax.mesh import is_primary, to_host
@@ -26,9 +26,8 @@ from odqa_jax.progress import progress_bar
 from odqa_jax.retrieval.index import Index, load_index
 from odqa_jax.retrieval.refresh import Refresher, RefreshState
 from odqa_jax.retriever import (
-  UntitledPassages,
-  index_corpus,
   make_retriever,
+  write_index,
 )
 
 
@@ -164,7 +163,7 @@ class RetrievalFeed(Feed):
       title=data.title,
     )
     with progress_bar("encode", len(self._corpus), "passage") as update:
-      return index_corpus(
+      write_index(
         retriever,
         self._corpus,
         folder,
@@ -172,6 +171,7 @@ class RetrievalFeed(Feed):
         dtype=self._config.retrieval.dtype,
         progress=update,
       )
+    return load_index(folder, self._mesh)
 
   def _searched(self) -> Index | None:
     if self._renewed is not None:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from odqa_jax.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.reader_inputs import FLAGS, ReaderInputs
-from odqa_jax.data.reader_vocabulary import ReaderVocabulary, reader_vocabulary
+from odqa_jax.data.reader_vocabulary import ReaderIds, reader_vocabulary
 from odqa_jax.initial import initial_model
 from odqa_jax.mesh import replicated
 from odqa_jax.models.t5 import PRESETS, T5, T5Config
@@ -84,7 +84,7 @@ def initial_models(config: ConfigDict, corpus: Corpus, mesh: Mesh) -> Initial:
   )
 
 
-def reader_config(reader: ConfigDict, vocabulary: ReaderVocabulary) -> T5Config:
+def reader_config(reader: ConfigDict, vocabulary: ReaderIds) -> T5Config:
   """The T5 that `config.reader` describes.
 
   Raises:

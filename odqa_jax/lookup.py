@@ -42,7 +42,7 @@ from odqa_jax.retrieval.exact import search_placed
 from odqa_jax.retrieval.index import Index
 
 # What a search takes of a batch, in the order of its arguments.
-_SEARCHED = (
+SEARCHED = (
   "question_ids",
   "question_lengths",
   "own_rows",
@@ -91,6 +91,46 @@ def choose_rows(
   return kept.at[:, -1].set(last)
 
 
+def question_search(
+  encoder: DualEncoder, mesh: Mesh, *, count: int, k: int, force_gold: bool
+) -> Callable[..., Found]:
+  """The jitted search for a question batch; jit tells its lengths apart.
+
+  Args:
+    encoder: the retriever.
+    mesh: the devices of training and index.
+    count: passages of the corpus.
+    k: passages of a question.
+    force_gold: see `choose_rows`.
+
+  Returns:
+    `(params, embeddings, *batch)`, the batch in the order of `SEARCHED`.
+  """
+
+  def search(
+    params: Any,
+    embeddings: Float[Array, "n e"],
+    question_ids: Int[Array, "b l"],
+    question_lengths: Int[Array, " b"],
+    own_rows: Int[Array, "b m"],
+    gold_rows: Int[Array, " b"],
+    reader_question_lengths: Int[Array, " b"],
+  ) -> Found:
+    queries = encoder.encode_question(params, question_ids, question_lengths)
+    # Whatever of its own a question may find, k others remain.
+    wide = k + own_rows.shape[1]
+    if wide > count:
+      raise ValueError(
+        f"config.retrieval.k={k} with {own_rows.shape[1]} passages to leave "
+        f"out of a corpus of {count}; lower k."
+      )
+    _, rows = search_placed(mesh, embeddings, count, queries, wide)
+    chosen = choose_rows(rows, own_rows, gold_rows, k, force_gold=force_gold)
+    return Found(chosen, reader_question_lengths)
+
+  return jax.jit(search, out_shardings=replicated(mesh))
+
+
 class Lookup:
   """Finds and gathers the passages of question batches.
 
@@ -129,39 +169,14 @@ class Lookup:
     self.passage_length = config.data.passage_length
     self.buckets = config.data.reader_buckets
     self.null_document = config.retrieval.null_document or not k
-    self.force_gold = config.retrieval.force_gold
     self._lengths = corpus.packed_lengths(self.passage_length, title=self.title)
-    self._search = self._make_search(encoder)
-
-  def _make_search(self, encoder: DualEncoder) -> Callable[..., Found]:
-    """The compiled search; jit tells question lengths apart."""
-
-    def search(
-      params: Any,
-      embeddings: Float[Array, "n e"],
-      question_ids: Int[Array, "b l"],
-      question_lengths: Int[Array, " b"],
-      own_rows: Int[Array, "b m"],
-      gold_rows: Int[Array, " b"],
-      reader_question_lengths: Int[Array, " b"],
-    ) -> Found:
-      queries = encoder.encode_question(params, question_ids, question_lengths)
-      # Whatever of its own a question may find, k others remain.
-      wide = self.k + own_rows.shape[1]
-      if wide > len(self.corpus):
-        raise ValueError(
-          f"config.retrieval.k={self.k} with {own_rows.shape[1]} passages to "
-          f"leave out of a corpus of {len(self.corpus)}; lower k."
-        )
-      _, rows = search_placed(
-        self.mesh, embeddings, len(self.corpus), queries, wide
-      )
-      chosen = choose_rows(
-        rows, own_rows, gold_rows, self.k, force_gold=self.force_gold
-      )
-      return Found(chosen, reader_question_lengths)
-
-    return jax.jit(search, out_shardings=replicated(self.mesh))
+    self._search = question_search(
+      encoder,
+      mesh,
+      count=len(corpus),
+      k=k,
+      force_gold=config.retrieval.force_gold,
+    )
 
   def dispatch(self, params: Any, index: Index | None, batch: Batch) -> Found:
     """Begins the search for a batch; the result is still being computed.
@@ -171,12 +186,12 @@ class Lookup:
       index: what is searched; None with k = 0.
       batch: this process's rows of a question batch.
     """
-    placed = to_global(self.mesh, {name: batch[name] for name in _SEARCHED})
+    placed = to_global(self.mesh, {name: batch[name] for name in SEARCHED})
     if not self.k:
       lengths = placed["reader_question_lengths"]
       return Found(np.zeros((len(lengths), 0), np.int32), lengths)
     assert index is not None
-    inputs = (placed[name] for name in _SEARCHED)
+    inputs = (placed[name] for name in SEARCHED)
     return self._search(params, index.embeddings, *inputs)
 
   def complete(self, batch: Batch, found: Found) -> Batch:

@@ -47,12 +47,22 @@ def _add_train(commands: Any) -> None:
   p.add_argument("--workdir", required=True)
 
 
+def _add_backend(p: argparse.ArgumentParser) -> None:
+  p.add_argument(
+    "--backend",
+    choices=["exact", "host", "scann"],
+    default="exact",
+    help="search rows on the devices, streamed from the host, or approximately",
+  )
+
+
 def _add_retrieval(commands: Any) -> None:
   p = commands.add_parser("index", help="encode a corpus")
   p.add_argument("--checkpoint", required=True)
   p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
   p.add_argument("--out", required=True)
-  p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+  p.add_argument("--dtype", choices=["f32", "bf16", "int8"], default="f32")
+  p.add_argument("--dimensions", type=int, help="keep the first ones only")
   p.add_argument("--batch-tokens", type=int, help="per encoder call")
   p.add_argument("--npy", help="also write the matrix to this file")
 
@@ -63,6 +73,7 @@ def _add_retrieval(commands: Any) -> None:
   p.add_argument("--questions", required=True, help="a file or prepared set")
   p.add_argument("--k", type=int, default=100)
   p.add_argument("--out", required=True, help="run.trec or run.json")
+  _add_backend(p)
 
   p = commands.add_parser("evaluate", help="measure a run, or a checkpoint")
   p.add_argument("--run", help="run.trec or run.json")
@@ -73,6 +84,7 @@ def _add_retrieval(commands: Any) -> None:
   p.add_argument("--qrels", help="TREC qrels for the gold-passage measures")
   p.add_argument("--k", type=int, default=100)
   p.add_argument("--bm25", action="store_true", help="measure BM25 as well")
+  _add_backend(p)
 
 
 def _add_answer(commands: Any) -> None:
@@ -87,6 +99,25 @@ def _add_answer(commands: Any) -> None:
   p.add_argument("--k", type=int, help="passages read; by default as trained")
   p.add_argument("--beams", type=int, default=1, help="1 is greedy")
   p.add_argument("--batch-size", type=int, help="questions at a time")
+  _add_backend(p)
+
+
+def _add_plan(commands: Any) -> None:
+  p = commands.add_parser(
+    "plan", help="does it fit a TPU slice? compiles without one"
+  )
+  p.add_argument(
+    "--config", required=True, help="configs/NAME.py[:key=value,…]"
+  )
+  p.add_argument("--topology", required=True, help="v5e:2x4, v5p-8, v6e-8, …")
+  p.add_argument("--passages", type=int, default=21_015_324)
+  p.add_argument("--width", type=int, help="of the index; none: the encoder's")
+  p.add_argument("--index-dtype", choices=["f32", "bf16", "int8"])
+  p.add_argument("--questions", type=int, default=64, help="searched at once")
+  p.add_argument("--k", type=int, default=100)
+  p.add_argument("--programs", default="search,encode,train")
+  p.add_argument("--hbm-gb", type=float, help="GiB of a chip; none: as known")
+  p.add_argument("--vocabulary", type=int, default=30522, help="word pieces")
 
 
 def _add_demo(commands: Any) -> None:
@@ -115,6 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train,
     _add_retrieval,
     _add_answer,
+    _add_plan,
     _add_demo,
   ):
     add(commands)
@@ -143,10 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses, runs, reports; returns the exit code."""
   rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   args = make_parser().parse_args(rest)
-  if args.command == "train":
+  if args.command in ("train", "plan"):
     args.overrides = overrides
   elif overrides:
-    make_parser().error(f"--config.{overrides[0]} belongs to `odqa train`.")
+    make_parser().error(
+      f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
+    )
   logging.getLogger("absl").setLevel(logging.ERROR)
   logging.getLogger("bm25s").setLevel(logging.WARNING)
   from odqa_jax.mesh import is_primary, start_distributed

@@ -18,10 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
 
 from odqa_jax.checkpoint import find_step, restore_params
-from odqa_jax.data.corpus import Corpus
+from odqa_jax.data.corpus import Corpus, UntitledPassages
 from odqa_jax.data.loader import question_batches
 from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.mesh import (
@@ -33,8 +32,9 @@ from odqa_jax.mesh import (
 )
 from odqa_jax.models.bert import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.pretrained import load_encoder
-from odqa_jax.retrieval import BACKENDS
-from odqa_jax.retrieval.index import Index, build_index, check_index
+from odqa_jax.retrieval import Searchable, batches, open_index, search
+from odqa_jax.retrieval.embed import bulk_tokens
+from odqa_jax.retrieval.index import build_index, check_index
 
 Progress = Callable[[int, int], None]
 
@@ -61,32 +61,6 @@ class Retriever:
   passage_length: int
   title: bool
   fingerprint: str
-
-
-class UntitledPassages:
-  """A corpus whose passages are encoded without their titles."""
-
-  def __init__(self, corpus: Corpus) -> None:
-    self._corpus = corpus
-    self.manifest = corpus.manifest
-    self.fingerprint = corpus.fingerprint
-
-  def __len__(self) -> int:
-    return len(self._corpus)
-
-  def id(self, row: int) -> str:
-    """The passage's own name."""
-    return self._corpus.id(row)
-
-  def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
-    """Tokens of every packed passage."""
-    return self._corpus.packed_lengths(max_length, title=False)
-
-  def passage_inputs(
-    self, rows: Int[np.ndarray, " n"], length: int
-  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
-    """Token ids and lengths of the packed passages."""
-    return self._corpus.passage_inputs(rows, length, title=False)
 
 
 def passage_fingerprint(
@@ -213,7 +187,60 @@ def restored_retriever(
   )
 
 
-def index_corpus(
+def truncate(retriever: Retriever, dimensions: int) -> Retriever:
+  """The retriever that keeps the first dimensions of its embeddings.
+
+  What is kept is brought to length 1 again if the encoder does so.
+
+  Raises:
+    ValueError: if it has not so many, or they come from a learned projection.
+  """
+  config = retriever.encoder.config
+  if not 1 <= dimensions <= config.output_dim:
+    raise ValueError(
+      f"--dimensions {dimensions}: embeddings of this encoder have "
+      f"{config.output_dim}; keep 1 to {config.output_dim} of them."
+    )
+  if dimensions == config.output_dim:
+    return retriever
+  if config.projection == "dense":
+    raise ValueError(
+      f"--dimensions {dimensions}: this encoder ends in a projection to "
+      f"{config.output_dim} dimensions, none of which may be left out."
+    )
+  return make_retriever(
+    dataclasses.replace(
+      config, projection="truncate", embedding_dim=dimensions
+    ),
+    retriever.params,
+    retriever.tokenizer,
+    question_length=retriever.question_length,
+    passage_length=retriever.passage_length,
+    title=retriever.title,
+  )
+
+
+def fit_to_index(
+  retriever: Retriever, corpus: Corpus, manifest: Mapping[str, Any]
+) -> Retriever:
+  """The retriever with as many dimensions as an index that belongs to it.
+
+  Raises:
+    ValueError: if the index belongs to another checkpoint or corpus.
+  """
+  width = manifest["width"]
+  if width < retriever.encoder.config.output_dim:
+    retriever = truncate(retriever, width)
+  check_index(
+    manifest,
+    encoder=retriever.fingerprint,
+    corpus=corpus.fingerprint,
+    tokenizer=retriever.tokenizer.fingerprint,
+  )
+  return retriever
+
+
+def write_index(
   retriever: Retriever,
   corpus: Corpus,
   directory: str | Path,
@@ -223,15 +250,15 @@ def index_corpus(
   batch_tokens: int | None = None,
   shard_rows: int = 65536,
   progress: Progress | None = None,
-) -> Index:
+) -> None:
   """Encodes every passage of the corpus and saves the index.
 
   Args:
     retriever: what encodes.
     corpus: what is encoded.
     directory: where the index goes; a killed run is taken up again.
-    mesh: the devices that will hold the index.
-    dtype: of the stored embeddings: "float32" or "bfloat16".
+    mesh: the devices that encode.
+    dtype: of the stored embeddings: "float32", "bfloat16" or "int8".
     batch_tokens: tokens (with padding) in one encoder call; by default what
       suits the device. On a CPU 2,048 stay in cache: 2.3 times as many
       passages/s as 16,384 with the tiny preset, 2 cores.
@@ -243,11 +270,10 @@ def index_corpus(
   """
   check_tokenizer(retriever, corpus)
   if batch_tokens is None:
-    batch_tokens = 2048 if jax.default_backend() == "cpu" else 16384
-    batch_tokens *= jax.local_device_count()
-
-  _, encode = _compiled(retriever.encoder.config)
-  return build_index(
+    devices = jax.local_device_count()
+    batch_tokens = bulk_tokens(jax.default_backend(), devices)
+  _, encode = compiled_encoders(retriever.encoder.config)
+  build_index(
     lambda ids, lengths: encode(retriever.params, ids, lengths),
     corpus if retriever.title else UntitledPassages(corpus),
     Path(directory),
@@ -264,8 +290,21 @@ def index_corpus(
   )
 
 
+def index_corpus(
+  retriever: Retriever,
+  corpus: Corpus,
+  directory: str | Path,
+  *,
+  mesh: Mesh,
+  **options: Any,
+) -> Searchable:
+  """`write_index` with these options; then the index, opened on `mesh`."""
+  write_index(retriever, corpus, directory, mesh=mesh, **options)
+  return open_index(directory, mesh)
+
+
 @functools.lru_cache(maxsize=8)
-def _compiled(
+def compiled_encoders(
   config: EncoderConfig,
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
   """The compiled encoders of questions and of passages.
@@ -299,7 +338,7 @@ def encode_questions(
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
   devices = jax.local_device_count()
   batch_size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
-  encode, _ = _compiled(retriever.encoder.config)
+  encode, _ = compiled_encoders(retriever.encoder.config)
   tokens = retriever.tokenizer.encode_batch(list(questions))
   parts = []
   for ids, lengths, real in question_batches(
@@ -315,16 +354,22 @@ def encode_questions(
 
 def search_questions(
   retriever: Retriever,
-  index: Index,
+  index: Searchable,
   corpus: Corpus,
   questions: Sequence[str],
   *,
   k: int,
-  batch_size: int = 64,
-  backend: str = "exact",
   progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The k best rows for every question.
+
+  Args:
+    retriever: what encodes the questions.
+    index: made by it from the corpus; opened for any backend.
+    corpus: the evidence.
+    questions: their texts.
+    k: passages of a question.
+    progress: called with questions done and in all.
 
   Returns:
     scores `[n, k]` f32 (plain dot products) and corpus rows `[n, k]` int32,
@@ -334,22 +379,17 @@ def search_questions(
     ValueError: if the index belongs to another checkpoint or corpus, or k is
       larger than the corpus.
   """
-  check_index(
-    index,
-    encoder=retriever.fingerprint,
-    corpus=corpus.fingerprint,
-    tokenizer=retriever.tokenizer.fingerprint,
-  )
-  embeddings = encode_questions(retriever, questions, batch_size=batch_size)
+  retriever = fit_to_index(retriever, corpus, index.manifest)
+  embeddings = encode_questions(retriever, questions)
   scores, rows = [], []
-  for start in range(0, len(embeddings), batch_size):
-    batch = embeddings[start : start + batch_size]
-    real = len(batch)
+  parts = batches(index, len(embeddings))
+  for part in parts:
     # One shape for all batches: one compiled search.
-    batch = np.pad(batch, ((0, batch_size - real), (0, 0)), mode="edge")
-    found = jax.device_get(BACKENDS[backend](index, batch, k))
-    scores.append(found[0][:real])
-    rows.append(found[1][:real])
+    rest = len(parts[0]) - len(part)
+    batch = np.pad(embeddings[part], ((0, rest), (0, 0)), mode="edge")
+    found = jax.device_get(search(index, batch, k))
+    scores.append(found[0][: len(part)])
+    rows.append(found[1][: len(part)])
     if progress:
-      progress(start + real, len(embeddings))
+      progress(part.stop, len(embeddings))
   return np.concatenate(scores), np.concatenate(rows)

@@ -10,7 +10,7 @@ import functools
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +101,50 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
+class TrainingProgram(NamedTuple):
+  """What a config trains, before anything is placed on a device.
+
+  Attributes:
+    init: makes the first state.
+    abstract: shapes, types and shardings of the state.
+    shardings: the shardings alone.
+    step: the jitted `train_step`; it donates the state.
+  """
+
+  init: Callable[[], TrainState]
+  abstract: TrainState
+  shardings: TrainState
+  step: Any
+
+
+def training_program(
+  config: ConfigDict, task: Task, mesh: Mesh
+) -> TrainingProgram:
+  """The state and the step of a training config on a mesh."""
+  tx = make_optimizer(
+    config.optimizer, steps=config.steps, frozen_paths=task.frozen
+  )
+
+  def init_state() -> TrainState:
+    params = task.init(jax.random.key(config.seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+  # Abstract first, so that no device ever holds all of it.
+  abstract = jax.eval_shape(init_state)
+  shardings = tree_shardings(mesh, config.sharding, abstract)
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract,
+    shardings,
+  )
+  step = jax.jit(
+    functools.partial(train_step, task=task, tx=tx, seed=config.seed),
+    out_shardings=(shardings, None),
+    donate_argnums=0,
+  )
+  return TrainingProgram(init_state, abstract, shardings, step)
+
+
 def check_batch(config: ConfigDict, devices: int) -> None:
   """Refuses a batch that the devices cannot share.
 
@@ -177,27 +221,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   check_batch(config, mesh.size)
   corpus = Corpus(config.data.corpus)
 
-  # ---- Models, task, optimizer ----
+  # ---- Models, task, step ----
   initial = initial_models(config, corpus, mesh)
   models, inputs = initial.models, initial.inputs
   task = make_task(config, models)
-  tx = make_optimizer(
-    config.optimizer, steps=config.steps, frozen_paths=task.frozen
-  )
   feed, examples = make_feed(config, initial, task, corpus, mesh, workdir)
 
-  # ---- State: abstract first, so that no device ever holds all of it ----
-  def init_state() -> TrainState:
-    params = task.init(jax.random.key(config.seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-  abstract = jax.eval_shape(init_state)
-  shardings = tree_shardings(mesh, config.sharding, abstract)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    abstract,
-    shardings,
-  )
+  program = training_program(config, task, mesh)
+  abstract, shardings = program.abstract, program.shardings
 
   # ---- Resume, or begin ----
   evaluator = make_evaluator(config, models, corpus, inputs, mesh, workdir)
@@ -232,7 +263,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       feed.resume(saved, restored.refresh)
       window = Window(saved["window"])
     else:
-      state = jax.jit(init_state, out_shardings=shardings)()
+      state = jax.jit(program.init, out_shardings=shardings)()
       given = {name: shardings.params[name] for name in initial.params}
       place = jax.jit(lambda p: p, out_shardings=given)
       state = state._replace(params=state.params | place(initial.params))
@@ -245,12 +276,6 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
-    # ---- The step ----
-    step_fn = jax.jit(
-      functools.partial(train_step, task=task, tx=tx, seed=config.seed),
-      out_shardings=(shardings, None),
-      donate_argnums=0,
-    )
     rate = learning_rate(config.optimizer, config.steps)
 
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
@@ -275,7 +300,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
           batch = feed.take()
           placed = to_global(mesh, batch)
           feed.prefetch(state.params)
-          state, metrics = step_fn(state, placed)
+          state, metrics = program.step(state, placed)
           step += 1
           feed.advance(state.params, step)
           meter.add(batch, task.flops(placed))

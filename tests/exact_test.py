@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from odqa_jax.mesh import make_mesh, replicated, row_sharding
-from odqa_jax.retrieval import BACKENDS, exact
+from odqa_jax.retrieval import exact, top_k
 from odqa_jax.retrieval.index import Index, index_from_rows
 
 
@@ -43,8 +43,12 @@ def rows_found(index: Index, queries: Any, k: int) -> np.ndarray:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-  """Makes a few thousand rows span many blocks, the last one overlapping."""
+  """Makes a few thousand rows need many blocks, the last one overlapping.
+
+  So do nine questions over float32 rows.
+  """
   monkeypatch.setattr(exact, "_BLOCK_SCORES", 2**12)
+  monkeypatch.setattr(top_k, "_SCORES", 2**13)
   exact._searcher.cache_clear()
   yield
   exact._searcher.cache_clear()
@@ -64,21 +68,23 @@ def test_rows_equal_those_of_float64(n: int, devices: int):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("k", [1, 10, 300])
 @pytest.mark.parametrize("n", [1000, 6001])
-def test_many_blocks(small_blocks: None, n: int, k: int, devices: int):
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_many_blocks(
+  small_blocks: None, dtype: type, n: int, k: int, devices: int
+):
   rows, queries = integers((n, 12), seed=n), integers((9, 12), seed=1)
+  index = index_of(rows.astype(dtype), devices)
   np.testing.assert_array_equal(
-    rows_found(index_of(rows, devices), queries, k), best(rows, queries, k)
+    rows_found(index, queries, k), best(rows, queries, k)
   )
 
 
 def test_blocks_are_small_multiples():
-  """The search of a large shard is cut; that of a small one is not copied."""
   size = exact._block_rows
-  assert size(64, 200_000, 384, cpu=True, widen=False) == 200_000
-  for b, n, e, widen in [(64, 10**6, 768, False), (1, 10**6, 768, True)]:
-    block = size(b, n, e, cpu=True, widen=widen)
+  for b, n, e in [(64, 10**6, 768), (1, 10**6, 768)]:
+    block = size(b, n, e, cpu=True)
     assert 64 < block <= 2**25 // (4 * e) and not block % 64
-  assert size(512, 10**6, 8, cpu=False, widen=False) * 512 <= 2**24 + 64 * 512
+  assert size(512, 10**6, 8, cpu=False) * 512 <= 2**24 + 64 * 512
 
 
 @pytest.mark.parametrize("e", [24, 384])
@@ -298,7 +304,7 @@ def test_memory_and_traffic_do_not_grow_with_the_corpus():
     )
     .compile()
   )
-  assert compiled.memory_analysis().temp_size_in_bytes < 2**28
+  assert compiled.memory_analysis().temp_size_in_bytes < 3 * 2**27
   gathers = re.findall(r"(\S+) all-gather\(", compiled.as_text())
   shapes = [
     [int(d) for d in re.search(r"\[([\d,]+)\]", g)[1].split(",")]
@@ -306,7 +312,3 @@ def test_memory_and_traffic_do_not_grow_with_the_corpus():
   ]
   assert shapes, "the candidates must travel"
   assert all(np.prod(s) == queries * k * 8 for s in shapes)
-
-
-def test_exact_is_a_backend():
-  assert BACKENDS["exact"] is exact.search

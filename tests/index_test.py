@@ -21,7 +21,6 @@ from odqa_jax.retrieval.index import (
   build_index,
   check_index,
   export_npy,
-  index_from_rows,
   load_index,
 )
 
@@ -258,7 +257,7 @@ def test_a_manifest_reaches_only_its_own_complete_shards(tmp_path: Path):
     manifest = json.loads(json.dumps(good))
     del manifest["sha256"]
     change(manifest)
-    manifest["sha256"] = storage._content_hash(manifest)
+    manifest["sha256"] = storage.content_hash(manifest)
     path.write_text(json.dumps(manifest))
 
   forged(lambda m: m["shards"][0].update(file="../rows-00000.npy"))
@@ -275,28 +274,31 @@ def test_a_manifest_reaches_only_its_own_complete_shards(tmp_path: Path):
 def test_an_index_of_something_else_is_refused(tmp_path: Path):
   index = build(tmp_path / "index", Encoder(), Tokens(9))
   right = IDENTITY | {"corpus": "corpus 9 0"}
-  check_index(index, **right)
   check_index(index.manifest, **right)
   for name, value in right.items():
     with pytest.raises(
       ValueError, match=f"its {name} is {value}, .* other"
     ) as e:
-      check_index(index, **right | {name: "other"})
+      check_index(index.manifest, **right | {name: "other"})
     assert all(f"its {n}" not in str(e.value) for n in set(right) - {name})
   with pytest.raises(ValueError, match=r"its corpus.*its tokenizer"):
-    check_index(index, **right | {"corpus": "a", "tokenizer": "b"})
+    check_index(index.manifest, **right | {"corpus": "a", "tokenizer": "b"})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_export(tmp_path: Path, dtype: str):
   rows = np.random.default_rng(0).standard_normal((1300, 5), np.float32)
   rows = rows.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-  index = index_from_rows(rows, make_mesh(), {})
-  export_npy(index, tmp_path / "rows.npy")
+  partial, folder = tmp_path / "partial", tmp_path / "index"
+  partial.mkdir()
+  for i, start in enumerate(range(0, 1300, 500)):
+    storage.save_shard(partial, i, start, rows[start : start + 500])
+  storage.finish(partial, folder, {"dtype": dtype, "count": 1300}, 3)
+  export_npy(folder, tmp_path / "rows.npy")
   read = np.load(tmp_path / "rows.npy", allow_pickle=False)
   assert read.dtype == np.float32
   np.testing.assert_array_equal(read, rows.astype(np.float32))
-  assert [p.name for p in tmp_path.iterdir()] == ["rows.npy"]
+  assert {p.name for p in tmp_path.iterdir()} == {"index", "rows.npy"}
 
 
 def test_a_real_corpus(tmp_path: Path):
@@ -318,7 +320,7 @@ def test_a_real_corpus(tmp_path: Path):
 
   identity = {"encoder": "mine", "tokenizer": tokenizer.fingerprint}
   options = {"max_length": 48, "shard_rows": 64, "batch_tokens": 512}
-  index = build_index(
+  build_index(
     encode,
     corpus,
     tmp_path / "index",
@@ -326,6 +328,7 @@ def test_a_real_corpus(tmp_path: Path):
     identity=identity,
     **options,
   )
+  index = load_index(tmp_path / "index", make_mesh())
   inputs = corpus.passage_inputs(np.arange(200), 48)
   np.testing.assert_array_equal(held(index), encode(*inputs))
-  check_index(index, **identity, corpus=corpus.fingerprint)
+  check_index(index.manifest, **identity, corpus=corpus.fingerprint)

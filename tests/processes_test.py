@@ -3,6 +3,7 @@
 Real processes over loopback, through the launcher and the command line.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -133,6 +134,38 @@ def test_index_and_search_are_the_same(odqa, one_and_two, toy_data, tmp_path):
   )
   # Scores that differ in the last digit may swap neighbours.
   assert same > 0.99
+
+
+def test_every_backend_is_the_same(odqa, one_and_two, toy_data, tmp_path):
+  """Two processes stream each their rows, and share one ScaNN build."""
+  backends = ["exact", "host"]
+  if importlib.util.find_spec("scann"):
+    backends.append("scann")
+  launch(
+    odqa, 2, 2, "index",
+    "--checkpoint", one_and_two["two"],
+    "--corpus", toy_data,
+    "--out", tmp_path / "index",
+  )  # fmt: skip
+  runs = []
+  for backend in backends:
+    figures = launch(
+      odqa, 2, 2, "search",
+      "--checkpoint", one_and_two["two"],
+      "--index", tmp_path / "index",
+      "--corpus", toy_data,
+      "--questions", toy_data / "questions" / "toy",
+      "--k", "20",
+      "--out", tmp_path / f"{backend}.trec",
+      "--backend", backend,
+    )  # fmt: skip
+    assert figures["backend"] == backend
+    lines = (tmp_path / f"{backend}.trec").read_text().splitlines()
+    runs.append([line.split()[:3] for line in lines])
+  for run in runs[1:]:
+    same = np.mean([a == b for a, b in zip(run, runs[0], strict=True)])
+    # Scores that differ in the last digit may swap neighbours.
+    assert same > 0.99
 
 
 def test_end_to_end_training_is_the_same(odqa, toy_data, tmp_path):

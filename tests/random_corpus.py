@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from odqa_jax.mesh import make_mesh
-from odqa_jax.retrieval.index import Index, build_index
+from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.index import Index, build_index, load_index
 
 IDENTITY = {"encoder": "e" * 8, "tokenizer": "t" * 8}
 TABLE = np.random.default_rng(0).integers(-9, 10, (50, 12)).astype(np.float32)
@@ -83,10 +84,30 @@ def build(
     "shard_rows": 64,
     "identity": IDENTITY,
   }
-  return build_index(
-    encode, corpus, directory, mesh=mesh or make_mesh(), **settings | options
-  )
+  mesh = mesh or make_mesh()
+  build_index(encode, corpus, directory, mesh=mesh, **settings | options)
+  return load_index(directory, mesh)
 
 
 def first_devices(n: int) -> Mesh:
   return make_mesh(devices=jax.devices()[:n])
+
+
+def save(
+  directory: Path,
+  rows: np.ndarray,
+  shard_rows: int = 500,
+  *,
+  sides: dict[str, np.ndarray] | None = None,
+) -> Path:
+  """An index folder of given rows, and of what belongs to them."""
+  partial = directory.with_name(directory.name + ".partial")
+  partial.mkdir(parents=True)
+  starts = range(0, len(rows), shard_rows)
+  for i, start in enumerate(starts):
+    part = slice(start, start + shard_rows)
+    held = {name: x[part] for name, x in (sides or {}).items()}
+    storage.save_shard(partial, i, start, rows[part], **held)
+  settings = {"count": len(rows), "dtype": rows.dtype.name}
+  storage.finish(partial, directory, settings, len(starts))
+  return directory

@@ -361,8 +361,8 @@ def test_the_manifest_fits_no_encoder():
     "tokenizer": corpus.manifest["tokenizer"],
   }
   with pytest.raises(ValueError, match="the weights of training step 2, the"):
-    check_index(index, encoder="e" * 8, **rest)
-  check_index(index, encoder="the weights of training step 2", **rest)
+    check_index(index.manifest, encoder="e" * 8, **rest)
+  check_index(index.manifest, encoder="the weights of training step 2", **rest)
 
 
 def test_bad_settings():

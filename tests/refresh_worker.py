@@ -15,8 +15,13 @@ from random_corpus import Tokens
 from refresh_test import LENGTH, RENEWING, bag_of_words, table
 
 from odqa_jax.checkpoint import Checkpoints
-from odqa_jax.mesh import make_mesh, replicated, start_distributed
-from odqa_jax.retrieval.index import export_npy
+from odqa_jax.mesh import (
+  make_mesh,
+  replicated,
+  start_distributed,
+  sync,
+  to_host,
+)
 from odqa_jax.retrieval.refresh import Refresher
 
 
@@ -62,7 +67,11 @@ def main(port: str, processes: int, process: int, folder: Path) -> None:
           checkpoints.wait()
           abstract = {"refresh": refresher.abstract(params)}
           state = checkpoints.restore(abstract)[0]["refresh"]
-    export_npy(refresher.index(state), folder / f"{mode}.npy")
+    index = refresher.index(state)
+    rows = to_host(index.embeddings)[: index.count]
+    if jax.process_index() == 0:
+      np.save(folder / f"{mode}.npy", np.asarray(rows, np.float32))
+    sync("saved")
     assert np.isfinite(np.load(folder / f"{mode}.npy")).all()
 
 

@@ -26,17 +26,30 @@ SENTINELS = 100
 
 
 @runtime_checkable
-class ReaderVocabulary(Protocol):
-  """Text ↔ ids of a reader, and how its input is put together.
-
-  An input is `question_prefix`, question, then (if titles are read)
-  `title_prefix`, title, then `passage_prefix`, text, `suffix`.
+class ReaderIds(Protocol):
+  """What a reader's network needs to know of its vocabulary.
 
   Attributes:
     size: number of ids; every id is below it.
     pad_id: what follows the end of a sequence.
     start_id: the decoder's first input.
     eos_id: the end of a target.
+  """
+
+  size: int
+  pad_id: int
+  start_id: int
+  eos_id: int
+
+
+@runtime_checkable
+class ReaderVocabulary(ReaderIds, Protocol):
+  """Text ↔ ids of a reader, and how its input is put together.
+
+  An input is `question_prefix`, question, then (if titles are read)
+  `title_prefix`, title, then `passage_prefix`, text, `suffix`.
+
+  Attributes:
     sentinel_ids: 100 ids that stand for spans taken out of a text.
     fingerprint: sha256 (hex) of vocabulary and rules.
     question_prefix: ids before the question; likewise `title_prefix`,
@@ -44,10 +57,6 @@ class ReaderVocabulary(Protocol):
     suffix: ids after the text.
   """
 
-  size: int
-  pad_id: int
-  start_id: int
-  eos_id: int
   sentinel_ids: tuple[int, ...]
   fingerprint: str
   question_prefix: tuple[int, ...]

@@ -1,13 +1,15 @@
 """Exact maximum-inner-product search over a sharded index.
 
-Every device scans its own rows in blocks and keeps a running top k; only the
-k candidates of each device travel. The largest temporaries are one block of
-scores and one block of rows, never (questions × passages).
+Every device finds the top k of its own rows; only these k travel. How depends
+on where reading the rows is cheap: a TPU leaves all but the maxima of groups
+of rows in the matrix unit (`grouped.py`); a CPU multiplies float32 rows where
+they lie, for as many questions at a time as the scores have room; else
+rows are taken in blocks with a running top k. Temporaries are bounded, never
+(all questions × all passages).
 
-Ties go to the lowest row, however many devices there are: candidates are kept
-in row order before every `top_k`, which prefers the first of equals, and every
-block is a multiple of `index.ROW_MULTIPLE` rows, so that the matrix product
-gives equal rows bit-identical scores wherever they lie.
+Ties go to the lowest row, however many devices there are (`top_k.py`), because
+every product is over a multiple of `index.ROW_MULTIPLE` rows, so that equal
+rows get bit-identical scores wherever they lie.
 """
 
 import functools
@@ -17,21 +19,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Shaped
 
 from odqa_jax.mesh import replicated, to_host
+from odqa_jax.retrieval.grouped import GROUP, best_by_groups
 from odqa_jax.retrieval.index import ROW_MULTIPLE, Index
+from odqa_jax.retrieval.top_k import (
+  in_parts,
+  merge,
+  over_shards,
+  questions_at_once,
+  top_rows,
+)
 
 _QUERY_DTYPES = ("float32", "bfloat16", "float16")
-# 64 MiB of float32 scores.
+# Scores of a block, 64 MiB. A block is copied before the product: on a CPU
+# 32 MiB keep that copy in cache; elsewhere fewer, larger launches win.
 _BLOCK_SCORES = 2**24
-# A block that is not the whole shard is copied before the product. On a CPU
-# 32 MiB keeps that copy in cache; elsewhere fewer, larger launches win.
 _CPU_BLOCK_BYTES = 2**25
 _BLOCK_BYTES = 2**28
-# Rows per group whose maximum is compared first.
-_GROUP = 32
 
 
 def search(
@@ -56,8 +63,8 @@ def search(
     ValueError: if k is out of range, or the queries have another width, shape
       or type than the index takes, or are not finite.
   """
-  _check_k(k, index.count)
-  host = _checked_queries(queries, index.width)
+  check_k(k, index.count)
+  host = checked_queries(queries, index.width)
   if not len(host):
     return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32)
   placed = jax.make_array_from_callback(
@@ -94,7 +101,7 @@ def search_placed(
     ValueError: if k is out of range, or the queries have another width, no
       rows, or another type than float32.
   """
-  _check_k(k, count)
+  check_k(k, count)
   (b, w), width = queries.shape, embeddings.shape[1]
   if w != width or not b or queries.dtype != jnp.float32:
     raise ValueError(
@@ -106,7 +113,7 @@ def search_placed(
     return _searcher(mesh, k)(queries, embeddings, np.int32(count))
 
 
-def _check_k(k: int, count: int) -> None:
+def check_k(k: int, count: int) -> None:
   """Raises a ValueError unless an index of `count` rows has k best ones."""
   if not 1 <= k <= count:
     raise ValueError(
@@ -115,7 +122,7 @@ def _check_k(k: int, count: int) -> None:
     )
 
 
-def _checked_queries(
+def checked_queries(
   queries: Shaped[Array | np.ndarray, "..."], width: int
 ) -> Float[np.ndarray, "b e"]:
   """The queries as a host float32 matrix, or a ValueError that says why not."""
@@ -140,82 +147,56 @@ def _checked_queries(
   return host
 
 
-def _block_rows(
-  queries: int, rows: int, width: int, *, cpu: bool, widen: bool
-) -> int:
-  """Rows per block: the whole shard if its scores fit and it needs no copy."""
-  limit = max(_BLOCK_SCORES // queries, ROW_MULTIPLE)
-  if rows <= limit and not widen:
-    return rows
+def _block_rows(queries: int, rows: int, width: int, *, cpu: bool) -> int:
+  """Rows per block of a shard that is copied or widened block by block."""
   held = (_CPU_BLOCK_BYTES if cpu else _BLOCK_BYTES) // (4 * width)
-  limit = max(min(limit, held), ROW_MULTIPLE)
+  limit = max(min(_BLOCK_SCORES // queries, held), ROW_MULTIPLE)
   blocks = -(-rows // limit)
   # Equal blocks, because the last one is moved back to end with the shard.
   return -(-rows // (blocks * ROW_MULTIPLE)) * ROW_MULTIPLE
 
 
-def _candidates(
-  scores: Float[Array, "b n"], k: int
-) -> tuple[Float[Array, "b m"], Int[Array, "b m"]]:
-  """A superset of the top k of a block, in row order, and its positions.
-
-  The k groups with the largest maxima (the first among equals) hold the top
-  k: an element outside them is beaten by k maxima. Comparing maxima is
-  several times cheaper than comparing elements.
-  """
-  b, n = scores.shape
-  groups = n // _GROUP
-  if groups < 2 * k:
-    values, positions = lax.top_k(scores, min(k, n))
-    return values, positions
-  grouped = scores.reshape(b, groups, _GROUP)
-  best = jnp.sort(lax.top_k(grouped.max(axis=-1), k)[1], axis=-1)[..., None]
-  values = jnp.take_along_axis(grouped, best, axis=1)
-  positions = best * _GROUP + jnp.arange(_GROUP, dtype=jnp.int32)[None, None]
-  return values.reshape(b, -1), positions.reshape(b, -1)
-
-
-def _merge(
-  scores: Float[Array, "b m"], rows: Int[Array, "b m"], k: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """The top k of candidates whose equals stand in row order."""
-  scores, positions = lax.top_k(scores, k)
-  return scores, jnp.take_along_axis(rows, positions, axis=1)
+def _scores(
+  queries: Float[Array, "b e"], rows: Float[Array, "n e"]
+) -> Float[Array, "n b"]:
+  """Inner products in float32, at the highest precision."""
+  # XLA's CPU code for one query is a third faster this way round, and for
+  # several up to twice as slow.
+  left, right = (queries, rows) if len(queries) == 1 else (rows, queries)
+  products = jnp.matmul(
+    left,
+    right.T,
+    precision=lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  return products.reshape(len(rows), len(queries))
 
 
 def _scan_shard(
   queries: Float[Array, "b e"],
   embeddings: Float[Array, "n e"],
-  valid: Callable[[Int[Array, " m"]], Bool[Array, " m"]],
-  block: int,
+  count: Int[Array, ""],
   k: int,
+  block: int,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """The top k of this device's rows, by position in the shard."""
+  """The top k of this device's rows, block by block."""
   b, n = queries.shape[0], embeddings.shape[0]
-  lowest = jnp.finfo(jnp.float32).min
 
   def step(
     best: tuple[Array, Array], i: Int[Array, ""]
   ) -> tuple[tuple[Array, Array], None]:
     start = jnp.minimum(i * block, n - block)
-    rows = start + jnp.arange(block, dtype=jnp.int32)
     part = lax.dynamic_slice_in_dim(embeddings, start, block)
-    # For one query XLA's CPU code is a third faster than with dot_general.
-    scores = jnp.matmul(
-      queries,
-      part.astype(jnp.float32).T,
-      precision=lax.Precision.HIGHEST,
-      preferred_element_type=jnp.float32,
-    )
     # The last block overlaps the one before it: those rows have been seen.
-    # A real row never sinks to the -inf of the rest, even by overflow; and
-    # -0.0, which top_k puts below 0.0, is an equal of it.
-    scores = jnp.where(scores == 0, 0.0, jnp.maximum(scores, lowest))
-    fresh = valid(rows) & (rows >= i * block)
-    scores, positions = _candidates(jnp.where(fresh[None], scores, -jnp.inf), k)
-    return _merge(
+    scores, rows = top_rows(
+      _scores(queries, part.astype(jnp.float32)),
+      count - start,
+      min(k, block),
+      seen=i * block - start,
+    )
+    return merge(
       jnp.concatenate([best[0], scores], axis=1),
-      jnp.concatenate([best[1], start + positions], axis=1),
+      jnp.concatenate([best[1], start + rows], axis=1),
       k,
     ), None
 
@@ -227,34 +208,24 @@ def _scan_shard(
 @functools.lru_cache(maxsize=64)
 def _searcher(mesh: Mesh, k: int) -> Callable[..., tuple[Array, Array]]:
   """The compiled search of a mesh; jit tells the shapes apart."""
-  axes = mesh.axis_names
-  cpu = mesh.devices.flat[0].platform == "cpu"
+  platform = mesh.devices.flat[0].platform
 
-  def local(
+  def best(
     queries: Float[Array, "b e"],
     embeddings: Float[Array, "n e"],
     count: Int[Array, ""],
+    k: int,
   ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     b, (n, e) = queries.shape[0], embeddings.shape
-    widen = embeddings.dtype != jnp.float32
-    block = _block_rows(b, n, e, cpu=cpu, widen=widen)
-    first = lax.axis_index(axes).astype(jnp.int32) * n
-    scores, rows = _scan_shard(
-      queries, embeddings, lambda r: first + r < count, block, min(k, n)
-    )
-    # [b, shards * k], shard after shard, so that equals stay in row order.
-    scores, rows = lax.all_gather(
-      (scores, first + rows), axes, axis=1, tiled=True
-    )
-    return _merge(scores, rows, k)
+    if platform == "tpu" and n >= (k + 1) * GROUP:
+      return best_by_groups(queries, embeddings, count, k)
+    if platform == "cpu" and embeddings.dtype == jnp.float32:
+      return in_parts(
+        lambda part: top_rows(_scores(part, embeddings), count, k),
+        queries,
+        questions_at_once(mesh, n),
+      )
+    block = _block_rows(b, n, e, cpu=platform == "cpu")
+    return _scan_shard(queries, embeddings, count, k, block)
 
-  # check_vma cannot see that what follows an all_gather is the same everywhere.
-  return jax.jit(
-    jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(PartitionSpec(), PartitionSpec(axes), PartitionSpec()),
-      out_specs=PartitionSpec(),
-      check_vma=False,
-    )
-  )
+  return over_shards(mesh, k, 1, best)

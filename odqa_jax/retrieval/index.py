@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from odqa_jax.mesh import is_primary, row_sharding, sync
 from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.codes import quantize
 from odqa_jax.retrieval.embed import (
   Encode,
   Passages,
@@ -25,12 +27,14 @@ from odqa_jax.retrieval.embed import (
   embed,
   local_mesh,
 )
+from odqa_jax.retrieval.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.storage import DTYPES
 
 # Every device holds a multiple of this many rows. A matrix product may add up
 # in another order when their number is ragged; with a round one, equal rows
 # get bit-identical scores, and search can break ties by row.
 ROW_MULTIPLE = 64
+_HUGE_PAGE = 2**21
 # Fills `out` with the rows that begin at a given one.
 Fill = Callable[[int, np.ndarray], None]
 
@@ -66,31 +70,58 @@ def index_from_rows(
   def fill(start: int, out: np.ndarray) -> None:
     np.copyto(out, rows[start : start + len(out)])
 
-  placed = _place(fill, rows.shape, rows.dtype, mesh)
+  placed = place(fill, rows.shape, rows.dtype, mesh)
   return Index(placed, len(rows), manifest, mesh)
 
 
-def _place(
+def padded_rows(count: int, mesh: Mesh) -> int:
+  """Rows that are placed for `count` passages."""
+  unit = mesh.size * ROW_MULTIPLE
+  return max(-(-count // unit), 1) * unit
+
+
+def place(
   fill: Fill, shape: tuple[int, ...], dtype: np.dtype, mesh: Mesh
 ) -> Array:
   """Rows → a padded global array; the host holds one device's rows at a time.
 
   `make_array_from_callback` would hold those of all local devices at once.
+
+  Args:
+    fill: makes the rows.
+    shape: [n] or [n, e], without padding.
+    dtype: of the array.
+    mesh: its devices share the rows.
   """
-  count, width = shape
-  unit = mesh.size * ROW_MULTIPLE
-  padded = (max(-(-count // unit), 1) * unit, width)
+  count, *rest = shape
+  padded = (padded_rows(count, mesh), *rest)
   sharding = row_sharding(mesh)
   pieces = []
   where = sharding.addressable_devices_indices_map(padded)
   for device, slices in where.items():
     assert slices is not None
     start, stop, _ = slices[0].indices(padded[0])
-    piece = np.zeros((stop - start, width), dtype)
-    if start < count:
-      fill(start, piece[: count - start])
+    piece = _empty((stop - start, *rest), dtype)
+    real = max(min(count, stop) - start, 0)
+    if real:
+      fill(start, piece[:real])
+    piece[real:] = 0
     pieces.append(jax.device_put(piece, device).block_until_ready())
   return jax.make_array_from_single_device_arrays(padded, sharding, pieces)
+
+
+def _empty(
+  shape: tuple[int, ...], dtype: np.dtype
+) -> Shaped[np.ndarray, "..."]:
+  """Memory that a CPU device takes over as it is.
+
+  JAX copies what is not aligned, and its copy lies in small pages; NumPy asks
+  the system for huge ones, where a scan reads a tenth faster.
+  """
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.empty(size + _HUGE_PAGE, np.uint8)
+  start = -raw.ctypes.data % _HUGE_PAGE
+  return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def build_index(
@@ -105,8 +136,8 @@ def build_index(
   batch_tokens: int = 16384,
   shard_rows: int = 65536,
   progress: Progress | None = None,
-) -> Index:
-  """Encodes a corpus, saves the index and opens it; resumes a killed build.
+) -> None:
+  """Encodes a corpus and saves the index; resumes a killed build.
 
   The processes take row shards in turn, on their own devices. Finished ones
   stay in `DIRECTORY.partial`; the rest, made later, come out the same.
@@ -116,11 +147,11 @@ def build_index(
       over `embed.local_mesh(mesh)`. The parameters, closed over, must be
       replicated on that mesh, not on `mesh`. It sees at most eight (b, l).
     corpus: the passages.
-    directory: appears whole; if it is this index already, it is opened.
-    mesh: where the returned index is placed.
+    directory: appears whole; if it is this index already, nothing is done.
+    mesh: all devices of the build.
     max_length: tokens of the longest packed passage; longer ones are cut.
     identity: the fingerprints of `encoder` and `tokenizer`.
-    dtype: of the stored rows, `float32` or `bfloat16`.
+    dtype: of the stored rows, `float32`, `bfloat16` or `int8`.
     batch_tokens: padded tokens per call of `encode`, about.
     shard_rows: passages per file.
     progress: called with this process's (done, total) passages.
@@ -135,7 +166,7 @@ def build_index(
   partial = directory.with_name(f"{directory.name}.partial")
   if directory.exists():
     _require_same(made_from, storage.read_manifest(directory), directory)
-    return load_index(directory, mesh)
+    return
   _claim(partial, made_from | {"shard_rows": shard_rows})
   _encode_missing(
     encode,
@@ -145,14 +176,13 @@ def build_index(
     mesh=local_mesh(mesh),
     max_length=max_length,
     batch_tokens=batch_tokens,
-    dtype=DTYPES[dtype],
+    dtype=dtype,
     progress=progress or (lambda done, total: None),
   )
   sync("index: shards")
   if is_primary():
     storage.finish(partial, directory, made_from, len(shards))
   sync("index: finished")
-  return load_index(directory, mesh)
 
 
 def _row_shards(count: int, shard_rows: int) -> list[range]:
@@ -226,7 +256,7 @@ def _encode_missing(
   mesh: Mesh,
   max_length: int,
   batch_tokens: int,
-  dtype: np.dtype,
+  dtype: str,
   progress: Progress,
 ) -> None:
   """Encodes and saves this process's unfinished row shards."""
@@ -253,15 +283,22 @@ def _encode_missing(
       lengths[shards[i].start : shards[i].stop],
       sizes=sizes,
       mesh=mesh,
-      dtype=dtype,
+      dtype=DTYPES["float32" if dtype == "int8" else dtype],
       progress=tell,
     )
-    storage.save_shard(partial, i, shards[i].start, rows)
+    sides = {}
+    if dtype == "int8":
+      rows, sides["scales"], sides["residuals"] = quantize(rows)
+    storage.save_shard(partial, i, shards[i].start, rows, **sides)
     done += len(rows)
 
 
 def load_index(
-  directory: str | Path, mesh: Mesh, *, verify: bool = False
+  directory: str | Path,
+  mesh: Mesh,
+  *,
+  verify: bool = False,
+  free: Free = free_bytes,
 ) -> Index:
   """Opens an index on any number of devices and processes.
 
@@ -269,34 +306,29 @@ def load_index(
     directory: what `build_index` made.
     mesh: where to place it.
     verify: also compare the checksum of every row shard.
+    free: says what a device has free.
 
   Raises:
-    ValueError: if a file is missing, damaged or of another format, naming it.
+    ValueError: if a file is missing, damaged or of another format, naming it;
+      if it holds int8 codes; or if the rows do not fit on the devices.
   """
   directory = Path(directory)
   manifest = storage.read_manifest(directory)
-  shards = manifest["shards"]
-  for shard in shards:
-    storage.check_shard(directory / shard["file"], shard, verify)
+  if manifest["dtype"] == "int8":
+    raise ValueError(
+      f"{directory} holds int8 codes, which `open_index` searches; where rows "
+      "are needed on the devices, rebuild it with --dtype f32 or bf16."
+    )
   stored = DTYPES[manifest["dtype"]]
-  starts = np.array([s["start"] for s in shards])
-
-  def fill(start: int, out: np.ndarray) -> None:
-    at, filled = int(np.searchsorted(starts, start, side="right")) - 1, 0
-    while filled < len(out):
-      rows = storage.open_rows(
-        directory / shards[at]["file"], shards[at], stored
-      )
-      rows = rows[start + filled - shards[at]["start"] :][: len(out) - filled]
-      out[filled : filled + len(rows)] = rows
-      filled, at = filled + len(rows), at + 1
-
   shape = (manifest["count"], manifest["width"])
-  return Index(_place(fill, shape, stored, mesh), shape[0], manifest, mesh)
+  rows = padded_rows(shape[0], mesh) // mesh.size
+  check_fits(f"{directory}", rows * shape[1] * stored.itemsize, mesh, free=free)
+  fill = storage.row_reader(directory, manifest, verify=verify)
+  return Index(place(fill, shape, stored, mesh), shape[0], manifest, mesh)
 
 
 def check_index(
-  index: Index | Mapping[str, Any],
+  manifest: Mapping[str, Any],
   *,
   encoder: str,
   corpus: str,
@@ -305,7 +337,7 @@ def check_index(
   """Refuses an index that belongs to something else.
 
   Args:
-    index: an index, or its manifest.
+    manifest: the index's.
     encoder: the fingerprint that the index must have been made from.
     corpus: likewise.
     tokenizer: likewise.
@@ -313,7 +345,6 @@ def check_index(
   Raises:
     ValueError: naming each one that differs, and both fingerprints.
   """
-  manifest = index.manifest if isinstance(index, Index) else index
   given = {"encoder": encoder, "corpus": corpus, "tokenizer": tokenizer}
   wrong = [
     f"its {name} is {manifest.get(name)}, the {name} given is {value}"
@@ -327,25 +358,27 @@ def check_index(
     )
 
 
-def export_npy(index: Index, path: str | Path) -> None:
+def export_npy(directory: str | Path, path: str | Path) -> None:
   """Writes float32 [count, e], rows in corpus order, for other tools.
 
-  Every process writes the rows that lie on its devices into one file.
+  Args:
+    directory: an index of any type, which all processes see.
+    path: the file; appears whole.
+
+  Raises:
+    ValueError: if a file of the index is missing or damaged, naming it.
   """
-  path = Path(path)
-  temporary = path.with_name(path.name + ".tmp")
+  directory, path = Path(directory), Path(path)
   if is_primary():
-    np.lib.format.open_memmap(
-      temporary, "w+", np.float32, (index.count, index.width)
-    ).flush()
-  sync("index: export begun")
-  out = np.load(temporary, mmap_mode="r+", allow_pickle=False)
-  for shard in index.embeddings.addressable_shards:
-    start, stop, _ = shard.index[0].indices(index.count)
-    if start < stop:
-      out[start:stop] = np.asarray(shard.data)[: stop - start]
-  out.flush()
-  sync("index: exported")
-  if is_primary():
+    manifest = storage.read_manifest(directory)
+    temporary = path.with_name(path.name + ".tmp")
+    out = np.lib.format.open_memmap(
+      temporary, "w+", np.float32, (manifest["count"], manifest["width"])
+    )
+    for shard in manifest["shards"]:
+      storage.check_shard(directory, shard, verify=False)
+      rows = storage.float_rows(directory, shard, DTYPES[manifest["dtype"]])
+      out[shard["start"] :][: len(rows)] = rows
+    out.flush()
     os.replace(temporary, path)
   sync("index: export finished")

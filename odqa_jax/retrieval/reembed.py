@@ -16,15 +16,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from odqa_jax.mesh import to_global
-from odqa_jax.retrieval.embed import Passages, batch_sizes
+from odqa_jax.retrieval.embed import Passages, batch_sizes, bulk_tokens
 from odqa_jax.retrieval.index import ROW_MULTIPLE
 
 # Parameters, ids [n, l] and lengths [n] → embeddings [n, e].
 EncodeWith = Callable[[Any, Array, Array], Array]
-
-# Padded tokens per batch and device; on a CPU 2,048 stay in cache.
-_CPU_TOKENS = 2048
-_TOKENS = 16384
 
 
 class Reembedder:
@@ -57,8 +53,7 @@ class Reembedder:
     batch_tokens: int | None,
   ) -> None:
     if batch_tokens is None:
-      on_cpu = mesh.devices.flat[0].platform == "cpu"
-      batch_tokens = _CPU_TOKENS if on_cpu else _TOKENS
+      batch_tokens = bulk_tokens(mesh.devices.flat[0].platform, 1)
     self._corpus, self._mesh = corpus, mesh
     unit = mesh.size * ROW_MULTIPLE
     self._local = max(-(-len(corpus) // unit), 1) * ROW_MULTIPLE
@@ -77,7 +72,7 @@ class Reembedder:
     ]
     made_of = repr(self._sizes).encode() + self._edges.tobytes()
     self.division = zlib.crc32(made_of) & (2**31 - 1)
-    self._write = _writer(encode, mesh)
+    self._write = row_writer(encode, mesh)
 
   def __len__(self) -> int:
     return len(self._batches)
@@ -144,8 +139,13 @@ class Reembedder:
     return order, np.stack(edges)
 
 
-def _writer(encode: EncodeWith, mesh: Mesh) -> Callable[..., Array]:
-  """Encodes and writes one batch; compiled once per shape."""
+def row_writer(encode: EncodeWith, mesh: Mesh) -> Callable[..., Array]:
+  """Encodes and writes one batch; compiled once per shape.
+
+  Returns:
+    `(rows [n_padded, e], params, ids [c, l], lengths [c], at [c]) → rows`: all
+    but the parameters split over the mesh, `at` the places in a device's rows.
+  """
   axes = mesh.axis_names
 
   def local(

@@ -39,7 +39,7 @@ from odqa_jax.mesh import replicated, row_sharding, to_host
 from odqa_jax.retrieval.embed import Passages
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.reembed import EncodeWith, Reembedder
-from odqa_jax.retrieval.storage import DTYPES
+from odqa_jax.retrieval.storage import DTYPES, FLOATS
 
 MODES = ("none", "blocking", "snapshot", "rolling")
 
@@ -344,10 +344,10 @@ def _check(mode: str, every: int, corpus: Passages, dtype: str) -> None:
       f"config.retrieval.refresh_every={every} must be 1 or more: the training "
       "steps in which every row is made anew once."
     )
-  if dtype not in DTYPES:
+  if dtype not in FLOATS:
     raise ValueError(
-      f"config.retrieval.dtype={dtype!r} is not known; choose one of "
-      f"{', '.join(DTYPES)}."
+      f"config.retrieval.dtype={dtype!r}: training searches "
+      f"{' or '.join(FLOATS)} rows."
     )
   if not len(corpus):
     raise ValueError("the corpus is empty; an index needs a passage.")

@@ -3,7 +3,10 @@
     manifest.json    format, what the index was made from, and for every row
                      shard its file, first row, rows, bytes and sha256
     rows-00000.npy   [rows, e] in corpus order: float32, or bfloat16 as its
-    …                uint16 bit patterns, because npy knows no bfloat16
+    …                uint16 bit patterns, because npy knows no bfloat16, or
+                     int8 codes; then there are also, by row,
+    scales-00000.npy     [rows] float32, and
+    residuals-00000.npy  [rows, e] int8, see `quantized.py`
 
 Row shards are npy files and not an Orbax tree, on purpose. A file is the unit
 that a build finishes, resumes and checks, so the build's own output *is* the
@@ -23,13 +26,17 @@ from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
+
+from odqa_jax.retrieval.codes import dequantize
 
 FORMAT = 1
 DTYPES = {
   "float32": np.dtype(np.float32),
   "bfloat16": np.dtype(jnp.bfloat16),
+  "int8": np.dtype(np.int8),
 }
+FLOATS = ("float32", "bfloat16")
 
 
 def _write(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
@@ -67,12 +74,14 @@ def read_json(path: Path) -> dict[str, Any]:
   return content
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+  """The sha256 of a file."""
   with open(path, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _content_hash(content: Mapping[str, Any]) -> str:
+def content_hash(content: Mapping[str, Any]) -> str:
+  """The sha256 of an object, whatever the order of its keys."""
   return hashlib.sha256(
     json.dumps(content, sort_keys=True).encode()
   ).hexdigest()
@@ -82,31 +91,63 @@ def _shard_name(i: int) -> str:
   return f"rows-{i:05d}.npy"
 
 
-def save_shard(
-  partial: Path, i: int, start: int, rows: Shaped[np.ndarray, "n e"]
-) -> None:
-  """Writes the rows, then the entry that says they are finished."""
-  path = partial / _shard_name(i)
-  bits = rows if rows.dtype == np.float32 else rows.view(np.uint16)
-  _write(path, lambda f: np.save(f, bits, allow_pickle=False))
-  entry = {
+def _held(dtype: np.dtype) -> np.dtype:
+  """The type that npy holds rows of `dtype` in."""
+  return np.dtype(np.uint16) if dtype == DTYPES["bfloat16"] else dtype
+
+
+def _save(path: Path, values: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
+  """Writes one array; returns what identifies the file."""
+  _write(path, lambda f: np.save(f, values, allow_pickle=False))
+  return {
     "file": path.name,
-    "start": start,
-    "rows": len(rows),
-    "width": rows.shape[1],
     "bytes": path.stat().st_size,
-    "sha256": _sha256(path),
+    "sha256": file_hash(path),
   }
+
+
+def save_shard(
+  partial: Path,
+  i: int,
+  start: int,
+  rows: Shaped[np.ndarray, "n e"],
+  **sides: Shaped[np.ndarray, "n ..."],
+) -> None:
+  """Writes the rows, then the entry that says they are finished.
+
+  Args:
+    partial: the folder of the build.
+    i: the shard's number.
+    start: its first row.
+    rows: in the index's type.
+    **sides: by name, what else belongs to these rows.
+  """
+  path = partial / _shard_name(i)
+  entry = _save(path, rows.view(_held(rows.dtype)))
+  entry |= {"start": start, "rows": len(rows), "width": rows.shape[1]}
+  if sides:
+    entry["sides"] = {
+      name: _save(partial / f"{name}-{i:05d}.npy", values)
+      for name, values in sides.items()
+    }
   write_json(path.with_suffix(".json"), entry)
+
+
+def _files(shard: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """All files of a row shard."""
+  return [shard, *shard.get("sides", {}).values()]
 
 
 def is_finished(partial: Path, i: int) -> bool:
   """Whether an earlier run saved a shard that is still whole."""
-  path = partial / _shard_name(i)
-  entry = path.with_suffix(".json")
-  if not entry.exists() or not path.exists():
+  entry = (partial / _shard_name(i)).with_suffix(".json")
+  if not entry.exists():
     return False
-  return _sha256(path) == read_json(entry).get("sha256")
+  return all(
+    (partial / file["file"]).exists()
+    and file_hash(partial / file["file"]) == file["sha256"]
+    for file in _files(read_json(entry))
+  )
 
 
 def finish(
@@ -127,7 +168,7 @@ def finish(
     )
   manifest = {"format": FORMAT, "kind": "index", **made_from}
   manifest |= {"width": widths[0], "shards": entries}
-  manifest["sha256"] = _content_hash(manifest)
+  manifest["sha256"] = content_hash(manifest)
   write_json(partial / "manifest.json", manifest)
   partial.rename(directory)
   # The rest served the build only; readers never look at it.
@@ -152,17 +193,18 @@ def read_manifest(directory: Path) -> dict[str, Any]:
       f"{FORMAT}: rebuild it with `odqa index`."
     )
   content = {k: v for k, v in manifest.items() if k != "sha256"}
-  if manifest.get("sha256") != _content_hash(content):
+  if manifest.get("sha256") != content_hash(content):
     raise ValueError(
       f"{path}: the content does not match its checksum; restore the file, or "
       "rebuild the index."
     )
   stop = 0
   for shard in manifest["shards"]:
-    name = shard["file"]
-    if shard["start"] != stop or Path(name).name != name:
+    names = [file["file"] for file in _files(shard)]
+    elsewhere = any(Path(name).name != name for name in names)
+    if shard["start"] != stop or elsewhere:
       raise ValueError(
-        f"{path}: the row shard {name!r} starts at {shard['start']}, not at "
+        f"{path}: the row shard {names} starts at {shard['start']}, not at "
         f"{stop}, or lies elsewhere; rebuild the index."
       )
     stop += shard["rows"]
@@ -174,27 +216,69 @@ def read_manifest(directory: Path) -> dict[str, Any]:
   return manifest
 
 
-def check_shard(path: Path, shard: Mapping[str, Any], verify: bool) -> None:
-  """Raises if the file is not what the manifest says."""
+def check_shard(
+  directory: Path, shard: Mapping[str, Any], verify: bool
+) -> None:
+  """Raises if the files of a row shard are not what the manifest says."""
   rows = f"rows {shard['start']} to {shard['start'] + shard['rows'] - 1}"
   remedy = "restore the file, or rebuild the index"
-  if not path.is_file():
-    raise ValueError(f"{path} ({rows}) is missing; {remedy}.")
-  size = path.stat().st_size
-  if size != shard["bytes"]:
+  for file in _files(shard):
+    path = directory / file["file"]
+    if not path.is_file():
+      raise ValueError(f"{path} ({rows}) is missing; {remedy}.")
+    size = path.stat().st_size
+    if size != file["bytes"]:
+      raise ValueError(
+        f"{path} ({rows}) has {size} bytes, the manifest says "
+        f"{file['bytes']}; {remedy}."
+      )
+    if verify and file_hash(path) != file["sha256"]:
+      raise ValueError(
+        f"{path} ({rows}) does not match its checksum; {remedy}."
+      )
+
+
+def open_side(
+  directory: Path,
+  shard: Mapping[str, Any],
+  name: str,
+  dtype: np.dtype,
+  shape: tuple[int, ...],
+) -> Shaped[np.ndarray, "n ..."]:
+  """Memory-maps what belongs to the rows of a shard, by name."""
+  if name not in shard.get("sides", {}):
     raise ValueError(
-      f"{path} ({rows}) has {size} bytes, the manifest says {shard['bytes']}; "
-      f"{remedy}."
+      f"{directory}: the row shard {shard['file']!r} has no {name}; rebuild "
+      "the index."
     )
-  if verify and _sha256(path) != shard["sha256"]:
-    raise ValueError(f"{path} ({rows}) does not match its checksum; {remedy}.")
+  return _open(directory / shard["sides"][name]["file"], dtype, shape)
 
 
 def open_rows(
   path: Path, shard: Mapping[str, Any], dtype: np.dtype
 ) -> Shaped[np.ndarray, "n e"]:
   """Memory-maps a row shard in its own type."""
-  held = np.dtype(np.float32 if dtype == np.float32 else np.uint16)
+  shape = (shard["rows"], shard["width"])
+  return _open(path, _held(dtype), shape).view(dtype)
+
+
+def float_rows(
+  directory: Path, shard: Mapping[str, Any], dtype: np.dtype
+) -> Float32[np.ndarray, "n e"]:
+  """The rows of a shard of any type, as float32."""
+  rows = open_rows(directory / shard["file"], shard, dtype)
+  if dtype != DTYPES["int8"]:
+    return rows.astype(np.float32)
+  count, width = rows.shape
+  scales = open_side(directory, shard, "scales", DTYPES["float32"], (count,))
+  residuals = open_side(directory, shard, "residuals", dtype, (count, width))
+  return dequantize(rows, scales, residuals)
+
+
+def _open(
+  path: Path, held: np.dtype, shape: tuple[int, ...]
+) -> Shaped[np.ndarray, "n ..."]:
+  """Memory-maps an array after it has been found to be the one expected."""
   try:
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
   except ValueError as error:
@@ -202,10 +286,43 @@ def open_rows(
       f"{path}: not a readable npy file ({error}); restore it, or rebuild the "
       "index."
     ) from error
-  shape = (shard["rows"], shard["width"])
   if rows.shape != shape or rows.dtype != held:
     raise ValueError(
       f"{path} holds {rows.dtype.name} {rows.shape}, the manifest says "
       f"{held.name} {shape}; restore it, or rebuild the index."
     )
-  return rows.view(dtype)
+  return rows
+
+
+def row_reader(
+  directory: Path, manifest: Mapping[str, Any], *, verify: bool = False
+) -> Callable[[int, np.ndarray], None]:
+  """Checks the row shards of an index, and reads any range of its rows.
+
+  Args:
+    directory: the index.
+    manifest: its manifest.
+    verify: also compare the checksum of every row shard.
+
+  Returns:
+    `read(start, out)`: fills `out` [m, e] with the rows that begin at `start`,
+    converted to its type.
+
+  Raises:
+    ValueError: if a file is missing or damaged, naming it.
+  """
+  shards = manifest["shards"]
+  for shard in shards:
+    check_shard(directory, shard, verify)
+  stored = DTYPES[manifest["dtype"]]
+  starts = np.array([s["start"] for s in shards])
+
+  def read(start: int, out: np.ndarray) -> None:
+    at, filled = int(np.searchsorted(starts, start, side="right")) - 1, 0
+    while filled < len(out):
+      rows = open_rows(directory / shards[at]["file"], shards[at], stored)
+      rows = rows[start + filled - shards[at]["start"] :][: len(out) - filled]
+      out[filled : filled + len(rows)] = rows
+      filled, at = filled + len(rows), at + 1
+
+  return read
