@@ -42,8 +42,8 @@ def test_the_best_rows_in_order(dtype, count):
 def test_padding_is_never_found_though_its_scores_are_higher():
   """All scores are negative, those of the padding 0, or worse, positive."""
   queries = jnp.ones((2, 4))
-  rows = -1 - jnp.arange(20 * GROUP, dtype=jnp.float32)[:, None] % 7
-  rows = jnp.broadcast_to(rows, (len(rows), 4))
+  # The 15 best rows stand in 15 groups; a 16th one is divided by `count`.
+  rows = jnp.full((20 * GROUP, 4), -9.0).at[3 : 15 * GROUP : GROUP].set(-1)
   count = 15 * GROUP + 5
   for padding in (0.0, 100.0):
     padded = rows.at[count:].set(padding)

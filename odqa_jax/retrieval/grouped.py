@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from odqa_jax.retrieval.top_k import in_parts, merge, tidy
+
 # Rows per group: the tile of bfloat16 on a TPU has 16 rows, and a group that is
 # a whole tile needs no copy. It divides `index.ROW_MULTIPLE`.
 GROUP = 16
-# Questions per pass over the rows. More would not leave their groups' maxima
-# room in on-chip memory (16 bytes for a row of a million: 21M rows on 8 chips
-# are 84 MB), and the matrix units have no time to spare.
+# Questions per pass over the rows: the maxima of their groups stay in on-chip
+# memory (84 MB for 21M rows on 8 chips), and with more the matrix units, not
+# the memory, would decide.
 _QUESTIONS = 128
 
 
@@ -41,23 +43,9 @@ def best_by_groups(
     Scores, best first, equal ones by row, and positions; -inf scores where
     there are less than k rows.
   """
-  parts = -(-queries.shape[0] // _QUESTIONS)
-  if parts == 1:
-    return _best(queries, embeddings, count, k)
-  b, e = queries.shape
-  size = -(-b // parts)
-  padded = jnp.pad(queries, ((0, parts * size - b), (0, 0)))
-  scores, rows = lax.map(
-    lambda part: _best(part, embeddings, count, k),
-    padded.reshape(parts, size, e),
+  return in_parts(
+    lambda part: _best(part, embeddings, count, k), queries, _QUESTIONS
   )
-  return scores.reshape(-1, k)[:b], rows.reshape(-1, k)[:b]
-
-
-def _tidy(scores: Float[Array, "..."]) -> Float[Array, "..."]:
-  """-0.0 equals 0.0, and a real row stays above -inf even by overflow."""
-  lowest = jnp.finfo(jnp.float32).min
-  return jnp.where(scores == 0, 0.0, jnp.maximum(scores, lowest))
 
 
 def _best(
@@ -76,10 +64,9 @@ def _best(
   scores = lax.map(lambda x: _score(x[0], grouped[x[1]]), (queries, best))
   offsets = jnp.arange(GROUP, dtype=jnp.int32)[None, None]
   rows = best[:, :, None] * GROUP + offsets
-  scores = jnp.where(rows < count, _tidy(scores), -jnp.inf)
-  found, at = lax.top_k(scores.reshape(len(queries), -1), k)
-  rows = rows.reshape(len(queries), -1)
-  return found, jnp.take_along_axis(rows, at, axis=1)
+  scores = jnp.where(rows < count, tidy(scores), -jnp.inf)
+  b = len(queries)
+  return merge(scores.reshape(b, -1), rows.reshape(b, -1), k)
 
 
 def _group_maxima(
@@ -97,7 +84,7 @@ def _group_maxima(
     preferred_element_type=jnp.float32,
   )
   starts = jnp.arange(len(grouped), dtype=jnp.int32)[:, None] * GROUP
-  return jnp.where(starts < count, _tidy(scores.max(axis=1)), -jnp.inf).T
+  return jnp.where(starts < count, tidy(scores.max(axis=1)), -jnp.inf).T
 
 
 def _score(
