@@ -312,3 +312,16 @@ def test_memory_and_traffic_do_not_grow_with_the_corpus():
   ]
   assert shapes, "the candidates must travel"
   assert all(np.prod(s) == queries * k * 8 for s in shapes)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_group_with_padding_takes_no_place(devices: int):
+  """The zeros after the last row are better than all rows of others."""
+  rows = -1 - integers((6401, 6), seed=0, high=9).clip(0)
+  rows[-1] = -100
+  # The ten best rows lie in ten groups, so that none of them can be spared.
+  rows[np.arange(10) * 512] = -0.5
+  queries = np.ones((3, 6), np.float32)
+  np.testing.assert_array_equal(
+    rows_found(index_of(rows, devices), queries, 10), best(rows, queries, 10)
+  )

@@ -521,7 +521,7 @@ def test_21_million_passages_fit_and_are_read_once(capsys, topology):
 def test_an_index_too_large_is_a_figure_and_no_error(capsys):
   code, out, err = run(
     capsys, "--topology", "v5e:2x2", "--width", 768, "--index-dtype", "f32",
-    "--programs", "search",
+    "--programs", "search", "--passages", 25_000_000,
   )  # fmt: skip
   figures = json.loads(out.splitlines()[-1])
   search = figures["programs"]["search"]

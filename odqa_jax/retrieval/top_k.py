@@ -61,7 +61,7 @@ def top_rows(
     scores: n a multiple of `GROUP`.
     count: may be negative, or beyond n.
     k: at most n.
-    seen: as many rows at the beginning are left out.
+    seen: as many rows at the beginning are left out, a multiple of `GROUP`.
 
   Returns:
     Scores, best first, equal ones by row, and rows; -inf where there are less
@@ -79,10 +79,11 @@ def top_rows(
     return values, found
   rows = rows.reshape(n // GROUP, GROUP)
   grouped = scores.reshape(n // GROUP, GROUP, b)
-  maxima = jnp.where(real(rows)[..., None], grouped, -jnp.inf).max(axis=1)
   some = real(rows).any(axis=1)[:, None]
-  maxima = jnp.where(some, tidy(maxima), -jnp.inf)
-  best = jnp.sort(lax.top_k(maxima.T, k)[1], axis=1)
+  # Without a mask, which would cost as much as the maximum: so the group that
+  # `count` divides may stand too high, and one more than k is taken.
+  maxima = jnp.where(some, tidy(grouped.max(axis=1)), -jnp.inf)
+  best = jnp.sort(lax.top_k(maxima.T, k + 1)[1], axis=1)
   columns = jnp.arange(b, dtype=jnp.int32)[:, None]
   values = grouped[best, :, columns].reshape(b, -1)
   found = rows[best].reshape(b, -1)
