@@ -92,7 +92,9 @@ PRESETS = {
   "quick": Preset(
     sets=("vital_articles",),
     ict_steps=30,
-    supervised_steps=20,
+    supervised_steps=15,
+    batch_size=32,
+    passage_length=48,
     test_questions=200,
     reader=ReaderPreset(
       gold_steps=0,

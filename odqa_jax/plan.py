@@ -222,7 +222,9 @@ def measure_programs(
   figures = {}
   for program in planned:
     print(f"compiling {program.name}: {program.note}", file=sys.stderr)
-    figures[program.name] = compiled_figures(program, limit)
+    made = figures[program.name] = compiled_figures(program, limit)
+    # Compiling a training step takes minutes; a plan may be stopped half-way.
+    print(f"  {_gib(made['peak'])} GiB of {_gib(limit)}", file=sys.stderr)
   resident = _resident(setting, training.abstract, figures, limit)
   print(plan_table(figures, resident, limit), file=sys.stderr, flush=True)
   return {"programs": figures, "resident": resident}

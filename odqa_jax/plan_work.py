@@ -39,6 +39,8 @@ _FREE = (
 )
 # They read of their first operand what they return.
 _SLICES = ("slice", "dynamic-slice", "gather")
+# They change their first operand where it lies, if they may.
+_UPDATES = ("dynamic-update-slice", "scatter")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
 
@@ -169,12 +171,8 @@ def _traffic(
     moved = sum(s.bytes for s in _results(made))
     source = computation[made.operands[0]]
     return moved * (_in_hbm(source) + all(s.space == 0 for s in _results(made)))
-  if base == "dynamic-update-slice":
-    return (
-      2
-      * sum(s.bytes for s in computation[made.operands[1]].shapes)
-      * (_in_hbm(made))
-    )
+  if base in _UPDATES:
+    return 2 * _updated(computation, made) * _in_hbm(made)
   if base == "fusion" and made.called:
     return _fusion_traffic(program, computation, made)
   return _hbm(_results(made)) + sum(
@@ -234,11 +232,15 @@ def _read(program: Program, fused: Computation, made: Instruction) -> int:
       total += _read(program, fused, user)
     elif user.opcode in _SLICES and only_first:
       total += sum(s.bytes for s in user.shapes)
-    elif user.opcode == "dynamic-update-slice" and only_first:
+    elif user.opcode in _UPDATES and only_first:
       continue  # What is not replaced stays where it is.
     elif user.opcode == "fusion" and user.called and only_first:
       inner = program.computations[user.called]
-      parameter = next(i for i in inner.values() if i.literal == "0")
+      parameter = next(
+        i
+        for i in inner.values()
+        if i.opcode == "parameter" and i.literal == "0"
+      )
       total += (
         _read(program, fused, user)
         if _is_view(inner)
@@ -264,9 +266,22 @@ def _written(
     inner = program.computations[root.called]
     last = next(i for i in inner.values() if i.root)
     return _written(program, inner, last, shape)
-  if root.opcode == "dynamic-update-slice":
-    return sum(s.bytes for s in fused[root.operands[1]].shapes)
+  if root.opcode in _UPDATES:
+    first = fused[root.operands[0]]
+    while first.opcode == "bitcast":
+      first = fused[first.operands[0]]
+    if first.opcode == "parameter":
+      return _updated(fused, root)
   return shape.bytes
+
+
+def _updated(computation: Computation, made: Instruction) -> int:
+  """Bytes that an update in place writes."""
+  arrays = (len(made.operands) - 1) // 2  # Of a scatter; its indices follow.
+  names = made.operands[1:2]
+  if made.opcode == "scatter":
+    names = made.operands[arrays + 1 :]
+  return sum(s.bytes for name in names for s in computation[name].shapes)
 
 
 # ---- FLOPs ----

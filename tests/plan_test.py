@@ -211,7 +211,7 @@ def test_memory_of_a_program_without_loops_is_xlas():
   def run(rows, x, at):
     part = lax.dynamic_slice_in_dim(rows, at, 8)
     rows = lax.dynamic_update_slice_in_dim(rows, part * 2, 0, 0)
-    return rows, x @ x + 1, x[at]
+    return rows, x @ x + 1, x[at], jnp.zeros(4096).at[at].add(1)
 
   compiled = (
     jax.jit(run, donate_argnums=0)
