@@ -131,6 +131,49 @@ def test_on_chip_memory_is_not_counted():
   assert measure(parse(HLO)).hbm_bytes == both + after + copied + condition
 
 
+UPDATES = """\
+HloModule updates
+
+%fresh (u.1: f32[1,8], at.1: s32[]) -> f32[100,8] {
+  %u.1 = f32[1,8]{1,0} parameter(0)
+  %at.1 = s32[] parameter(1)
+  %zero.1 = f32[] constant(0)
+  %zeros = f32[100,8]{1,0} broadcast(%zero.1), dimensions={}
+  ROOT %set = f32[100,8]{1,0} dynamic-update-slice(%zeros, %u.1, %at.1, %at.1)
+}
+
+%in_place (rows.1: f32[100,8], u.2: f32[1,8], at.2: s32[]) -> f32[100,8] {
+  %rows.1 = f32[100,8]{1,0} parameter(0)
+  %u.2 = f32[1,8]{1,0} parameter(1)
+  %at.2 = s32[] parameter(2)
+  ROOT %set.2 = f32[100,8]{1,0} dynamic-update-slice(%rows.1, %u.2, %at.2, \
+%at.2)
+}
+
+ENTRY %main (rows: f32[100,8], u: f32[1,8], at: s32[], ids: s32[3], \
+new: f32[3,8]) -> (f32[100,8], f32[100,8]) {
+  %rows = f32[100,8]{1,0} parameter(0)
+  %u = f32[1,8]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %ids = s32[3]{0} parameter(3)
+  %new = f32[3,8]{1,0} parameter(4)
+  %made = f32[100,8]{1,0} fusion(%u, %at), kind=kLoop, calls=%fresh
+  %kept = f32[100,8]{1,0} fusion(%rows, %u, %at), kind=kLoop, calls=%in_place
+  %put = f32[100,8]{1,0} scatter(%kept, %ids, %new), to_apply=%nothing
+  ROOT %both = (f32[100,8], f32[100,8]) tuple(%made, %put)
+}
+"""
+
+
+def test_rows_replaced_in_place_cost_what_is_replaced():
+  row, whole = 8 * 4, 100 * 8 * 4
+  fresh = row + 4 + whole
+  in_place = row + 4 + row
+  scattered = 2 * 3 * row
+  counted = measure(parse(UPDATES)).hbm_bytes
+  assert counted == fresh + in_place + scattered
+
+
 def test_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     parse("HloModule m")
