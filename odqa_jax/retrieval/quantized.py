@@ -2,7 +2,8 @@
 
 The codes lie on the devices, a quarter of the bytes of float32. They are
 searched with questions that are rounded to int8 as well, in exact integer
-arithmetic: the same candidates on any number of devices. The candidates are
+arithmetic: the same candidates on any number of devices. (For a single
+question a CPU is faster in floats, and widens the codes.) The candidates are
 then rescored in float32 on the host, with the residuals that stay on the disk
 (see `codes.py`); a search reads b · m · 2e bytes of them.
 """
