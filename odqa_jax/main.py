@@ -50,9 +50,8 @@ def _add_train(commands: Any) -> None:
 def _add_backend(p: argparse.ArgumentParser) -> None:
   p.add_argument(
     "--backend",
-    choices=["exact", "host", "scann"],
     default="exact",
-    help="search rows on the devices, streamed from the host, or approximately",
+    help="exact: rows on the devices; host: streamed; scann[:key=value,…]",
   )
 
 

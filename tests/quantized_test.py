@@ -169,13 +169,13 @@ def test_damage_is_found_by_name(tmp_path: Path):
     dtype="int8",
   )
   mesh = make_mesh()
-  quantized.load_int8(folder, mesh, verify=True)
+  quantized.load_int8(folder, mesh)
   path = folder / "residuals-00001.npy"
   content = bytearray(path.read_bytes())
   content[-1] ^= 1
   path.write_bytes(content)
   with pytest.raises(ValueError, match=r"residuals-00001.npy \(rows 64 to 99"):
-    quantized.load_int8(folder, mesh, verify=True)
+    quantized.load_int8(folder, mesh)
   path.write_bytes(content[:-1])
   with pytest.raises(ValueError, match=r"residuals-00001.npy .* bytes"):
     open_index(folder, mesh)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_corpus import first_devices, save
 
-from odqa_jax.retrieval import scann, scann_build, storage
+from odqa_jax.retrieval import open_index, scann, scann_build, storage
 from odqa_jax.retrieval.codes import quantize
 from odqa_jax.retrieval.scann import ScannIndex, open_scann
 from odqa_jax.retrieval.scann_build import build_scann
@@ -320,3 +320,22 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   with pytest.raises(ImportError, match=r"the extra `scann`: pip install"):
     open_scann(directory, first_devices(1))
   assert not (directory / "scann").exists()
+
+
+@needs_scann
+def test_settings_are_part_of_the_backend(
+  tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+  directory = save(tmp_path / "index", clustered(600)[0])
+  mesh = first_devices(1)
+  settings = "scann:leaves=30,leaves_searched=7,brute_force_below=0"
+  for backend, builds in ((settings, 1), ("scann", 0), (settings, 0)):
+    config = open_index(directory, mesh, backend=backend).config
+    assert (config.leaves, config.leaves_searched) == (30, 7)
+    assert capfd.readouterr().err.count("built in") == builds
+  config = open_index(directory, mesh, backend="scann:leaves=20").config
+  assert config.leaves == 20 and config.brute_force_below == 20_000
+  with pytest.raises(ValueError, match="did you mean 'leaves'"):
+    open_index(directory, mesh, backend="scann:leafs=3")
+  with pytest.raises(ValueError, match="'host:leaves=3' is not known"):
+    open_index(directory, mesh, backend="host:leaves=3")

@@ -193,9 +193,9 @@ def test_bad_folders(tmp_path: Path):
   path = directory / "rows-00001.npy"
   content = path.read_bytes()
   path.write_bytes(content[:-1] + b"\x01")
-  open_host(directory, mesh)
+  damaged = open_host(directory, mesh)
   with pytest.raises(ValueError, match=r"rows-00001.npy .*checksum"):
-    open_host(directory, mesh, verify=True)
+    streamed.search(damaged, np.ones((1, 4), np.float32), 3)
   path.write_bytes(content[:-1])
   with pytest.raises(ValueError, match=r"rows-00001.npy .* bytes"):
     open_host(directory, mesh)

@@ -45,21 +45,24 @@ def open_index(
   Args:
     directory: what `build_index` made.
     mesh: the devices that hold it, or search it.
-    backend: one of `BACKENDS`.
+    backend: one of `BACKENDS`; `scann:key=value,…` sets fields of `ScannConfig`
+      and builds anew where the build there has others.
 
   Raises:
     ImportError: if the backend needs an extra that is not installed.
     ValueError: if the backend is unknown, a file is missing or damaged, or the
       rows do not fit in memory.
   """
-  if backend not in BACKENDS:
+  name, _, settings = backend.partition(":")
+  if name not in BACKENDS or (settings and name != "scann"):
     raise ValueError(
-      f"backend {backend!r} is not known; choose one of {', '.join(BACKENDS)}."
+      f"backend {backend!r} is not known; choose one of {', '.join(BACKENDS)}, "
+      "or scann:key=value,…"
     )
-  if backend == "host":
+  if name == "host":
     return streamed.open_host(directory, mesh)
-  if backend == "scann":
-    return scann.open_scann(directory, mesh)
+  if name == "scann":
+    return scann.open_scann(directory, mesh, settings)
   if storage.read_manifest(Path(directory))["dtype"] == "int8":
     return quantized.load_int8(directory, mesh)
   return load_index(directory, mesh)

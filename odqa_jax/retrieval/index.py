@@ -297,7 +297,6 @@ def load_index(
   directory: str | Path,
   mesh: Mesh,
   *,
-  verify: bool = False,
   free: Free = free_bytes,
 ) -> Index:
   """Opens an index on any number of devices and processes.
@@ -305,7 +304,6 @@ def load_index(
   Args:
     directory: what `build_index` made.
     mesh: where to place it.
-    verify: also compare the checksum of every row shard.
     free: says what a device has free.
 
   Raises:
@@ -323,7 +321,7 @@ def load_index(
   shape = (manifest["count"], manifest["width"])
   rows = padded_rows(shape[0], mesh) // mesh.size
   check_fits(f"{directory}", rows * shape[1] * stored.itemsize, mesh, free=free)
-  fill = storage.row_reader(directory, manifest, verify=verify)
+  fill = storage.row_reader(directory, manifest)
   return Index(place(fill, shape, stored, mesh), shape[0], manifest, mesh)
 
 
@@ -376,7 +374,7 @@ def export_npy(directory: str | Path, path: str | Path) -> None:
       temporary, "w+", np.float32, (manifest["count"], manifest["width"])
     )
     for shard in manifest["shards"]:
-      storage.check_shard(directory, shard, verify=False)
+      storage.check_shard(directory, shard)
       rows = storage.float_rows(directory, shard, DTYPES[manifest["dtype"]])
       out[shard["start"] :][: len(rows)] = rows
     out.flush()

@@ -25,7 +25,7 @@ from odqa_jax.mesh import replicated, to_host
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.codes import dequantize, quantize
 from odqa_jax.retrieval.exact import check_k, checked_queries
-from odqa_jax.retrieval.index import ROW_MULTIPLE, Fill, place
+from odqa_jax.retrieval.index import ROW_MULTIPLE, Fill, padded_rows, place
 from odqa_jax.retrieval.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.top_k import (
   in_parts,
@@ -106,7 +106,6 @@ def load_int8(
   directory: str | Path,
   mesh: Mesh,
   *,
-  verify: bool = False,
   free: Free = free_bytes,
 ) -> Int8Index:
   """Opens an int8 index on any number of devices and processes.
@@ -114,7 +113,6 @@ def load_int8(
   Args:
     directory: what `build_index` made.
     mesh: where to place the codes.
-    verify: also compare the checksum of every row shard.
     free: says what a device has free.
 
   Raises:
@@ -124,10 +122,9 @@ def load_int8(
   directory = Path(directory)
   manifest = storage.read_manifest(directory)
   count, width = manifest["count"], manifest["width"]
-  check_fits(
-    f"{directory}", -(-count // mesh.size) * (width + 4), mesh, free=free
-  )
-  read = storage.row_reader(directory, manifest, verify=verify)
+  rows = padded_rows(count, mesh) // mesh.size
+  check_fits(f"{directory}", rows * (width + 4), mesh, free=free)
+  read = storage.row_reader(directory, manifest)
   int8, float32 = storage.DTYPES["int8"], storage.DTYPES["float32"]
   shards = []
   for shard in manifest["shards"]:

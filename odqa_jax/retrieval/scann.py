@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
+from odqa_jax.config import parse_arg
 from odqa_jax.mesh import sync
 from odqa_jax.retrieval import memory, storage
 from odqa_jax.retrieval.exact import check_k, checked_queries
@@ -47,25 +48,35 @@ class ScannIndex:
     return self.manifest["width"]
 
 
-def open_scann(directory: str | Path, mesh: Mesh) -> ScannIndex:
+def open_scann(
+  directory: str | Path, mesh: Mesh, settings: str = ""
+) -> ScannIndex:
   """Opens an index for ScaNN; builds what ScaNN needs when absent.
 
   Args:
     directory: what `build_index` made.
     mesh: kept in the result; ScaNN uses the CPU alone.
+    settings: `key=value,…`, fields of `ScannConfig`; a build that has others
+      is made anew. None given: any build will do.
 
   Raises:
     ImportError: if the extra `scann` is not installed.
     ValueError: if the build belongs to another index, a file is missing or
-      damaged, or it does not fit in memory.
+      damaged, it does not fit in memory, or a setting is not known.
   """
   directory = Path(directory)
   scann = library()
   manifest = storage.read_manifest(directory)
-  absent = not (directory / "scann").exists()
+  known = dataclasses.asdict(ScannConfig())
+  config = ScannConfig(**parse_arg(settings, **known))
+  wanted = dataclasses.asdict(config.resolved(manifest["count"]))
+  build = None
+  if (directory / "scann").exists():
+    build = read_build(directory, manifest)
+    build = None if settings and build["config"] != wanted else build
   # All processes must have looked before the first one builds.
   sync("scann: looked")
-  build = build_scann(directory) if absent else read_build(directory, manifest)
+  build = build or build_scann(directory, config)
   folder = directory / "scann"
   size = sum(entry["bytes"] for entry in build["files"])
   memory.check_host(f"{folder}", size)
@@ -73,9 +84,8 @@ def open_scann(directory: str | Path, mesh: Mesh) -> ScannIndex:
   searcher = scann.ScannSearcher(
     scann.scann_pybind.ScannNumpy(str(folder), assets)
   )
-  config = ScannConfig(**build["config"])
-  count = manifest["count"]
-  return ScannIndex(searcher, count, config, manifest, build, mesh)
+  used = ScannConfig(**build["config"])
+  return ScannIndex(searcher, manifest["count"], used, manifest, build, mesh)
 
 
 def search(

@@ -121,7 +121,7 @@ def _read_rows(
   stored = storage.DTYPES[manifest["dtype"]]
   rows = np.empty((n, width), np.float32)
   for shard in manifest["shards"]:
-    storage.check_shard(directory, shard, verify=False)
+    storage.check_shard(directory, shard)
     part = storage.float_rows(directory, shard, stored)
     rows[shard["start"] :][: len(part)] = part
   return rows

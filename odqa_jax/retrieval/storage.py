@@ -20,6 +20,7 @@ With several processes the folder must be on a file system that all share.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -216,25 +217,35 @@ def read_manifest(directory: Path) -> dict[str, Any]:
   return manifest
 
 
-def check_shard(
-  directory: Path, shard: Mapping[str, Any], verify: bool
-) -> None:
-  """Raises if the files of a row shard are not what the manifest says."""
-  rows = f"rows {shard['start']} to {shard['start'] + shard['rows'] - 1}"
-  remedy = "restore the file, or rebuild the index"
+_REMEDY = "restore the file, or rebuild the index"
+
+
+def _rows_of(shard: Mapping[str, Any]) -> str:
+  return f"rows {shard['start']} to {shard['start'] + shard['rows'] - 1}"
+
+
+def check_sizes(directory: Path, shard: Mapping[str, Any]) -> None:
+  """Raises if a file of a row shard is missing or has another size."""
   for file in _files(shard):
     path = directory / file["file"]
     if not path.is_file():
-      raise ValueError(f"{path} ({rows}) is missing; {remedy}.")
+      raise ValueError(f"{path} ({_rows_of(shard)}) is missing; {_REMEDY}.")
     size = path.stat().st_size
     if size != file["bytes"]:
       raise ValueError(
-        f"{path} ({rows}) has {size} bytes, the manifest says "
-        f"{file['bytes']}; {remedy}."
+        f"{path} ({_rows_of(shard)}) has {size} bytes, the manifest says "
+        f"{file['bytes']}; {_REMEDY}."
       )
-    if verify and file_hash(path) != file["sha256"]:
+
+
+def check_shard(directory: Path, shard: Mapping[str, Any]) -> None:
+  """Raises if the files of a row shard are not what the manifest says."""
+  check_sizes(directory, shard)
+  for file in _files(shard):
+    path = directory / file["file"]
+    if file_hash(path) != file["sha256"]:
       raise ValueError(
-        f"{path} ({rows}) does not match its checksum; {remedy}."
+        f"{path} ({_rows_of(shard)}) does not match its checksum; {_REMEDY}."
       )
 
 
@@ -295,32 +306,40 @@ def _open(
 
 
 def row_reader(
-  directory: Path, manifest: Mapping[str, Any], *, verify: bool = False
+  directory: Path, manifest: Mapping[str, Any]
 ) -> Callable[[int, np.ndarray], None]:
-  """Checks the row shards of an index, and reads any range of its rows.
+  """Reads any range of the rows of an index.
+
+  That all files are there is checked at once; a file's checksum before its
+  first row is read, so that a host reads the files of its own devices only.
 
   Args:
     directory: the index.
     manifest: its manifest.
-    verify: also compare the checksum of every row shard.
 
   Returns:
     `read(start, out)`: fills `out` [m, e] with the rows that begin at `start`,
-    converted to its type.
+    converted to its type. Several threads may call it.
 
   Raises:
     ValueError: if a file is missing or damaged, naming it.
   """
   shards = manifest["shards"]
   for shard in shards:
-    check_shard(directory, shard, verify)
+    check_sizes(directory, shard)
   stored = DTYPES[manifest["dtype"]]
   starts = np.array([s["start"] for s in shards])
+  checked: set[int] = set()
+  locks = [threading.Lock() for _ in shards]
 
   def read(start: int, out: np.ndarray) -> None:
     at, filled = int(np.searchsorted(starts, start, side="right")) - 1, 0
     while filled < len(out):
       rows = open_rows(directory / shards[at]["file"], shards[at], stored)
+      with locks[at]:
+        if at not in checked:
+          check_shard(directory, shards[at])
+          checked.add(at)
       rows = rows[start + filled - shards[at]["start"] :][: len(out) - filled]
       out[filled : filled + len(rows)] = rows
       filled, at = filled + len(rows), at + 1

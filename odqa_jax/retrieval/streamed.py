@@ -105,7 +105,6 @@ def open_host(
   mesh: Mesh,
   *,
   block_bytes: int | None = None,
-  verify: bool = False,
   free: Free = free_bytes,
 ) -> HostIndex:
   """Opens an index without placing it.
@@ -115,7 +114,6 @@ def open_host(
     mesh: where to search it.
     block_bytes: of a block of rows on one device, about, but at least
       `index.ROW_MULTIPLE` rows; by default what suits the device.
-    verify: also compare the checksum of every row shard.
     free: says what a device has free.
 
   Raises:
@@ -142,7 +140,7 @@ def open_host(
     mesh,
     free=free,
   )
-  read = storage.row_reader(directory, manifest, verify=verify)
+  read = storage.row_reader(directory, manifest)
   return HostIndex(read, dtype, manifest["count"], rows, manifest, mesh)
 
 
