@@ -61,6 +61,8 @@ class Preset:
     vocabulary: word pieces trained on the corpus.
     ict_steps: steps of the inverse cloze task.
     supervised_steps: steps of supervised training.
+    baselines: whether the random encoder is measured, and one that was trained
+      without ICT.
     batch_size: examples in a step, of both stages.
     question_length: tokens.
     passage_length: tokens.
@@ -77,7 +79,8 @@ class Preset:
   init_from: str = ""
   vocabulary: int = 8192
   ict_steps: int = 120
-  supervised_steps: int = 130
+  supervised_steps: int = 280
+  baselines: bool = False
   batch_size: int = 48
   question_length: int = 32
   passage_length: int = 64
@@ -109,6 +112,7 @@ PRESETS = {
   "full": Preset(
     ict_steps=400,
     supervised_steps=600,
+    baselines=True,
     reader=ReaderPreset(
       gold_steps=3500,
       steps=1500,
@@ -327,19 +331,20 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   if start:
     published = load_retriever(resolve_folder(start))
     add_row(f"{start}, no training", published, "start")
-  else:
+  elif chosen.baselines:
     config = stage_config(chosen, data, source="ict", seed=seed, init_from="")
     add_row("random BERT", random_retriever(config, corpus), "start")
   if chosen.ict_steps:
     ict = run_stage("train ICT", "ict", "ict", start)
     add_row("ICT", load_retriever(ict), "ict")
-  best = run_stage("train supervised", "supervised", "pairs", start)
-  ranking = add_row("supervised", load_retriever(best), "supervised")
+  if chosen.baselines or not chosen.ict_steps:
+    best = run_stage("train supervised", "supervised", "pairs", start)
+    ranking = add_row("supervised", load_retriever(best), "supervised")
   if chosen.ict_steps:
     best = run_stage(
       "train ICT + supervised", "ict_supervised", "pairs", str(ict)
     )
-    ranking = add_row("ICT + supervised", load_retriever(best), "both")
+    ranking = add_row("ICT + supervised", load_retriever(best), best.name)
   with stages("measure BM25"):
     rows.append({"name": "BM25", **measure_bm25(corpus, questions)})
   shown = show_examples(ranking, questions, corpus)
@@ -351,6 +356,7 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
       chosen.reader,
       stage_config(chosen, data, source="pairs", seed=seed, init_from=""),
       best,
+      root / "index" / best.name,
       data,
       f"{chosen.sets[-1]}-train",
       corpus=corpus,

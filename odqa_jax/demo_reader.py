@@ -54,10 +54,10 @@ class ReaderPreset:
   """
 
   model: str = "tiny"
-  gold_steps: int = 600
-  steps: int = 100
-  end_steps: int = 40
-  closed_book_steps: int = 100
+  gold_steps: int = 500
+  steps: int = 120
+  end_steps: int = 50
+  closed_book_steps: int = 80
   batch_size: int = 16
   k: int = 4
   k_answer: int = 8
@@ -66,7 +66,7 @@ class ReaderPreset:
   rate: float = 1.5e-3
   end_rate: float = 5e-4
   retriever_factor: float = 0.1
-  refresh_every: int = 20
+  refresh_every: int = 30
   questions: int = 200
   runs: tuple[str, ...] = ("joint", "individual_both")
 
@@ -91,6 +91,7 @@ def reader_stage(
   retriever: ConfigDict,
   data: Path,
   question_set: str,
+  index: Path,
   *,
   task: str,
   steps: int,
@@ -107,6 +108,7 @@ def reader_stage(
     retriever: the config that the retriever was trained with.
     data: the dataset folder.
     question_set: the name of the training questions.
+    index: of the retriever that all stages begin with.
     task: see `tasks.TASKS`.
     steps: how many.
     k: passages of a question.
@@ -146,10 +148,11 @@ def reader_stage(
   config.objective.context_encoder = context_encoder
   config.retrieval.k = k
   config.retrieval.force_gold = force_gold
-  # All stages begin with the same context encoder, and so with one index.
-  config.retrieval.index = str(data.parent / "index" / "reader")
+  config.retrieval.index = str(index)
   if context_encoder:
-    config.retrieval.refresh = "snapshot"
+    # The first index that `snapshot` swaps in is that of the weights at the
+    # start, so runs of one or two renewals learn nothing from it.
+    config.retrieval.refresh = "blocking"
     config.retrieval.refresh_every = preset.refresh_every
   config.optimizer.learning_rate = rate
   config.optimizer.warmup = 0.1
@@ -201,6 +204,7 @@ def run_reader_stages(
   preset: ReaderPreset,
   retriever: ConfigDict,
   retriever_workdir: Path,
+  retriever_index: Path,
   data: Path,
   question_set: str,
   *,
@@ -215,6 +219,7 @@ def run_reader_stages(
     preset: sizes.
     retriever: the config of the retriever that all begin with.
     retriever_workdir: its workdir.
+    retriever_index: its index.
     data: the dataset folder; workdirs and indexes go beside it.
     question_set: the name of the training questions.
     corpus: the evidence.
@@ -230,7 +235,9 @@ def run_reader_stages(
   answers: list[Answer] = []
 
   def train_stage(name: str, folder: str, **settings: Any) -> Path:
-    config = reader_stage(preset, retriever, data, question_set, **settings)
+    config = reader_stage(
+      preset, retriever, data, question_set, retriever_index, **settings
+    )
     with stage(f"train {name}"):
       train(config, root / folder)
     return root / folder
@@ -239,12 +246,12 @@ def run_reader_stages(
     with stage(f"measure {name}"):
       system = load_system(workdir, corpus)
       trained = system.config.objective.context_encoder
-      folder = f"{workdir.name}_index" if trained else "reader"
+      folder = retriever_index
+      if trained:
+        folder = folder.with_name(workdir.name)
       index = None
       if k:
-        index = index_corpus(
-          system.retriever, corpus, root / "index" / folder, mesh=make_mesh()
-        )
+        index = index_corpus(system.retriever, corpus, folder, mesh=make_mesh())
       figures, found = _measure(system, index, questions, answered, k)
     rows.append({"name": name, **figures})
     return found

@@ -73,7 +73,10 @@ def passage_fingerprint(
   side = params["shared" if config.shared else "passage"]
   digest = hashlib.sha256()
   settings = dataclasses.asdict(config)
-  # How the same function is computed does not change the function.
+  # How the same function is computed does not change the function, and an
+  # encoder that answered for both sides keeps its index when it is doubled.
+  settings.pop("shared")
+  settings["passage_type"] = config.passage_token_type
   for name in ("dropout", "attention_dropout", "remat", "scan"):
     settings["bert"].pop(name)
   digest.update(repr((settings, passage_length, title)).encode())

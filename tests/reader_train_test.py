@@ -1,5 +1,6 @@
 """End-to-end training: it runs, resumes bit for bit, and refuses bad input."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.question_sets import Question, write_questions
 from odqa_jax.mesh import make_mesh, replicated
 from odqa_jax.models import bert, t5
+from odqa_jax.retriever import (
+  index_corpus,
+  load_retriever,
+  passage_fingerprint,
+)
 from odqa_jax.run import Interrupted
 from odqa_jax.train import train
 
@@ -149,6 +155,43 @@ def test_what_is_frozen_does_not_move_and_the_rest_does(tmp_path, reading):
     "joint": {"question": True, "passage": False, "reader": True},
     "fid": {"question": False, "passage": False, "reader": True},
   }
+
+
+def test_the_index_of_a_shared_encoder_serves_its_two_copies(
+  tmp_path, reading, toy_config
+):
+  """What one encoder embedded need not be embedded again for two of it."""
+  shared = {"model.shared": True, "data.source": "ict", "steps": 1}
+  train(toy_config(**shared), tmp_path / "ict")
+  corpus = Corpus(toy_config().data.corpus)
+  one = load_retriever(tmp_path / "ict")
+  one_device = make_mesh(devices=jax.devices()[:1])
+  index_corpus(one, corpus, tmp_path / "index", mesh=one_device)
+  config = reading(
+    "fid",
+    steps=1,
+    **{
+      "init_from": str(tmp_path / "ict"),
+      "retrieval.index": str(tmp_path / "index"),
+    },
+  )
+  before = sorted(p.stat().st_mtime_ns for p in (tmp_path / "index").iterdir())
+  train(config, tmp_path / "fid")
+  after = sorted(p.stat().st_mtime_ns for p in (tmp_path / "index").iterdir())
+  assert after == before
+  two = load_retriever(tmp_path / "fid")
+  assert one.encoder.config.shared and not two.encoder.config.shared
+  assert two.fingerprint == one.fingerprint
+  ids = np.arange(12, dtype=np.int32).reshape(2, 6) + 5
+  lengths = np.array([6, 4], np.int32)
+  np.testing.assert_array_equal(
+    one.encoder.encode_passage(one.params, ids, lengths),
+    two.encoder.encode_passage(two.params, ids, lengths),
+  )
+  other = dataclasses.replace(one.encoder.config, passage_type=0)
+  assert one.fingerprint != passage_fingerprint(
+    other, jax.device_get(one.params), one.passage_length, one.title
+  )
 
 
 def self_leaf(params, name):
