@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from known_names import Names
@@ -182,8 +183,8 @@ def test_the_index_of_a_shared_encoder_serves_its_two_copies(
   two = load_retriever(tmp_path / "fid")
   assert one.encoder.config.shared and not two.encoder.config.shared
   assert two.fingerprint == one.fingerprint
-  ids = np.arange(12, dtype=np.int32).reshape(2, 6) + 5
-  lengths = np.array([6, 4], np.int32)
+  ids = jnp.arange(12, dtype=jnp.int32).reshape(2, 6) + 5
+  lengths = jnp.array([6, 4], jnp.int32)
   np.testing.assert_array_equal(
     one.encoder.encode_passage(one.params, ids, lengths),
     two.encoder.encode_passage(two.params, ids, lengths),
