@@ -17,6 +17,7 @@ from odqa_jax.answer_system import ReadingSystem, load_system
 from odqa_jax.config import base_config, validate
 from odqa_jax.data.corpus import Corpus
 from odqa_jax.data.question_sets import Question
+from odqa_jax.demo_presets import RUNS, ReaderPreset
 from odqa_jax.evaluate import Ranking, answer_measures, evaluate_ranking
 from odqa_jax.mesh import make_mesh
 from odqa_jax.progress import progress_bar
@@ -24,64 +25,6 @@ from odqa_jax.retrieval import Searchable
 from odqa_jax.retriever import index_corpus, search_questions
 from odqa_jax.train import train
 
-
-@dataclasses.dataclass(frozen=True)
-class ReaderPreset:
-  """How large a reader, and how long.
-
-  The options of `tiny` readers (token mixing, mimetic initialisation, flags,
-  span loss) and the two stages, one passage and then several, are what makes
-  a reader learn from random weights within minutes.
-
-  Attributes:
-    model: a preset of `models.t5`.
-    gold_steps: first stage: the gold passage alone; 0 leaves it out.
-    steps: second stage: `k` retrieved passages, the gold one among them.
-    end_steps: each of the runs that begin with the trained reader.
-    closed_book_steps: the reader without passages; 0 leaves it out.
-    batch_size: questions in a step.
-    k: passages read in training.
-    k_answer: passages read when answering.
-    length: tokens of question and passage.
-    gold_rate: peak learning rate of the first stage.
-    rate: peak learning rate of the second stage.
-    end_rate: peak learning rate of the end-to-end runs.
-    retriever_factor: what the retriever's rate is of that; its encoders are
-      trained already, and a reader that is not yet good misleads them.
-    refresh_every: steps between renewals of the index.
-    questions: held-out questions that are answered.
-    runs: which of `RUNS` begin with the trained reader.
-  """
-
-  model: str = "tiny"
-  gold_steps: int = 500
-  steps: int = 120
-  end_steps: int = 50
-  closed_book_steps: int = 80
-  batch_size: int = 16
-  k: int = 4
-  k_answer: int = 8
-  length: int = 80
-  gold_rate: float = 2e-3
-  rate: float = 1.5e-3
-  end_rate: float = 5e-4
-  retriever_factor: float = 0.1
-  refresh_every: int = 30
-  questions: int = 200
-  runs: tuple[str, ...] = ("joint", "individual_both")
-
-
-# Workdir → name in the table, task, whether the context encoder is trained.
-RUNS = {
-  "fid": ("FiD", "fid", False),
-  "joint": ("Joint Top-k", "joint", False),
-  "individual_question": (
-    "Individual, question encoder",
-    "individual",
-    False,
-  ),
-  "individual_both": ("Individual, both encoders", "individual", True),
-}
 # Tied embeddings of deviation 1 need larger steps: sqrt(128).
 EMBEDDING_RATE = 11.3
 
@@ -200,109 +143,117 @@ def _measure(
   return figures | measured, answers
 
 
-def run_reader_stages(
-  preset: ReaderPreset,
-  retriever: ConfigDict,
-  retriever_workdir: Path,
-  retriever_index: Path,
-  data: Path,
-  question_set: str,
-  *,
-  corpus: Corpus,
-  questions: Sequence[Question],
-  answered: Sequence[Question],
-  stage: Callable[[str], AbstractContextManager[None]],
-) -> tuple[list[dict[str, Any]], list[Answer]]:
-  """Trains and measures every reader.
+@dataclasses.dataclass(frozen=True)
+class ReaderStages:
+  """The second half of the demo: training and measuring readers.
 
-  Args:
+  Attributes:
     preset: sizes.
-    retriever: the config of the retriever that all begin with.
-    retriever_workdir: its workdir.
-    retriever_index: its index.
-    data: the dataset folder; workdirs and indexes go beside it.
+    root: the workdir; each stage has a folder there.
+    retriever: workdir of the retriever that all begin with; its index is in
+      `index/` under the same name.
+    retriever_config: what it was trained with.
     question_set: the name of the training questions.
     corpus: the evidence.
     questions: what recall is measured on.
     answered: what EM and F1 are measured on.
-    stage: times a stage by name.
-
-  Returns:
-    A row of figures for each, and the answers of Joint Top-k, if it was run.
+    stages: times a stage by name.
+    rows: figures; one row is added for each reader.
   """
-  root = data.parent
-  rows: list[dict[str, Any]] = []
-  answers: list[Answer] = []
 
-  def train_stage(name: str, folder: str, **settings: Any) -> Path:
+  preset: ReaderPreset
+  root: Path
+  retriever: Path
+  retriever_config: ConfigDict
+  question_set: str
+  corpus: Corpus
+  questions: Sequence[Question]
+  answered: Sequence[Question]
+  stages: Callable[[str], AbstractContextManager[None]]
+  rows: list[dict[str, Any]]
+
+  def train(self, name: str, folder: str, **settings: Any) -> Path:
+    """Trains one stage; returns its workdir."""
     config = reader_stage(
-      preset, retriever, data, question_set, retriever_index, **settings
+      self.preset,
+      self.retriever_config,
+      self.root / "data",
+      self.question_set,
+      self.root / "index" / self.retriever.name,
+      **settings,
     )
-    with stage(f"train {name}"):
-      train(config, root / folder)
-    return root / folder
+    with self.stages(f"train {name}"):
+      train(config, self.root / folder)
+    return self.root / folder
 
-  def add_row(name: str, workdir: Path, k: int) -> list[Answer]:
-    with stage(f"measure {name}"):
-      system = load_system(workdir, corpus)
+  def measure(self, name: str, workdir: Path, k: int) -> list[Answer]:
+    """Adds the row of a reader with k passages; returns its answers."""
+    with self.stages(f"measure {name}"):
+      system = load_system(workdir, self.corpus)
       trained = system.config.objective.context_encoder
-      folder = retriever_index
-      if trained:
-        folder = folder.with_name(workdir.name)
+      folder = workdir.name if trained else self.retriever.name
       index = None
       if k:
-        index = index_corpus(system.retriever, corpus, folder, mesh=make_mesh())
-      figures, found = _measure(system, index, questions, answered, k)
-    rows.append({"name": name, **figures})
+        index = index_corpus(
+          system.retriever,
+          self.corpus,
+          self.root / "index" / folder,
+          mesh=make_mesh(),
+        )
+      figures, found = _measure(system, index, self.questions, self.answered, k)
+    self.rows.append({"name": name, **figures})
     return found
 
-  start = str(retriever_workdir)
-  if preset.closed_book_steps:
-    closed = train_stage(
-      "closed book",
-      "closed_book",
+  def run(self) -> list[Answer]:
+    """All stages; returns the answers of Joint Top-k, if it was run."""
+    preset, start = self.preset, str(self.retriever)
+    if preset.closed_book_steps:
+      closed = self.train(
+        "closed book",
+        "closed_book",
+        task="fid",
+        steps=preset.closed_book_steps,
+        k=0,
+        rate=preset.gold_rate,
+        init_from=start,
+      )
+      self.measure("closed book (k = 0)", closed, 0)
+    if preset.gold_steps:
+      gold = self.train(
+        "reader, gold passage",
+        "reader_gold",
+        task="fid",
+        steps=preset.gold_steps,
+        k=1,
+        rate=preset.gold_rate,
+        init_from=start,
+        force_gold=True,
+      )
+      start = str(gold)
+    reader = self.train(
+      f"reader, {preset.k} passages",
+      "reader",
       task="fid",
-      steps=preset.closed_book_steps,
-      k=0,
-      rate=preset.gold_rate,
-      init_from=start,
-    )
-    add_row("closed book (k = 0)", closed, 0)
-  if preset.gold_steps:
-    gold = train_stage(
-      "reader, gold passage",
-      "reader_gold",
-      task="fid",
-      steps=preset.gold_steps,
-      k=1,
-      rate=preset.gold_rate,
+      steps=preset.steps,
+      k=preset.k,
+      rate=preset.rate,
       init_from=start,
       force_gold=True,
     )
-    start = str(gold)
-  reader = train_stage(
-    f"reader, {preset.k} passages",
-    "reader",
-    task="fid",
-    steps=preset.steps,
-    k=preset.k,
-    rate=preset.rate,
-    init_from=start,
-    force_gold=True,
-  )
-  add_row("reader (start)", reader, preset.k_answer)
-  for folder in preset.runs:
-    name, task, context_encoder = RUNS[folder]
-    workdir = train_stage(
-      name,
-      folder,
-      task=task,
-      steps=preset.end_steps,
-      k=preset.k,
-      rate=preset.end_rate,
-      init_from=str(reader),
-      context_encoder=context_encoder,
-    )
-    found = add_row(name, workdir, preset.k_answer)
-    answers = found if task == "joint" else answers
-  return rows, answers
+    self.measure("reader (start)", reader, preset.k_answer)
+    answers: list[Answer] = []
+    for folder in preset.runs:
+      name, task, context_encoder = RUNS[folder]
+      workdir = self.train(
+        name,
+        folder,
+        task=task,
+        steps=preset.end_steps,
+        k=preset.k,
+        rate=preset.end_rate,
+        init_from=str(reader),
+        context_encoder=context_encoder,
+      )
+      found = self.measure(name, workdir, preset.k_answer)
+      answers = found if task == "joint" else answers
+    return answers

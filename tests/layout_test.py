@@ -43,6 +43,8 @@ RANKS = {
   "plan_work": 1,
   "plan_programs": 8,
   "plan": 8,
+  "demo_presets": 0,
+  "demo_retriever": 8,
   "demo_reader": 8,
   "demo": 8,
   "answer_commands": 9,

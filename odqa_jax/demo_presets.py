@@ -1,0 +1,148 @@
+"""How large the models of `odqa demo` are, and how long they are trained."""
+
+import dataclasses
+
+# Workdir → name in the table, task, whether the context encoder is trained.
+RUNS = {
+  "fid": ("FiD", "fid", False),
+  "joint": ("Joint Top-k", "joint", False),
+  "individual_question": (
+    "Individual, question encoder",
+    "individual",
+    False,
+  ),
+  "individual_both": ("Individual, both encoders", "individual", True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderPreset:
+  """How large a reader, and how long.
+
+  The options of `tiny` readers (token mixing, mimetic initialisation, flags,
+  span loss) and the two stages, one passage and then several, are what makes
+  a reader learn from random weights within minutes.
+
+  Attributes:
+    model: a preset of `models.t5`.
+    gold_steps: first stage: the gold passage alone; 0 leaves it out.
+    steps: second stage: `k` retrieved passages, the gold one among them.
+    end_steps: each of the runs that begin with the trained reader.
+    closed_book_steps: the reader without passages; 0 leaves it out.
+    batch_size: questions in a step.
+    k: passages read in training.
+    k_answer: passages read when answering.
+    length: tokens of question and passage.
+    gold_rate: peak learning rate of the first stage.
+    rate: peak learning rate of the second stage.
+    end_rate: peak learning rate of the end-to-end runs.
+    retriever_factor: what the retriever's rate is of that; its encoders are
+      trained already, and a reader that is not yet good misleads them.
+    refresh_every: steps between renewals of the index.
+    questions: held-out questions that are answered.
+    runs: which of `RUNS` begin with the trained reader.
+  """
+
+  model: str = "tiny"
+  gold_steps: int = 500
+  steps: int = 120
+  end_steps: int = 50
+  closed_book_steps: int = 80
+  batch_size: int = 16
+  k: int = 4
+  k_answer: int = 8
+  length: int = 80
+  gold_rate: float = 2e-3
+  rate: float = 1.5e-3
+  end_rate: float = 5e-4
+  retriever_factor: float = 0.1
+  refresh_every: int = 30
+  questions: int = 200
+  runs: tuple[str, ...] = ("joint", "individual_both")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """How large and how long.
+
+  Attributes:
+    sets: embedded corpora with questions; the last one's have short answers.
+    model: a preset of `models.bert`, or "init" with `init_from`.
+    init_from: where training begins; "" is random.
+    vocabulary: word pieces trained on the corpus.
+    ict_steps: steps of the inverse cloze task.
+    supervised_steps: steps of supervised training.
+    baselines: whether the random encoder is measured, and one that was trained
+      without ICT.
+    batch_size: examples in a step, of both stages.
+    question_length: tokens.
+    passage_length: tokens.
+    ict_rate: peak learning rate.
+    supervised_rate: peak learning rate.
+    test_questions: held-out questions measured, per set.
+    temperature: τ. The paper's sqrt(d) is for long training; with minutes a
+      small model learns several times faster from sharper scores.
+    reader: the stages with a reader; None leaves them out.
+  """
+
+  sets: tuple[str, ...] = ("factbook_short",)
+  model: str = "tiny"
+  init_from: str = ""
+  vocabulary: int = 8192
+  ict_steps: int = 120
+  supervised_steps: int = 280
+  baselines: bool = False
+  batch_size: int = 48
+  question_length: int = 32
+  passage_length: int = 64
+  ict_rate: float = 2e-3
+  supervised_rate: float = 1e-3
+  test_questions: int = 1000
+  temperature: float = 1.0
+  reader: ReaderPreset | None = dataclasses.field(default_factory=ReaderPreset)
+
+
+PRESETS = {
+  "quick": Preset(
+    sets=("vital_articles",),
+    ict_steps=30,
+    supervised_steps=15,
+    batch_size=32,
+    passage_length=48,
+    test_questions=200,
+    reader=ReaderPreset(
+      gold_steps=0,
+      steps=10,
+      end_steps=6,
+      closed_book_steps=0,
+      questions=40,
+      runs=("joint",),
+    ),
+  ),
+  "default": Preset(),
+  "full": Preset(
+    ict_steps=400,
+    supervised_steps=600,
+    baselines=True,
+    reader=ReaderPreset(
+      gold_steps=3500,
+      steps=1500,
+      end_steps=200,
+      closed_book_steps=600,
+      refresh_every=100,
+      questions=831,
+      runs=tuple(RUNS),
+    ),
+  ),
+  "minilm": Preset(
+    model="init",
+    init_from="minilm",
+    ict_steps=0,
+    supervised_steps=60,
+    batch_size=32,
+    passage_length=96,
+    supervised_rate=2e-5,
+    temperature=0.05,
+    reader=None,
+  ),
+}
