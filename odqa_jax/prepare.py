@@ -26,7 +26,7 @@ from odqa_jax.data.entities import SpacyFinder
 from odqa_jax.data.mining import Bm25, mine_pairs
 from odqa_jax.data.question_sets import QuestionSet, write_questions
 from odqa_jax.data.questions import PASSAGES, detect_format, read_questions
-from odqa_jax.data.sentencepiece import load_any_tokenizer
+from odqa_jax.data.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.data.spans_build import build_spans
 from odqa_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from odqa_jax.initial import resolve_folder
@@ -130,6 +130,59 @@ def prepare_spans(
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
 
 
+def tokenise(
+  corpus: Sequence[str], out: Path, pieces: AnyTokenizer
+) -> dict[str, Any]:
+  """Writes all passages as a token store; returns its manifest."""
+  name = "tokenise for the reader" if out.name != "corpus" else "tokenise"
+  with progress_bar(name, 0, "passage") as update:
+    return build_corpus(
+      corpus_sources(corpus),
+      out,
+      pieces,
+      name=",".join(corpus),
+      progress=update,
+    )
+
+
+def prepare_questions(source: str, out: Path) -> int:
+  """Writes one question set; returns how many questions it has."""
+  with progress_bar(f"questions {out.name}", 0, "question") as update:
+    written = write_questions(
+      read_questions(source), out, out.name, progress=update
+    )
+  return int(written["count"])
+
+
+def prepare_pairs(
+  out: Path, names: Sequence[str], negatives: int
+) -> dict[str, int]:
+  """Mines the sets of a dataset folder; returns the pairs in each.
+
+  What has no positive is left out, and said on stderr.
+  """
+  corpus = Corpus(out / "corpus")
+  bm25 = Bm25.build(corpus)
+  counts = {}
+  for name in names:
+    questions = QuestionSet(out / "questions" / name)
+    with progress_bar(f"mine {name}", len(questions), "question") as update:
+      mined = mine_pairs(
+        questions, corpus, bm25, negatives=negatives, progress=update
+      )
+    mined.save(out / "pairs" / name)
+    counts[name] = len(mined)
+    missing = mined.manifest["without_positive"]
+    if missing:
+      examples = mined.manifest["examples_without_positive"]
+      print(
+        f"{name}: {missing} questions without a positive are left out, for "
+        f"example {examples[:3]}",
+        file=sys.stderr,
+      )
+  return counts
+
+
 def prepare(
   *,
   corpus: Sequence[str],
@@ -172,61 +225,20 @@ def prepare(
   finder = SpacyFinder() if spans else None
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   word_pieces = prepare_tokenizer(tokenizer, corpus, out, vocabulary_size)
-  with progress_bar("tokenise", 0, "passage") as update:
-    manifest = build_corpus(
-      corpus_sources(corpus),
-      out / "corpus",
-      word_pieces,
-      name=",".join(corpus),
-      progress=update,
-    )
+  manifest = tokenise(corpus, out / "corpus", word_pieces)
   figures: dict[str, Any] = {
     "passages": manifest["count"],
     "tokens": manifest["tokens"],
     "vocabulary": word_pieces.vocab_size,
-    "questions": {},
-    "pairs": {},
   }
   if pieces is not None:
-    with progress_bar("tokenise for the reader", 0, "passage") as update:
-      stored = build_corpus(
-        corpus_sources(corpus),
-        out / "reader_corpus",
-        pieces,
-        name=",".join(corpus),
-        progress=update,
-      )
+    stored = tokenise(corpus, out / "reader_corpus", pieces)
     figures["reader_tokens"] = stored["tokens"]
-  for source, name in zip(questions, names, strict=True):
-    with progress_bar(f"questions {name}", 0, "question") as update:
-      written = write_questions(
-        read_questions(source),
-        out / "questions" / name,
-        name,
-        progress=update,
-      )
-    figures["questions"][name] = written["count"]
-  if pairs:
-    opened = Corpus(out / "corpus")
-    bm25 = Bm25.build(opened)
-    for name in pairs:
-      question_set = QuestionSet(out / "questions" / name)
-      with progress_bar(
-        f"mine {name}", len(question_set), "question"
-      ) as update:
-        mined = mine_pairs(
-          question_set, opened, bm25, negatives=negatives, progress=update
-        )
-      mined.save(out / "pairs" / name)
-      figures["pairs"][name] = len(mined)
-      missing = mined.manifest["without_positive"]
-      if missing:
-        examples = mined.manifest["examples_without_positive"]
-        print(
-          f"{name}: {missing} questions without a positive are left out, for "
-          f"example {examples[:3]}",
-          file=sys.stderr,
-        )
+  figures["questions"] = {
+    name: prepare_questions(source, out / "questions" / name)
+    for source, name in zip(questions, names, strict=True)
+  }
+  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
   if finder:
     figures["spans"] = prepare_spans(out, finder, spans)
   return figures
