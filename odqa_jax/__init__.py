@@ -1,3 +1,3 @@
 """Open-domain question answering in JAX: train, index, evaluate, serve."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
