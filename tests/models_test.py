@@ -379,9 +379,11 @@ def test_every_dropout_has_a_seed_of_its_own(monkeypatch):
     seeds.append(tuple(seed.tolist()))
     return x
 
+  # Made before the patch: initialisation applies the network without seeds.
+  params = noisy_params()
   monkeypatch.setattr(layers, "dropout", record)
   config = dataclasses.replace(TINY, scan=False)
-  apply_bert(config, noisy_params(), IDS, LENGTHS, rng=jax.random.key(0))
+  apply_bert(config, params, IDS, LENGTHS, rng=jax.random.key(0))
   # Embeddings; attention weights and two outputs in each of three layers.
   assert len(seeds) == 1 + 3 * 3
   assert len(set(seeds)) == len(seeds)
