@@ -1,0 +1,70 @@
+"""What renewing the index during end-to-end training is worth, in recall.
+
+    python tests/benchmarks/refresh.py demo --out /tmp/refresh --steps 300 \
+      --every 75
+
+Trains Individual Top-k with both encoders from the reader of a demo's workdir,
+once without renewal and once with `blocking` renewal, and measures both on a
+new index. Prints one JSON line for each.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from odqa_jax.data.corpus import Corpus
+from odqa_jax.demo_presets import PRESETS, ReaderPreset
+from odqa_jax.demo_reader import reader_stage
+from odqa_jax.demo_retriever import (
+  held_out_questions,
+  measure_retriever,
+  stage_config,
+)
+from odqa_jax.retriever import load_retriever
+from odqa_jax.train import train
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("demo", type=Path, help="workdir of `odqa demo`")
+  parser.add_argument("--out", type=Path, required=True)
+  parser.add_argument("--steps", type=int, default=300)
+  parser.add_argument("--every", type=int, default=75)
+  args = parser.parse_args()
+  report = json.loads((args.demo / "report.json").read_text())
+  preset, data = PRESETS["default"], args.demo / "data"
+  name = preset.sets[-1]
+  sizes = dataclasses.replace(ReaderPreset(), refresh_every=args.every)
+  corpus = Corpus(data / "corpus")
+  questions = held_out_questions(data, name, preset.test_questions)
+  for refresh in ("none", "blocking"):
+    config = reader_stage(
+      sizes,
+      stage_config(
+        preset, data, source="pairs", seed=report["seed"], init_from=""
+      ),
+      data,
+      f"{name}-train",
+      args.demo / "index" / "ict_supervised",
+      task="individual",
+      steps=args.steps,
+      k=sizes.k,
+      rate=sizes.end_rate,
+      init_from=str(args.demo / "reader"),
+      context_encoder=True,
+    )
+    with config.unlocked():
+      config.retrieval.refresh = refresh
+    train(config, args.out / refresh)
+    figures, _ = measure_retriever(
+      load_retriever(args.out / refresh),
+      corpus,
+      questions,
+      args.out / "index" / refresh,
+    )
+    print(json.dumps({"refresh": refresh, "recall": figures["recall"]}))
+
+
+if __name__ == "__main__":
+  main()
