@@ -18,7 +18,7 @@ passages): EM 48.2 base, 51.4 large. `:debug` runs 10 steps of tiny models.
 
 from ml_collections import ConfigDict
 
-from odqa_jax.config import base_config, parse_arg
+from odqa_jax.runtime.config import base_config, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

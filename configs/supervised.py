@@ -22,7 +22,7 @@ model.
 
 from ml_collections import ConfigDict
 
-from odqa_jax.config import base_config, parse_arg
+from odqa_jax.runtime.config import base_config, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -155,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run_command(args: argparse.Namespace) -> dict[str, Any]:
   """Runs one sub-command and returns its figures."""
   # Imported late: `--help` and a typo in a flag answer at once.
-  from odqa_jax import commands
+  from odqa_jax.commands import commands
 
   names = {"command", "coordinator", "num_processes", "process_id"}
   names.add("distributed")
@@ -182,8 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   logging.getLogger("absl").setLevel(logging.ERROR)
   logging.getLogger("bm25s").setLevel(logging.WARNING)
-  from odqa_jax.mesh import is_primary, start_distributed
-  from odqa_jax.run import Interrupted
+  from odqa_jax.runtime.mesh import is_primary, start_distributed
+  from odqa_jax.runtime.run import Interrupted
 
   try:
     start_distributed(

@@ -80,7 +80,7 @@ def write_toy_files(root: Path) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory) -> Path:
   """A dataset folder made by `prepare`: corpus, questions and pairs `toy`."""
-  from odqa_jax.prepare import prepare
+  from odqa_jax.data.prepare import prepare
 
   root = tmp_path_factory.mktemp("toy")
   corpus, questions = write_toy_files(root)
@@ -97,7 +97,7 @@ def toy_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def toy_config(toy_data):
   """A function that makes a small training config on `toy_data`."""
-  from odqa_jax.config import base_config, validate
+  from odqa_jax.runtime.config import base_config, validate
 
   def make(**settings):
     config = base_config()

@@ -4,18 +4,7 @@ import gzip
 import json
 
 import pytest
-
-from odqa_jax.main import main
-
-
-def run(capsys, *args: object) -> tuple[int, str, str]:
-  code = main([str(a) for a in args])
-  captured = capsys.readouterr()
-  return code, captured.out, captured.err
-
-
-def last_line(text: str) -> str:
-  return text.strip().splitlines()[-1]
+from command_line import last_line, run
 
 
 def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from odqa_jax.checkpoint import restore_params
-from odqa_jax.mesh import make_mesh, replicated
+from odqa_jax.runtime.checkpoint import restore_params
+from odqa_jax.runtime.mesh import make_mesh, replicated
 
 ROOT = Path(__file__).parents[1]
 LOCAL = ROOT / "launch" / "local.sh"

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from odqa_jax.models import layers
-from odqa_jax.models.bert_network import check_choice
+from odqa_jax.models.bert import check_choice
 
 Params = dict[str, Any]
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
-from odqa_jax.mesh import make_mesh, row_sharding
+from odqa_jax.runtime.mesh import make_mesh, row_sharding
 
 _BUCKETS = (32, 64, 96, 128, 192, 256, 384)
 

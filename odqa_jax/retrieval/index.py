@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
-from odqa_jax.mesh import is_primary, row_sharding, sync
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.codes import quantize
+from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.embed import (
   Encode,
   Passages,
@@ -27,8 +27,8 @@ from odqa_jax.retrieval.embed import (
   embed,
   local_mesh,
 )
-from odqa_jax.retrieval.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.storage import DTYPES
+from odqa_jax.runtime.mesh import is_primary, row_sharding, sync
 
 # Every device holds a multiple of this many rows. A matrix product may add up
 # in another order when their number is ragged; with a round one, equal rows

@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from odqa_jax.mesh import to_global
 from odqa_jax.retrieval.embed import Passages, batch_sizes, bulk_tokens
 from odqa_jax.retrieval.index import ROW_MULTIPLE
+from odqa_jax.runtime.mesh import to_global
 
 # Parameters, ids [n, l] and lengths [n] → embeddings [n, e].
 EncodeWith = Callable[[Any, Array, Array], Array]

@@ -35,11 +35,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from odqa_jax.mesh import replicated, row_sharding, to_host
 from odqa_jax.retrieval.embed import Passages
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.reembed import EncodeWith, Reembedder
 from odqa_jax.retrieval.storage import DTYPES, FLOATS
+from odqa_jax.runtime.mesh import replicated, row_sharding, to_host
 
 MODES = ("none", "blocking", "snapshot", "rolling")
 

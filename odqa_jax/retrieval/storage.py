@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from odqa_jax.retrieval.codes import dequantize
+from odqa_jax.retrieval.backends.codes import dequantize
 
 FORMAT = 1
 DTYPES = {

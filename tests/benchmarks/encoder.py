@@ -23,16 +23,16 @@ import optax
 import torch
 from sentence_transformers import SentenceTransformer, losses
 
-from odqa_jax.data.loader import bucket_length
-from odqa_jax.data.tokenizer import load_tokenizer
-from odqa_jax.initial import resolve_folder
-from odqa_jax.models.bert import DualEncoder
-from odqa_jax.models.pretrained import load_encoder
-from odqa_jax.objectives import (
+from odqa_jax.data.examples.loader import bucket_length
+from odqa_jax.models.dual_encoder import DualEncoder
+from odqa_jax.models.hf.encoder import load_encoder
+from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.objectives.losses import (
   contrastive_loss,
   contrastive_mask,
   relevance_scores,
 )
+from odqa_jax.text.tokenizer import load_tokenizer
 
 BATCH = 32
 CLS, SEP = 101, 102

@@ -24,17 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from odqa_jax.data.corpus import Corpus
-from odqa_jax.data.loader import train_batches
-from odqa_jax.data.sources import load_examples
-from odqa_jax.initial_reader import initial_models
-from odqa_jax.lookup import Lookup
-from odqa_jax.mesh import make_mesh, to_global
-from odqa_jax.optimizer import make_optimizer
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.loader import train_batches
+from odqa_jax.data.examples.sources import load_examples
+from odqa_jax.reading.gather import Lookup
 from odqa_jax.retrieval.refresh import Refresher
-from odqa_jax.retriever import index_corpus, make_retriever
-from odqa_jax.tasks import make_task
-from odqa_jax.train import TrainState, train_step
+from odqa_jax.retrieval.retriever import index_corpus, make_retriever
+from odqa_jax.runtime.mesh import make_mesh, to_global
+from odqa_jax.training.initial_reader import initial_models
+from odqa_jax.training.optimizer import make_optimizer
+from odqa_jax.training.tasks.tasks import make_task
+from odqa_jax.training.train import TrainState, train_step
 
 
 def timed(run, repeats: int) -> list[float]:

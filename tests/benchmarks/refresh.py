@@ -13,16 +13,16 @@ import dataclasses
 import json
 from pathlib import Path
 
-from odqa_jax.data.corpus import Corpus
-from odqa_jax.demo_presets import PRESETS, ReaderPreset
-from odqa_jax.demo_reader import reader_stage
-from odqa_jax.demo_retriever import (
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.demo.presets import PRESETS, ReaderPreset
+from odqa_jax.demo.reader import reader_stage
+from odqa_jax.demo.retriever import (
   held_out_questions,
   measure_retriever,
   stage_config,
 )
-from odqa_jax.retriever import load_retriever
-from odqa_jax.train import train
+from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.training.train import train
 
 
 def main() -> None:

@@ -30,9 +30,11 @@ import numpy as np
 import torch
 from jax import lax
 
-from odqa_jax.mesh import make_mesh
-from odqa_jax.retrieval import quantized, search, storage
+from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.backends import int8 as quantized
 from odqa_jax.retrieval.index import index_from_rows
+from odqa_jax.retrieval.searchable import search
+from odqa_jax.runtime.mesh import make_mesh
 
 # A search, and the bytes that it reads of every number of a row.
 Search = Callable[[np.ndarray], np.ndarray]
@@ -98,7 +100,7 @@ def peers(
 
 def with_scann(rows: np.ndarray, k: int) -> Search:
   """The `scann` backend, built as `odqa search --backend scann` builds it."""
-  from odqa_jax.retrieval import scann
+  from odqa_jax.retrieval.backends import scann
 
   partial = Path(tempfile.mkdtemp(prefix="odqa-scann-"))
   folder = partial.with_name(f"{partial.name}-index")

@@ -1,0 +1,297 @@
+"""Builds the folder of salient spans: every passage is read once.
+
+The work is cut into parts of some thousand passages, which several processes
+can make and an interrupted build keeps.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.store import describe_file, write_json
+from odqa_jax.data.mining.entities import TYPES, EntityFinder
+from odqa_jax.data.mining.found_spans import REASONS, FoundSpans
+from odqa_jax.data.mining.spans import (
+  ARRAYS,
+  FORMAT,
+  MANIFEST,
+  Spans,
+  read_manifest,
+)
+
+_IDENTITY = "identity.json"
+_BATCH_ROWS = 64
+
+Progress = Callable[[int, int], None]
+
+
+def build_spans(
+  corpus: Corpus,
+  out: str | Path,
+  finder: EntityFinder,
+  *,
+  types: Sequence[str] = TYPES,
+  part_rows: int = 2048,
+  processes: int = 1,
+  progress: Progress | None = None,
+) -> dict[str, Any]:
+  """Finds the entities of a corpus, or does nothing if that is done already.
+
+  An interrupted build goes on after the parts that are complete.
+
+  Args:
+    corpus: the evidence.
+    out: the folder to write; it appears whole or not at all.
+    finder: finds the entities.
+    types: the types to keep.
+    part_rows: passages whose entities are written at once.
+    processes: how many work, each with its own copy of the finder.
+    progress: called as `progress(passages done, passages)`.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: if a type is unknown, `out` holds something else, or the corpus
+      has no entity of these types.
+  """
+  out = Path(out)
+  unknown = sorted(set(types) - set(finder.types))
+  if unknown:
+    raise ValueError(
+      f"--spans {unknown[0]}: no type of {finder.model}; choose from "
+      f"{', '.join(sorted(finder.types))}."
+    )
+  identity: dict[str, Any] = {
+    "format": FORMAT,
+    "kind": "spans",
+    "corpus": corpus.fingerprint,
+    "tokenizer": corpus.tokenizer.fingerprint,
+    "model": finder.model,
+    "types": sorted(set(types)),
+  }
+  manifest = _finished(out, identity)
+  if manifest is not None:
+    return manifest
+  folder = out.with_name(f"{out.name}.tmp")
+  _open_folder(folder, {**identity, "part_rows": part_rows})
+  build = _Build(corpus, finder, identity["types"], folder, part_rows)
+  build.run(processes, progress)
+  counts = _join(build)
+  files = {f"{n}.npy": describe_file(folder / f"{n}.npy") for n in ARRAYS}
+  content = json.dumps([identity, files], sort_keys=True)
+  manifest = {
+    **identity,
+    "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+    "software": finder.software,
+    **counts,
+    "files": files,
+  }
+  write_json(folder / MANIFEST, manifest)
+  _publish(folder, out, build)
+  return manifest
+
+
+def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+  """The manifest of `out` if it is what this build would write."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return None
+  manifest = read_manifest(out)
+  if manifest is None:
+    raise ValueError(
+      f"{out}: exists and holds no salient spans; it will not be overwritten; "
+      "name another directory."
+    )
+  if any(manifest.get(key) != value for key, value in identity.items()):
+    return None
+  try:
+    Spans.open(out)
+  except ValueError:
+    return None
+  return manifest
+
+
+def _open_folder(folder: Path, identity: dict[str, Any]) -> None:
+  """Keeps the parts of the same build, removes those of another."""
+  path = folder / _IDENTITY
+  if path.is_file() and json.loads(path.read_text("utf-8")) == identity:
+    return
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  write_json(path, identity)
+
+
+@dataclass(frozen=True)
+class _Build:
+  """One build; what the processes share."""
+
+  corpus: Corpus
+  finder: EntityFinder
+  types: list[str]
+  folder: Path
+  part_rows: int
+
+  def parts(self) -> range:
+    """First rows of the parts."""
+    return range(0, len(self.corpus), self.part_rows)
+
+  def path(self, first: int) -> Path:
+    """The file of the part that begins with a row."""
+    return self.folder / f"part-{first:010}.npz"
+
+  def run(self, processes: int, progress: Progress | None) -> None:
+    """Makes the parts that are not there yet."""
+    total = len(self.corpus)
+    missing = [first for first in self.parts() if not self.path(first).exists()]
+    done = total - sum(min(self.part_rows, total - first) for first in missing)
+
+    def count(rows: int) -> None:
+      nonlocal done
+      done += rows
+      if progress:
+        progress(done, total)
+
+    if processes == 1 or len(missing) < 2:
+      for first in missing:
+        self.make_part(first, count)
+      return
+    job = (self.corpus.directory, *list(vars(self).values())[1:])
+    # Not forked: JAX has threads, whose locks a child would never see open.
+    with ProcessPoolExecutor(
+      min(processes, len(missing)),
+      multiprocessing.get_context("spawn"),
+      _start_worker,
+      job,
+    ) as pool:
+      futures = [pool.submit(_work, first) for first in missing]
+      try:
+        for future in as_completed(futures):
+          count(future.result())
+      finally:
+        # After an error the other parts are not begun.
+        pool.shutdown(cancel_futures=True)
+
+  def make_part(self, first: int, count: Callable[[int], None]) -> int:
+    """Writes one part; returns its rows."""
+    end = min(first + self.part_rows, len(self.corpus))
+    found = FoundSpans(self.corpus, self.types)
+    for start in range(first, end, _BATCH_ROWS):
+      rows = range(start, min(start + _BATCH_ROWS, end))
+      texts = [self.corpus.text(row) for row in rows]
+      found.add(rows, texts, list(self.finder.find(texts)))
+      count(len(rows))
+    temporary = self.path(first).with_suffix(".tmp.npz")
+    np.savez(temporary, allow_pickle=False, **found.arrays())
+    os.replace(temporary, self.path(first))
+    return end - first
+
+
+_worker: _Build
+
+
+def _start_worker(directory: Path, *rest: Any) -> None:
+  global _worker
+  # Ctrl-C reaches every process; this one ends without a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  _worker = _Build(Corpus(directory), *rest)
+
+
+def _end_with_parent() -> None:
+  """A worker whose parent was killed would wait for work for ever."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
+
+
+def _work(first: int) -> int:
+  return _worker.make_part(first, lambda rows: None)
+
+
+def _join(build: _Build) -> dict[str, Any]:
+  """Writes the arrays of all parts; returns the counts.
+
+  Raises:
+    ValueError: if there is no entity.
+  """
+  files = [build.path(first) for first in build.parts()]
+  found = np.zeros(len(build.types), np.int64)
+  dropped = np.zeros(len(REASONS), np.int64)
+  sizes, hashes, counts = [], [], []
+  for file in files:
+    with np.load(file) as part:
+      found, dropped = found + part["found"], dropped + part["dropped"]
+      sizes.append((len(part["sentences"]), len(part["entities"])))
+      hashes.append(part["hashes"])
+      counts.append(part["counts"])
+  totals = dict(zip(build.types, found.tolist(), strict=True))
+  reasons = dict(zip(REASONS, dropped.tolist(), strict=True))
+  sentences, entities = np.sum(sizes, axis=0).tolist()
+  if not sentences:
+    shutil.rmtree(build.folder)
+    raise ValueError(
+      f"{build.corpus.directory}: no entity to mask in {len(build.corpus)} "
+      f"passages (found {totals}; left out {reasons}); choose other types, or "
+      "a corpus of running text."
+    )
+  for i, (name, size) in enumerate(
+    (("sentences", sentences), ("entities", entities))
+  ):
+    array = np.lib.format.open_memmap(
+      build.folder / f"{name}.npy", "w+", np.int32, (size, 5)
+    )
+    ends = np.cumsum([pair[i] for pair in sizes])
+    for file, end in zip(files, ends, strict=True):
+      with np.load(file) as part:
+        array[end - len(part[name]) : end] = part[name]
+    array.flush()
+  offsets = np.cumsum(np.concatenate([[0], *counts]), dtype=np.int64)
+  np.save(build.folder / "entity_offsets.npy", offsets)
+  rows, bounds = _copies(np.concatenate(hashes))
+  np.save(build.folder / "copy_rows.npy", rows)
+  np.save(build.folder / "copy_offsets.npy", bounds)
+  return {
+    "sentences": sentences,
+    "entities": entities,
+    "copies": len(rows),
+    "found": totals,
+    "left_out": reasons,
+  }
+
+
+def _copies(
+  hashes: UInt64[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " _"]]:
+  """Rows that share their hash, group by group, and the groups' bounds."""
+  order = np.argsort(hashes, kind="stable")
+  _, sizes = np.unique(hashes, return_counts=True)
+  rows = order[np.repeat(sizes > 1, sizes)]
+  bounds = np.cumsum(np.append(0, sizes[sizes > 1]))
+  return rows.astype(np.int64), bounds.astype(np.int64)
+
+
+def _publish(folder: Path, out: Path, build: _Build) -> None:
+  """Gives the complete folder its name; older spans and the parts go."""
+  old = out.with_name(f"{out.name}.old")
+  shutil.rmtree(old, ignore_errors=True)
+  if out.exists():
+    os.rename(out, old)
+  os.rename(folder, out)
+  for path in [build.path(first) for first in build.parts()]:
+    (out / path.name).unlink()
+  (out / _IDENTITY).unlink()
+  shutil.rmtree(old, ignore_errors=True)

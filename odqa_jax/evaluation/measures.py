@@ -1,0 +1,304 @@
+"""What a ranking is worth.
+
+    figures = evaluate_run("dev.trec", questions, corpus)
+
+Families of measures, never mixed:
+
+- `recall@k`: the share of questions with an answer in one of the first k
+  passages (DPR's rule), over the questions that have answers;
+- `gold@k`, `ndcg@10`, `mrr@10`: about the passages that `positive_ids` or
+  TREC qrels call relevant, computed by ir-measures;
+- `em`, `f1`: of answers that a reader wrote.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from jaxtyping import Bool
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.records import lines
+from odqa_jax.data.runs import (
+  Ranking,
+  check_aligned,
+  find_row,
+  found_rows,
+  read_run,
+  write_run,
+)
+from odqa_jax.reading.answer import Answer
+from odqa_jax.runtime.report import text_table
+from odqa_jax.text.answers import (
+  exact_match,
+  f1,
+  has_answer,
+  matches_regex,
+  recall_at,
+  wilson_interval,
+)
+
+__all__ = [
+  "CUTOFFS",
+  "Ranking",
+  "answer_hits",
+  "answer_measures",
+  "evaluate_ranking",
+  "evaluate_run",
+  "gold_measures",
+  "read_qrels",
+  "read_run",
+  "recall_table",
+  "write_run",
+]
+
+CUTOFFS = (1, 5, 20, 100)
+
+
+def evaluate_run(
+  path: str | Path,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  qrels: str | Path | None = None,
+) -> dict[str, Any]:
+  """Measures a run file; a question that is not in it counts as a miss.
+
+  Returns:
+    The figures of `evaluate_ranking`, and `missing`: how many questions the
+    file does not name.
+
+  Raises:
+    ValueError: see `read_run` and `read_qrels`.
+  """
+  ranking = read_run(path, questions, corpus)
+  figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  missing = int((ranking.rows < 0).all(axis=1).sum())
+  return figures | {"missing": missing}
+
+
+def evaluate_ranking(
+  ranking: Ranking,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  qrels: str | Path | None = None,
+) -> dict[str, Any]:
+  """All measures that the questions allow.
+
+  Args:
+    ranking: rows below 0 stand for no passage.
+    questions: in the order of the ranking.
+    corpus: the evidence.
+    qrels: TREC qrels; without them the questions' `positive_ids` count.
+
+  Returns:
+    `questions`, `k`; with answers `recall` ({"1": …}) and `recall_95`
+    (Wilson intervals); with gold passages that the corpus has `gold`,
+    `ndcg@10`, `mrr@10`. Cutoffs above k are left out.
+
+  Raises:
+    ValueError: if the ranking is not of these questions in this order; see
+      also `read_qrels`.
+  """
+  check_aligned(ranking, questions)
+  k = ranking.rows.shape[1]
+  cutoffs = [c for c in CUTOFFS if c <= k]
+  figures: dict[str, Any] = {"questions": len(questions), "k": k}
+  answered = [i for i, q in enumerate(questions) if q.answers]
+  if answered and cutoffs:
+    hits = answer_hits(ranking, questions, answered, corpus)
+    shares = recall_at(hits, cutoffs)
+    figures["recall"] = {str(c): shares[c] for c in cutoffs}
+    figures["recall_95"] = {
+      str(c): list(
+        wilson_interval(round(shares[c] * len(answered)), len(answered))
+      )
+      for c in cutoffs
+    }
+  if qrels is not None:
+    relevant = read_qrels(qrels, questions, corpus)
+  else:
+    gold = {q.id: dict.fromkeys(q.positive_ids, 1) for q in questions}
+    relevant = {q: passages for q, passages in gold.items() if passages}
+    # Gold passages of another corpus say nothing about this one.
+    if not _any_in(corpus, relevant):
+      relevant = {}
+  if relevant and cutoffs:
+    figures |= gold_measures(ranking, relevant, corpus, cutoffs)
+  return figures
+
+
+def answer_hits(
+  ranking: Ranking,
+  questions: Sequence[Question],
+  chosen: Sequence[int],
+  corpus: Corpus,
+) -> Bool[np.ndarray, "n k"]:
+  """Whether each passage of the chosen questions contains an answer.
+
+  After a question's first hit the rest is not looked at: recall asks no more.
+  """
+  hits = np.zeros((len(chosen), ranking.rows.shape[1]), bool)
+  for n, i in enumerate(chosen):
+    question = questions[i]
+    for rank, row in enumerate(ranking.rows[i].tolist()):
+      if row >= 0 and has_answer(
+        corpus.text(row), question.answers, question.answer_type
+      ):
+        hits[n, rank:] = True
+        break
+  return hits
+
+
+def answer_measures(
+  answers: Sequence[Answer], questions: Sequence[Question]
+) -> dict[str, Any]:
+  """Exact match and F1 over the questions that have references.
+
+  Where the references are regular expressions, one must match from the start
+  of the answer; such questions have no F1.
+
+  Args:
+    answers: from `answer_questions`.
+    questions: what was asked, in the same order.
+
+  Returns:
+    `questions` that were counted, `normaliser`, and with any of them `em`,
+    `em_95` and, with string references, `f1`, `f1_95`. The intervals are
+    Wilson's; that of F1 is on the wide side, since nothing between 0 and 1
+    varies more than a share.
+
+  Raises:
+    ValueError: if there are not as many answers as questions.
+  """
+  if len(answers) != len(questions):
+    raise ValueError(
+      f"{len(answers)} answers do not belong to {len(questions)} questions."
+    )
+  hits, overlaps = [], []
+  for answer, question in zip(answers, questions, strict=True):
+    references = question.answers
+    if references and question.answer_type == "regex":
+      hits.append(matches_regex(answer.text, references))
+    elif references:
+      hits.append(exact_match(answer.text, references))
+      overlaps.append(f1(answer.text, references))
+  figures: dict[str, Any] = {"questions": len(hits), "normaliser": "nq"}
+  for name, values in {"em": hits, "f1": overlaps}.items():
+    if values:
+      total, count = sum(values), len(values)
+      figures[name] = total / count
+      figures[f"{name}_95"] = list(wilson_interval(round(total), count))
+  return figures
+
+
+def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
+  return any(
+    find_row(corpus, passage) is not None
+    for passages in relevant.values()
+    for passage in passages
+  )
+
+
+def read_qrels(
+  path: str | Path, questions: Sequence[Question], corpus: Corpus
+) -> dict[str, dict[str, int]]:
+  """TREC qrels (`qid 0 docid grade`) → question → passage → grade above 0.
+
+  Raises:
+    ValueError: with file and line, for a line that is none or a question that
+      is not asked; or if the corpus has none of the passages.
+  """
+  known = {q.id for q in questions}
+  relevant: dict[str, dict[str, int]] = {}
+  for number, line in lines(path):
+    fields = line.split()
+    if len(fields) != 4 or not re.fullmatch(r"-?\d+", fields[3]):
+      raise ValueError(
+        f"{path}:{number}: {line[:60]!r} is not `qid 0 docid grade`; mend or "
+        "remove it."
+      )
+    question_id, passage_id = unquote(fields[0]), unquote(fields[2])
+    if question_id not in known:
+      raise ValueError(
+        f"{path}:{number}: question {question_id!r} is not among the "
+        f"{len(known)} questions; give the qrels of this set."
+      )
+    if int(fields[3]) > 0:
+      relevant.setdefault(question_id, {})[passage_id] = int(fields[3])
+  if not _any_in(corpus, relevant):
+    raise ValueError(
+      f"{path}: the corpus has none of the relevant passages (its ids look "
+      f"like {corpus.id(0)!r}); give the qrels of this corpus."
+    )
+  return relevant
+
+
+def gold_measures(
+  ranking: Ranking,
+  relevant: Mapping[str, Mapping[str, int]],
+  corpus: Corpus,
+  cutoffs: Sequence[int],
+) -> dict[str, Any]:
+  """`gold` (success at the cutoffs), `ndcg@10` and `mrr@10`."""
+  import ir_measures
+  from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+
+  qrels = [
+    Qrel(question_id, passage_id, grade)
+    for question_id, passages in relevant.items()
+    for passage_id, grade in passages.items()
+  ]
+  k = ranking.rows.shape[1]
+  # Ranks as scores: trec_eval breaks ties of scores its own way.
+  run = [
+    ScoredDoc(question_id, corpus.id(row), float(k - rank))
+    for i, question_id in enumerate(ranking.question_ids)
+    if question_id in relevant
+    for rank, row in found_rows(ranking, i)
+  ]
+  success = {c: Success @ c for c in cutoffs}
+  measures = [*success.values(), nDCG @ 10, RR @ 10]
+  values = ir_measures.calc_aggregate(measures, qrels, run)
+  return {
+    "gold_questions": len(relevant),
+    "gold": {str(c): values[m] for c, m in success.items()},
+    "ndcg@10": values[nDCG @ 10],
+    "mrr@10": values[RR @ 10],
+  }
+
+
+def recall_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Recall, gold-passage and answer figures in percent, one system a line.
+
+  Args:
+    rows: figures of `evaluate_ranking` and `answer_measures`, each with a
+      "name". What a row lacks is shown as a dash.
+  """
+  columns = [
+    (measure, str(cutoff))
+    for measure in ("recall", "gold")
+    for cutoff in CUTOFFS
+    if any(str(cutoff) in row.get(measure, {}) for row in rows)
+  ]
+  written = [m for m in ("em", "f1") if any(m in row for row in rows)]
+
+  def cell(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+  head = ["", *(f"{m}@{cutoff}" for m, cutoff in columns)]
+  head += [m.upper() for m in written]
+  cells = [
+    [
+      row["name"],
+      *(cell(row.get(m, {}).get(cutoff)) for m, cutoff in columns),
+      *(cell(row.get(m)) for m in written),
+    ]
+    for row in rows
+  ]
+  return text_table([head, *cells], right=range(1, len(head)))

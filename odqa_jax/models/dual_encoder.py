@@ -1,0 +1,222 @@
+"""The dual encoder that retrieval trains, on two BERTs or one.
+
+config = EncoderConfig(BertConfig(**PRESETS["mini"]))
+encoder = DualEncoder(config)
+params = encoder.init(jax.random.key(0))
+vectors = encoder.encode_question(params, ids, lengths)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from odqa_jax.models import layers
+from odqa_jax.models.bert import (
+  BertConfig,
+  Params,
+  apply_bert,
+  apply_module,
+  check_choice,
+  init_bert,
+  init_kernel,
+)
+
+
+def _preset(width: int, layers: int, heads: int) -> dict[str, int]:
+  return {
+    "vocab_size": 30522,
+    "width": width,
+    "layers": layers,
+    "heads": heads,
+    "mlp_dim": 4 * width,
+  }
+
+
+PRESETS: dict[str, dict[str, int]] = {
+  "tiny": _preset(width=128, layers=2, heads=2),
+  "mini": _preset(width=256, layers=4, heads=4),
+  "small": _preset(width=512, layers=4, heads=8),
+  "minilm": _preset(width=384, layers=6, heads=12),
+  "base": _preset(width=768, layers=12, heads=12),
+  "large": _preset(width=1024, layers=24, heads=16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """A dual encoder: which BERT, and how its output becomes one vector.
+
+  Attributes:
+    bert: the BERT of both encoders.
+    shared: one set of weights for questions and passages.
+    pooling: "cls" (last hidden state of token 0, no tanh pooler) or "mean"
+      (over the real tokens).
+    normalise: scale embeddings to length 1.
+    embedding_dim: width of the embedding; None means the BERT's width.
+    projection: "none", "dense" (a learned linear map to `embedding_dim`) or
+      "truncate" (the first `embedding_dim` dimensions).
+    passage_type: token type of passages (questions are type 0); None means 1
+      for a shared encoder, which tells them apart by it, and 0 for separate
+      ones. Public single-encoder models need 0.
+  """
+
+  bert: BertConfig
+  shared: bool = False
+  pooling: str = "cls"
+  normalise: bool = False
+  embedding_dim: int | None = None
+  projection: str = "none"
+  passage_type: int | None = None
+
+  def __post_init__(self) -> None:
+    check_choice("pooling", self.pooling, ("cls", "mean"))
+    check_choice("projection", self.projection, ("none", "dense", "truncate"))
+    if (self.projection == "none") != (self.embedding_dim is None):
+      raise ValueError(
+        f"projection={self.projection!r} with embedding_dim="
+        f"{self.embedding_dim}; give both, or leave both out."
+      )
+    if self.projection == "truncate" and self.output_dim > self.bert.width:
+      raise ValueError(
+        f"embedding_dim={self.embedding_dim} exceeds the width "
+        f"{self.bert.width} that projection='truncate' cuts from."
+      )
+    if not 0 <= self.passage_token_type < self.bert.type_vocab:
+      raise ValueError(
+        f"passages use token type {self.passage_token_type}, but the BERT has "
+        f"{self.bert.type_vocab}; set passage_type or type_vocab."
+      )
+
+  @property
+  def output_dim(self) -> int:
+    """Width of the embeddings."""
+    return self.embedding_dim or self.bert.width
+
+  @property
+  def passage_token_type(self) -> int:
+    """Token type of every passage token."""
+    return int(self.shared) if self.passage_type is None else self.passage_type
+
+
+class DualEncoder:
+  """Question and passage encoders as pure functions of their parameters.
+
+  The parameters are `{"question": ..., "passage": ...}` or, for a shared
+  encoder, `{"shared": ...}`.
+  """
+
+  def __init__(self, config: EncoderConfig):
+    self.config = config
+
+  @property
+  def embedding_dim(self) -> int:
+    """Width of the embeddings."""
+    return self.config.output_dim
+
+  def init(self, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters, a pure function of `rng`.
+
+    Separate encoders start from the same weights, as the paper's do (both from
+    one BERT); the leaves are separate buffers all the same.
+    """
+    bert_rng, projection_rng = jax.random.split(rng)
+    params = init_bert(self.config.bert, bert_rng)
+    if self.config.projection == "dense":
+      vectors = jnp.zeros((1, self.config.bert.width))
+      params |= {
+        "encode_proj": self._projection().init(projection_rng, vectors)[
+          "params"
+        ]
+      }
+    if self.config.shared:
+      return {"shared": params}
+    return {"question": params, "passage": jax.tree.map(jnp.copy, params)}
+
+  def encode_question(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "b l"],
+    lengths: Int[Array, " b"],
+    *,
+    rng: PRNGKeyArray | None = None,
+  ) -> Float[Array, "b e"]:
+    """Embeds questions.
+
+    Args:
+      params: as `init` returns them.
+      ids: token ids with [CLS] and [SEP]; padding is a suffix.
+      lengths: real tokens of each row; 0 marks a padded row, whose embedding is
+        finite and means nothing.
+      rng: dropout key; None means no dropout.
+
+    Returns:
+      float32 embeddings.
+    """
+    tree = params["shared" if self.config.shared else "question"]
+    return self._encode(tree, ids, lengths, 0, rng)
+
+  def encode_passage(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "n l"],
+    lengths: Int[Array, " n"],
+    *,
+    rng: PRNGKeyArray | None = None,
+  ) -> Float[Array, "n e"]:
+    """Embeds passages; see `encode_question`."""
+    tree = params["shared" if self.config.shared else "passage"]
+    kind = self.config.passage_token_type
+    return self._encode(tree, ids, lengths, kind, rng)
+
+  def flops_per_token(self, length: int) -> float:
+    """FLOPs of the matrix products that one token costs, forward only.
+
+    A product of m x k by k x n counts 2mkn. What is not computed is not
+    counted: with "cls" pooling the last layer makes only keys and values for
+    the tokens after the first. A backward pass costs twice as much again.
+
+    Args:
+      length: tokens of the input that the token stands in.
+    """
+    bert = self.config.bert
+    d = bert.width
+    after_keys = 4 * d**2 + 4 * d * bert.mlp_dim + 4 * length * d
+    full = 4 * d**2 + after_keys
+    if self.config.pooling == "cls":
+      return (bert.layers - 1) * full + 4 * d**2 + after_keys / length
+    return float(bert.layers * full)
+
+  def _projection(self) -> nn.Dense:
+    return nn.Dense(self.config.output_dim, kernel_init=init_kernel)
+
+  def _encode(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "b l"],
+    lengths: Int[Array, " b"],
+    token_type: int,
+    rng: PRNGKeyArray | None,
+  ) -> Float[Array, "b e"]:
+    config = self.config
+    hidden = apply_bert(
+      config.bert,
+      params,
+      ids,
+      lengths,
+      token_type=token_type,
+      first_only=config.pooling == "cls",
+      rng=rng,
+    ).astype(jnp.float32)
+    if config.pooling == "mean":
+      vectors = layers.masked_mean(hidden, lengths)
+    else:
+      vectors = hidden[:, 0]
+    if config.projection == "dense":
+      vectors = apply_module(self._projection(), params["encode_proj"], vectors)
+    vectors = vectors[:, : config.output_dim]
+    return layers.l2_normalise(vectors) if config.normalise else vectors

@@ -1,0 +1,245 @@
+"""The JSON files of published model folders, read and written.
+
+`config.json` (transformers), `modules.json` and the settings beside it
+(sentence-transformers). The tensors are the business of `published.py`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from odqa_jax.models.dual_encoder import BertConfig, EncoderConfig
+
+# (our field, name in a published config.json)
+_CONFIG_FIELDS = (
+  ("vocab_size", "vocab_size"),
+  ("width", "hidden_size"),
+  ("layers", "num_hidden_layers"),
+  ("heads", "num_attention_heads"),
+  ("mlp_dim", "intermediate_size"),
+  ("max_positions", "max_position_embeddings"),
+  ("type_vocab", "type_vocab_size"),
+  ("dropout", "hidden_dropout_prob"),
+  ("attention_dropout", "attention_probs_dropout_prob"),
+  ("eps", "layer_norm_eps"),
+)
+# The older paths: every version of sentence-transformers knows them.
+_MODULE_TYPE = "sentence_transformers.models."
+_POOLINGS = {
+  "cls": "cls",
+  "cls_token": "cls",
+  "mean": "mean",
+  "mean_tokens": "mean",
+}
+
+
+def read_json(path: Path, *, required: bool) -> dict[str, Any]:
+  """A JSON object; {} when the file is optional and absent."""
+  if not path.is_file():
+    if not required:
+      return {}
+    raise FileNotFoundError(f"{path}: there is no such file; is this a model?")
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON ({error}); copy it again.") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: a JSON object is expected.")
+  return value
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes `value`, indented."""
+  path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+  """A folder to fill, renamed to `directory` once it is complete.
+
+  Raises:
+    FileExistsError: `directory` has something in it.
+  """
+  if directory.exists() and any(directory.iterdir()):
+    raise FileExistsError(f"{directory} is not empty; delete it or choose one.")
+  partial = directory.with_name(directory.name + ".tmp")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  yield partial
+  os.replace(partial, directory)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+  """config.json, checked to describe a network that we have."""
+  path = directory / "config.json"
+  config = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "projection_dim": 0,
+  } | read_json(path, required=True)
+  for key, known in (
+    ("model_type", ("bert", "dpr")),
+    ("hidden_act", ("gelu",)),
+    ("position_embedding_type", ("absolute",)),
+    ("is_decoder", (False,)),
+  ):
+    if config[key] not in known:
+      raise ValueError(
+        f"{path}: {key}={config[key]!r}, but only {known} can be loaded; "
+        "choose a model with the BERT architecture."
+      )
+  missing = [name for _, name in _CONFIG_FIELDS if name not in config]
+  if missing:
+    raise ValueError(f"{path}: {missing} are missing; add them.")
+  return config
+
+
+def bert_config(config: Mapping[str, Any]) -> BertConfig:
+  """Our form of what `read_config` returns."""
+  return BertConfig(**{ours: config[theirs] for ours, theirs in _CONFIG_FIELDS})
+
+
+def write_config(directory: Path, config: BertConfig, **extra: Any) -> None:
+  """Writes config.json; `extra` is model type and class name."""
+  fields = {theirs: getattr(config, ours) for ours, theirs in _CONFIG_FIELDS}
+  write_json(
+    directory / "config.json",
+    {"hidden_act": "gelu", "pad_token_id": 0, **fields, **extra},
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What a sentence-transformers folder puts after the BERT."""
+
+  pooling: str = "cls"
+  normalise: bool = False
+  dense: Path | None = None
+
+
+def read_modules(directory: Path) -> Head:
+  """Reads modules.json; without one the first token's state is taken."""
+  path = directory / "modules.json"
+  if not path.is_file():
+    return Head()
+  modules = json.loads(path.read_text("utf-8"))
+  kinds = [module["type"].rpartition(".")[2] for module in modules]
+  if kinds not in (
+    ["Transformer", "Pooling"],
+    ["Transformer", "Pooling", "Normalize"],
+    ["Transformer", "Pooling", "Dense"],
+    ["Transformer", "Pooling", "Dense", "Normalize"],
+  ):
+    raise ValueError(
+      f"{path}: the modules {kinds} are not supported; Transformer, Pooling, "
+      "then at most one Dense and one Normalize are."
+    )
+  folders = {
+    kind: _below(directory, module["path"])
+    for kind, module in zip(kinds, modules, strict=True)
+  }
+  if folders["Transformer"] != directory:
+    raise ValueError(
+      f"{path}: the Transformer must stand in the folder itself."
+    )
+  pooling = _read_pooling(folders["Pooling"] / "config.json")
+  return Head(pooling, "Normalize" in kinds, folders.get("Dense"))
+
+
+def _below(directory: Path, name: str) -> Path:
+  """The folder `name` in `directory`; a path that leads out is an error."""
+  folder = (directory / name).resolve()
+  if not folder.is_relative_to(directory.resolve()):
+    raise ValueError(f"{directory / 'modules.json'}: {name!r} leads elsewhere.")
+  return directory / name
+
+
+def _read_pooling(path: Path) -> str:
+  """The pooling of our name, from today's or the older form of the file."""
+  config = read_json(path, required=True)
+  modes = config.get("pooling_mode") or [
+    key.removeprefix("pooling_mode_")
+    for key, on in config.items()
+    if key.startswith("pooling_mode_") and on
+  ]
+  modes = [modes] if isinstance(modes, str) else list(modes)
+  if len(modes) != 1 or modes[0] not in _POOLINGS:
+    raise ValueError(f"{path}: pooling by {modes}; one of cls, mean is needed.")
+  return _POOLINGS[modes[0]]
+
+
+def write_modules(
+  directory: Path, config: EncoderConfig, length: int
+) -> Path | None:
+  """Makes a folder with a BERT a sentence-transformers folder.
+
+  Returns:
+    The folder of the projection, whose weights are still to be written.
+  """
+  kinds = ["Transformer", "Pooling"]
+  kinds += ["Dense"] if config.embedding_dim else []
+  kinds += ["Normalize"] if config.normalise else []
+  names = [f"{i}_{kind}" if i else "" for i, kind in enumerate(kinds)]
+  for name in names[1:]:
+    (directory / name).mkdir()
+  modules = [
+    {"idx": i, "name": str(i), "path": name, "type": _MODULE_TYPE + kind}
+    for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
+  ]
+  write_json(directory / "modules.json", modules)
+  write_json(
+    directory / "sentence_bert_config.json",
+    {"max_seq_length": length, "do_lower_case": False},
+  )
+  _write_pooling(directory / "1_Pooling" / "config.json", config)
+  if not config.embedding_dim:
+    return None
+  dense = {
+    "in_features": config.bert.width,
+    "out_features": config.embedding_dim,
+    "bias": True,
+    "activation_function": "torch.nn.modules.linear.Identity",
+  }
+  write_json(directory / "2_Dense" / "config.json", dense)
+  return directory / "2_Dense"
+
+
+def _write_pooling(path: Path, config: EncoderConfig) -> None:
+  write_json(
+    path,
+    {
+      "word_embedding_dimension": config.bert.width,
+      "pooling_mode_cls_token": config.pooling == "cls",
+      "pooling_mode_mean_tokens": config.pooling == "mean",
+      "pooling_mode_max_tokens": False,
+      "pooling_mode_mean_sqrt_len_tokens": False,
+    },
+  )
+
+
+def read_facts(directory: Path, bert: BertConfig) -> dict[str, Any]:
+  """Lengths and prompts, from the files that sentence-transformers reads."""
+  options = read_json(directory / "sentence_bert_config.json", required=False)
+  tokens = read_json(directory / "tokenizer_config.json", required=False)
+  extra = read_json(
+    directory / "config_sentence_transformers.json", required=False
+  )
+  length = options.get("max_seq_length") or min(
+    bert.max_positions, int(tokens.get("model_max_length", bert.max_positions))
+  )
+  prompts = extra.get("prompts") or {}
+  default = prompts.get(extra.get("default_prompt_name")) or ""
+  passage = prompts.get("document") or prompts.get("passage")
+  return {
+    "question_length": length,
+    "passage_length": length,
+    "question_prompt": prompts.get("query") or default,
+    "passage_prompt": passage or default,
+  }

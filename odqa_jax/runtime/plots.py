@@ -1,0 +1,230 @@
+"""The pictures of a run: loss.png and recall.png.
+
+Drawn on matplotlib's object interface, which keeps no global state and needs
+no display.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from odqa_jax.runtime.report import read_metrics
+
+# Okabe and Ito's colours, told apart with any kind of colour vision.
+PALETTE = (
+  "#0072B2",
+  "#D55E00",
+  "#009E73",
+  "#CC79A7",
+  "#E69F00",
+  "#56B4E9",
+  "#000000",
+)
+_DEV = "dev/"
+_GREY = "#5f6b76"
+
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def smooth(
+  values: Float[np.ndarray, " n"], width: float
+) -> Float[np.ndarray, " n"]:
+  """Gaussian mean; unlike an exponential one it does not lag behind.
+
+  Args:
+    values: the series.
+    width: standard deviation in points; at the ends the kernel is cut.
+  """
+  if width < 0.5:
+    return values
+  reach = min(math.ceil(3 * width), len(values) - 1)
+  kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+  total = np.convolve(values, kernel)[reach : reach + len(values)]
+  weight = np.convolve(np.ones_like(values), kernel)
+  return total / weight[reach : reach + len(values)]
+
+
+def _series(path: str | Path) -> Series:
+  """Name → steps and values, leaving out what was not finite."""
+  series: Series = {}
+  for row in read_metrics(path):
+    for name, value in row.items():
+      if name != "step" and value is not None:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(row["step"])
+        values.append(value)
+  return series
+
+
+def _style(axes: Axes, title: str) -> None:
+  axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
+  axes.grid(axis="y", color="#dfe3e6", linewidth=0.8)
+  axes.set_axisbelow(True)
+  for side in ("top", "right", "left"):
+    axes.spines[side].set_visible(False)
+  axes.spines["bottom"].set_color(_GREY)
+  axes.tick_params(colors=_GREY, labelsize=11, length=0)
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+  """Writes each line's name and last value at its end, pushed apart."""
+  low, high = axes.get_ylim()
+  gap = 0.065 * (high - low)
+  heights: list[float] = []
+  ordered = sorted(ends, key=lambda end: end[1])
+  for _, value, _ in ordered:
+    heights.append(max(value, heights[-1] + gap) if heights else value)
+  # A stack that outgrew the panel moves down as a whole.
+  shift = max(0.0, heights[-1] - high) if heights else 0.0
+  for (label, _, colour), height in zip(ordered, heights, strict=True):
+    axes.annotate(
+      label,
+      (1.0, height - shift),
+      xycoords=("axes fraction", "data"),
+      xytext=(8, 0),
+      textcoords="offset points",
+      va="center",
+      fontsize=11,
+      color=colour,
+      annotation_clip=False,
+    )
+
+
+def _draw_loss(axes: Axes, series: Series) -> None:
+  ends = []
+  for i, name in enumerate(n for n in ("loss", "dev/loss") if n in series):
+    steps, values = series[name]
+    colour = PALETTE[i]
+    if name == "loss":
+      line = smooth(np.asarray(values, np.float64), len(values) / 80)
+      axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+    else:
+      line = np.asarray(values, np.float64)
+    axes.plot(
+      steps,
+      line,
+      color=colour,
+      linewidth=2.2,
+      marker="o" if name != "loss" or len(steps) == 1 else "",
+      markersize=4,
+    )
+    label = "train (smoothed)" if name == "loss" else "dev"
+    ends.append((f"{label} {line[-1]:.3g}", float(line[-1]), colour))
+  _style(axes, "Loss")
+  _label_ends(axes, ends)
+
+
+def _draw_dev(axes: Axes, series: Series, names: Sequence[str]) -> None:
+  ends = []
+  shares = all(0 <= v <= 1 for name in names for v in series[name][1])
+  for i, name in enumerate(names):
+    steps, values = series[name]
+    colour = PALETTE[i % len(PALETTE)]
+    axes.plot(
+      steps, values, color=colour, linewidth=2.2, marker="o", markersize=4
+    )
+    number = f"{100 * values[-1]:.1f}%" if shares else f"{values[-1]:.3g}"
+    label = name.removeprefix(_DEV)
+    ends.append((f"{label} {number}", values[-1], colour))
+  _style(axes, "Development set")
+  if shares:
+    highest = max(v for name in names for v in series[name][1])
+    axes.set_ylim(0, min(1.0, 1.2 * highest) or 1.0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  _label_ends(axes, ends)
+
+
+def plot_loss(metrics: str | Path, path: str | Path) -> None:
+  """Draws the training loss and, below it, the development metrics.
+
+  Args:
+    metrics: a metrics.jsonl; "loss" is the training loss, "dev/loss" is drawn
+      beside it, and other names that start with "dev/" get panels of their
+      own: shares between 0 and 1 together, each other metric alone.
+    path: the PNG to write.
+
+  Raises:
+    ValueError: if the file holds none of them.
+  """
+  series = _series(metrics)
+  dev = [n for n in series if n.startswith(_DEV) and n != "dev/loss"]
+  shares = [n for n in dev if all(0 <= v <= 1 for v in series[n][1])]
+  panels = [shares] if shares else []
+  panels += [[n] for n in dev if n not in shares]
+  has_loss = "loss" in series or "dev/loss" in series
+  count = has_loss + len(panels)
+  if not count:
+    raise ValueError(
+      f'{metrics}: nothing to draw; a training writes "loss" and "dev/…".'
+    )
+  figure = Figure(figsize=(9, 3.4 * count), layout="constrained")
+  axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+  if has_loss:
+    _draw_loss(axes[0], series)
+  for panel, names in zip(axes[has_loss:], panels, strict=True):
+    _draw_dev(panel, series, names)
+  axes[-1].set_xlabel("step", fontsize=12, color=_GREY)
+  _save(figure, path)
+
+
+def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+  """Draws recall at each cutoff, one bar a system.
+
+  Args:
+    rows: `{"name": …, "recall": {"1": share, …}}`, as in report.json; rows
+      without recall are left out.
+    path: the PNG to write.
+
+  Raises:
+    ValueError: if no row has recall.
+  """
+  rows = [row for row in rows if row.get("recall")]
+  if not rows:
+    raise ValueError('nothing to draw: no row has "recall".')
+  cutoffs = sorted({int(k) for row in rows for k in row["recall"]})
+  width = 0.8 / len(rows)
+  figure = Figure(
+    figsize=(max(7.0, 1.2 + 0.62 * len(rows) * len(cutoffs)), 4.8),
+    layout="constrained",
+  )
+  axes = figure.subplots()
+  for i, row in enumerate(rows):
+    recall = {int(k): share for k, share in row["recall"].items()}
+    held = [(j, recall[k]) for j, k in enumerate(cutoffs) if k in recall]
+    bars = axes.bar(
+      [j + (i - (len(rows) - 1) / 2) * width for j, _ in held],
+      [share for _, share in held],
+      width * 0.92,
+      color=PALETTE[i % len(PALETTE)],
+      hatch="//" if i >= len(PALETTE) else None,
+      edgecolor="white",
+      linewidth=0,
+      label=str(row["name"]),
+    )
+    axes.bar_label(bars, fmt=lambda v: f"{100 * v:.1f}", fontsize=10, padding=2)
+  _style(axes, "Share of questions with an answer in the top k passages")
+  axes.set_xticks(range(len(cutoffs)), [f"recall@{k}" for k in cutoffs])
+  axes.set_ylim(0, 1.05)
+  axes.set_yticks(np.linspace(0, 1, 6))
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  figure.legend(
+    loc="outside lower center",
+    ncols=len(rows) if len(rows) <= 5 else math.ceil(len(rows) / 2),
+    frameon=False,
+    fontsize=11,
+  )
+  _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+  path = Path(path)
+  temporary = path.with_name(f"{path.name}.tmp")
+  figure.savefig(temporary, format="png", dpi=144, bbox_inches="tight")
+  temporary.replace(path)

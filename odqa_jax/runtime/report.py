@@ -1,0 +1,338 @@
+"""What a run tells its user: metric files, progress, tables, report.json.
+
+One `write` feeds metrics.jsonl, metrics.csv and TensorBoard. The files can be
+read at any moment and after any kill: rows are whole lines, and only the last
+can be torn.
+
+    with Report(workdir, resume_step=200) as report:
+      report.write(201, {"loss": 2.5})
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, SupportsFloat
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+import odqa_jax
+from odqa_jax.runtime.progress import humanise, progress_bar
+
+__all__ = [
+  "Report",
+  "humanise",
+  "json_ready",
+  "parameter_table",
+  "progress_bar",
+  "read_metrics",
+  "replace_file",
+  "text_table",
+  "versions",
+  "write_report",
+]
+
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+  "tokenizers",
+)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+  """The rows of a metrics.jsonl; a torn last line is left out.
+
+  Returns:
+    One `{"step": int, name: float | None, …}` per row; None stands for a value
+    that was not finite.
+
+  Raises:
+    ValueError: if a line that was ended is no row, naming it.
+  """
+  *lines, _ = Path(path).read_bytes().split(b"\n")
+  rows = []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      if not isinstance(row.get("step"), int):
+        raise TypeError("no step")
+    except (ValueError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"{path}:{number}: no metrics row ({error}); a row is a JSON object "
+        'with an integer "step". Remove the line, or the file to start anew.'
+      ) from error
+    rows.append(row)
+  return rows
+
+
+def replace_file(path: Path, content: bytes) -> None:
+  """Writes a file under a temporary name beside it, then renames it."""
+  temporary = path.with_name(f"{path.name}.tmp")
+  temporary.write_bytes(content)
+  os.replace(temporary, path)
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+  return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _csv_lines(row: Mapping[str, Any]) -> bytes:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  for name, value in row.items():
+    if name != "step":
+      writer.writerow([row["step"], name, "nan" if value is None else value])
+  return text.getvalue().encode()
+
+
+class Report:
+  """Writes metrics by step to three places; a no-op when not enabled.
+
+  The rows live in `metrics.jsonl`; `metrics.csv` is the same in long form
+  (step, name, value) and is renewed from it when a run goes on, so that the
+  two agree even after a kill between two writes.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    *,
+    enabled: bool = True,
+    resume_step: int | None = None,
+  ) -> None:
+    """Opens the files, going on after what they hold.
+
+    Args:
+      workdir: the folder to write in, made if absent.
+      enabled: False on every process but the first of a multi-host run.
+      resume_step: the last step that counts; rows of later steps are dropped.
+        None keeps all.
+
+    Raises:
+      ValueError: if the existing metrics.jsonl is damaged before its end.
+    """
+    self._enabled = enabled
+    if not enabled:
+      return
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    rows_path, csv_path = workdir / "metrics.jsonl", workdir / "metrics.csv"
+    rows = read_metrics(rows_path) if rows_path.exists() else []
+    if resume_step is not None:
+      rows = [row for row in rows if row["step"] <= resume_step]
+    replace_file(rows_path, b"".join(map(_json_line, rows)))
+    table = b"step,name,value\n" + b"".join(map(_csv_lines, rows))
+    replace_file(csv_path, table)
+    # Unbuffered: one write call a row, so that a kill tears the last at most.
+    self._rows = rows_path.open("ab", buffering=0)
+    self._csv = csv_path.open("ab", buffering=0)
+    self._tensorboard = SummaryWriter(
+      str(workdir / "tensorboard"),
+      purge_step=None if resume_step is None else resume_step + 1,
+    )
+
+  def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+    """Appends one row.
+
+    Args:
+      step: the step that the values belong to.
+      values: name → number; what is not finite is null in metrics.jsonl.
+
+    Raises:
+      ValueError: if a value is called "step".
+    """
+    if "step" in values:
+      raise ValueError('a metric cannot be called "step"; rename it.')
+    if not self._enabled:
+      return
+    row = json_ready({"step": step, **{k: float(v) for k, v in values.items()}})
+    self._rows.write(_json_line(row))
+    self._csv.write(_csv_lines(row))
+    for name, value in values.items():
+      self._tensorboard.add_scalar(name, float(value), step)
+
+  def flush(self) -> None:
+    """Hands TensorBoard's events to the operating system; rows already are."""
+    if self._enabled:
+      self._tensorboard.flush()
+
+  def close(self) -> None:
+    """Closes the files; a second call does nothing."""
+    if self._enabled:
+      self._enabled = False
+      self._rows.close()
+      self._csv.close()
+      self._tensorboard.close()
+
+  def __enter__(self) -> "Report":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self.close()
+
+
+def json_ready(value: Any) -> Any:
+  """The same value in JSON's types.
+
+  Mappings and ConfigDicts become dicts, sequences and arrays lists, NumPy
+  scalars Python numbers, paths and dtypes strings; a float that is not finite
+  becomes None, since JSON has no word for it.
+
+  Raises:
+    TypeError: for any other type, naming it.
+  """
+  if isinstance(value, ConfigDict):
+    value = value.to_dict()
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    value = dataclasses.asdict(value)
+  if isinstance(value, np.generic | np.ndarray | jax.Array):
+    value = np.asarray(value).tolist()
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if value is None or isinstance(value, str | int):
+    return value
+  if isinstance(value, Mapping):
+    return {str(k): json_ready(v) for k, v in value.items()}
+  if isinstance(value, Sequence):
+    return [json_ready(v) for v in value]
+  if isinstance(value, os.PathLike | np.dtype):
+    return str(value)
+  raise TypeError(f"{value!r} ({type(value).__name__}) has no form in JSON.")
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python, this package and what its numbers depend on."""
+  found = {
+    "python": platform.python_version(),
+    "odqa_jax": odqa_jax.__version__,
+  }
+  for name in _PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def write_report(
+  path: str | Path,
+  *,
+  rows: Sequence[Mapping[str, Any]],
+  seconds: Mapping[str, float],
+  config: Any,
+  seed: int,
+) -> dict[str, Any]:
+  """Writes report.json, the summary of a whole run.
+
+  Args:
+    path: the file.
+    rows: one per system: "name", "recall" (cutoff → share), "em", …
+    seconds: stage → wall time in seconds.
+    config: anything `json_ready` takes.
+    seed: the seed of the run.
+
+  Returns:
+    What was written.
+  """
+  report = json_ready(
+    {
+      "rows": rows,
+      "seconds": seconds,
+      "versions": versions(),
+      "config": config,
+      "seed": seed,
+    }
+  )
+  text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+  replace_file(Path(path), text.encode() + b"\n")
+  return report
+
+
+def text_table(
+  rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> str:
+  """Aligns columns with two spaces between them; the first row is the head.
+
+  Args:
+    rows: cells; every row has the same number.
+    right: the columns that are aligned to the right.
+  """
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = []
+  for row in [rows[0], ["─" * width for width in widths], *rows[1:]]:
+    cells = [
+      cell.rjust(width) if i in right else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    lines.append("  ".join(cells).rstrip())
+  return "\n".join(lines)
+
+
+def _layer_name(pattern: str, numbers: Sequence[tuple[int, ...]]) -> str:
+  """`layer_#/kernel` with its numbers put back, as `{0..11}` where many."""
+  name = pattern
+  for column in zip(*numbers, strict=True):
+    low, high = min(column), max(column)
+    name = name.replace(
+      "\0", str(low) if low == high else f"{{{low}..{high}}}", 1
+    )
+  return name
+
+
+def parameter_table(params: Any, shardings: Any) -> str:
+  """Lists parameters: name, shape, dtype, count and PartitionSpec.
+
+  Layers that repeat (same shape, dtype and spec, names that differ in numbers
+  only) share a line, with how many there are.
+
+  Args:
+    params: a tree of arrays or `ShapeDtypeStruct`s.
+    shardings: the same tree of `NamedSharding`s.
+  """
+  groups: dict[tuple[str, str, str, str], list[tuple[int, ...]]] = {}
+  sizes: dict[tuple[str, str, str, str], int] = {}
+  count = size = 0
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  for (path, leaf), sharding in zip(
+    leaves, jax.tree.leaves(shardings), strict=True
+  ):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    pattern = re.sub(r"\d+", "\0", name)
+    shape = "×".join(map(str, leaf.shape)) or "scalar"
+    spec = ", ".join(map(str, sharding.spec)) or "replicated"
+    key = (pattern, shape, str(leaf.dtype), spec)
+    numbers = tuple(int(digits) for digits in re.findall(r"\d+", name))
+    groups.setdefault(key, []).append(numbers)
+    elements = math.prod(leaf.shape)
+    sizes[key] = sizes.get(key, 0) + elements
+    count += elements
+    size += elements * leaf.dtype.itemsize
+  table = [["parameter", "shape", "dtype", "count", "sharding"]]
+  for key, members in groups.items():
+    pattern, shape, dtype, spec = key
+    times = f" (×{len(members)})" if len(members) > 1 else ""
+    name = _layer_name(pattern, members)
+    table.append([name, shape + times, dtype, f"{sizes[key]:,}", spec])
+  table.append(["total", "", "", f"{count:,}", f"{size / 2**20:,.1f} MiB"])
+  return text_table(table, right=(3,))

@@ -1,0 +1,367 @@
+"""WordPiece tokens, from Hugging Face files or trained here.
+
+    tokenizer = load_tokenizer("bert-base-uncased/")  # or a .json, or vocab.txt
+    tokenizer.encode("Who wrote Faust?")
+
+The Rust library `tokenizers` does the work. Whatever file a vocabulary came
+from, it gets the same rules, and so the same `fingerprint`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import (
+  AddedToken,
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+  trainers,
+)
+
+from odqa_jax.text.tokenizer_files import (
+  check_unicode,
+  parse_json,
+  read_text,
+  write_files,
+)
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# Names of BertNormalizer's switches in tokenizer_config.json.
+_CONFIG_KEYS = {
+  "do_lower_case": "lowercase",
+  "strip_accents": "strip_accents",
+  "tokenize_chinese_chars": "handle_chinese_chars",
+}
+_NORMALISER: dict[str, Any] = {
+  "clean_text": True,
+  "handle_chinese_chars": True,
+  "strip_accents": None,
+  "lowercase": True,
+}
+_PARTS = {
+  "model": "WordPiece",
+  "normalizer": "BertNormalizer",
+  "pre_tokenizer": "BertPreTokenizer",
+}
+# Rarer characters become [UNK]: they would crowd out whole words.
+_ALPHABET_LIMIT = 1000
+
+
+class Tokenizer:
+  """BERT WordPiece: text ↔ ids, without special tokens or truncation.
+
+  A special token spelt out in a text becomes that token, as in Hugging Face.
+
+  Attributes:
+    vocab_size: number of ids; every id is below it.
+    pad_id: id of `[PAD]`; likewise `unk_id`, `cls_id`, `sep_id`, `mask_id`.
+    fingerprint: sha256 (hex) of the vocabulary and rules; the same whichever
+      file format they were read from.
+  """
+
+  def __init__(
+    self,
+    vocab: Mapping[str, int],
+    *,
+    source: str = "the vocabulary",
+    normaliser: Mapping[str, bool | None] | None = None,
+    max_word: int = 100,
+    added_tokens: Sequence[Mapping[str, Any]] = (),
+  ):
+    """Puts BERT's rules around a vocabulary.
+
+    Args:
+      vocab: token → id; the ids are 0 … size-1.
+      source: what to name in errors, usually a file.
+      normaliser: switches of `tokenizers.normalizers.BertNormalizer` that
+        differ from the uncased model's.
+      max_word: longer words (in characters) become `[UNK]`.
+      added_tokens: further whole tokens, in the form of tokenizer.json.
+
+    Raises:
+      ValueError: if a special token is missing or the ids have gaps.
+    """
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+      raise ValueError(
+        f"{source}: no {', '.join(missing)} in the vocabulary of {len(vocab)} "
+        "tokens; a BERT vocabulary holds all of "
+        f"{' '.join(SPECIAL_TOKENS)}; use another file."
+      )
+    if sorted(vocab.values()) != list(range(len(vocab))):
+      raise ValueError(
+        f"{source}: the ids of the {len(vocab)} tokens are not 0 to "
+        f"{len(vocab) - 1}, each once; mend the vocabulary."
+      )
+    self._vocab = dict(vocab)
+    self._switches = {**_NORMALISER, **(normaliser or {})}
+    self._backend = tokenizers.Tokenizer(
+      models.WordPiece(
+        self._vocab,
+        unk_token="[UNK]",
+        max_input_chars_per_word=max_word,
+        continuing_subword_prefix="##",
+      )
+    )
+    self._backend.normalizer = normalizers.BertNormalizer(**self._switches)
+    self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    self._backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    self._add_tokens(added_tokens, source)
+    self.pad_id: int = vocab["[PAD]"]
+    self.unk_id: int = vocab["[UNK]"]
+    self.cls_id: int = vocab["[CLS]"]
+    self.sep_id: int = vocab["[SEP]"]
+    self.mask_id: int = vocab["[MASK]"]
+    self._backend.post_processor = processors.TemplateProcessing(
+      single="[CLS]:0 $A:0 [SEP]:0",
+      pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+      special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
+    )
+    self.vocab_size: int = self._backend.get_vocab_size()
+    self.fingerprint: str = self._hash(max_word)
+
+  def _tokens(self) -> list[str]:
+    return sorted(self._vocab, key=self._vocab.__getitem__)
+
+  def _hash(self, max_word: int) -> str:
+    """Hashes what decides the ids, not how some library version writes it."""
+    switches = dict(self._switches)
+    if switches["strip_accents"] is None:
+      switches["strip_accents"] = switches["lowercase"]
+    added = json.loads(self._backend.to_str())["added_tokens"]
+    switches.update(tokens=self._tokens(), max_word=max_word, added=added)
+    canonical = json.dumps(switches, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+  def _add_tokens(
+    self, added_tokens: Sequence[Mapping[str, Any]], source: str
+  ) -> None:
+    """Adds the five special tokens and the file's own, which keep their ids."""
+    self._backend.add_special_tokens(
+      [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS]
+    )
+    for entry in sorted(added_tokens, key=lambda e: e["id"]):
+      flags = {k: v for k, v in entry.items() if k not in ("id", "content")}
+      token = AddedToken(entry["content"], **flags)
+      if flags.get("special"):
+        self._backend.add_special_tokens([token])
+      else:
+        self._backend.add_tokens([token])
+      given = self._backend.token_to_id(entry["content"])
+      if given != entry["id"]:
+        raise ValueError(
+          f"{source}: the added token {entry['content']!r} has id "
+          f"{entry['id']}, but the next free id is {given}; ids must follow "
+          "the vocabulary without gaps."
+        )
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of `text`; no special tokens, no truncation."""
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of every text, computed on all cores (TOKENIZERS_PARALLELISM).
+
+    Raises:
+      ValueError: if a text holds a lone surrogate (it is not valid Unicode).
+    """
+    try:
+      encodings = self._backend.encode_batch_fast(
+        list(texts), add_special_tokens=False
+      )
+    except TypeError:
+      # Of a string that is not UTF-8 it says only that it wants a str.
+      check_unicode(texts)
+      raise
+    return [encoding.ids for encoding in encodings]
+
+  def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    """As `encode_batch`; each id with its characters and word in the text."""
+    return self._backend.encode_batch(list(texts), add_special_tokens=False)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of the ids; special tokens are left out."""
+    return self._backend.decode([int(i) for i in ids])
+
+  def save(self, directory: str | Path) -> None:
+    """Writes tokenizer.json, vocab.txt and tokenizer_config.json.
+
+    `load_tokenizer` and the `AutoTokenizer` of transformers read the folder.
+    """
+    config: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
+    config |= {n: self._switches[k] for n, k in _CONFIG_KEYS.items()}
+    config |= {f"{t[1:-1].lower()}_token": t for t in SPECIAL_TOKENS}
+    files = {
+      "tokenizer.json": self._backend.to_str(pretty=True),
+      "vocab.txt": "".join(f"{token}\n" for token in self._tokens()),
+      "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+    }
+    write_files(directory, files)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+  """Reads a BERT WordPiece tokenizer.
+
+  Args:
+    path: a Hugging Face folder, a `tokenizer.json`, or a `vocab.txt` (one
+      token a line; uncased unless a tokenizer_config.json beside it says
+      `do_lower_case: false`).
+
+  Raises:
+    ValueError: if the path does not exist, holds no tokenizer, holds one of
+      another kind than BERT WordPiece, or lacks a special token.
+  """
+  path = Path(path)
+  file = path
+  if path.is_dir():
+    file = path / "tokenizer.json"
+    if not file.is_file():
+      file = path / "vocab.txt"
+    if not file.is_file():
+      raise ValueError(
+        f"{path}: neither tokenizer.json nor vocab.txt in this folder; name "
+        "a folder or file with a BERT WordPiece vocabulary."
+      )
+  elif not path.is_file():
+    raise ValueError(
+      f"{path}: no such file or folder; name a Hugging Face folder, a "
+      "tokenizer.json or a vocab.txt on this machine."
+    )
+  text = read_text(file)
+  switches = _read_switches(file.parent / "tokenizer_config.json")
+  if file.suffix == ".json":
+    return _from_json(text, file, switches)
+  return Tokenizer(
+    _parse_vocab(text, file), source=str(file), normaliser=switches
+  )
+
+
+def _read_switches(file: Path) -> dict[str, bool | None]:
+  """The normaliser's switches that tokenizer_config.json sets, if it exists."""
+  if not file.is_file():
+    return {}
+  config = parse_json(read_text(file), file)
+  switches = {v: config[k] for k, v in _CONFIG_KEYS.items() if k in config}
+  for name, value in switches.items():
+    if not isinstance(value, bool | None):
+      raise ValueError(f"{file}: {name} is {value!r}; use true, false or null.")
+  return switches
+
+
+def _parse_vocab(text: str, file: Path) -> dict[str, int]:
+  # Not splitlines(): some vocabularies hold U+2028 and its like as tokens.
+  lines = [line.removesuffix("\r") for line in text.split("\n")]
+  if lines[-1] == "":
+    lines.pop()
+  vocab: dict[str, int] = {}
+  for i, token in enumerate(lines):
+    if token in vocab:
+      raise ValueError(
+        f"{file}:{i + 1}: {token!r} stands already at line "
+        f"{vocab[token] + 1}; a token may occur once; remove one of them."
+      )
+    vocab[token] = i
+  return vocab
+
+
+def _from_json(
+  text: str, file: Path, switches: Mapping[str, bool | None]
+) -> Tokenizer:
+  """Takes vocabulary and rules only: truncation must not cut a corpus."""
+  parsed = parse_json(text, file)
+  for key, wanted in _PARTS.items():
+    part = parsed.get(key)
+    kind = part.get("type") if isinstance(part, dict) else None
+    # Files from before 2021 leave out the model's type.
+    if key == "model" and isinstance(part, dict) and "vocab" in part:
+      kind = kind or ("BPE" if "merges" in part else "WordPiece")
+    if kind != wanted:
+      raise ValueError(
+        f"{file}: its {key} is {kind}; only BERT WordPiece tokenizers "
+        f"({wanted}) are read; name a BERT folder."
+      )
+  model = parsed["model"]
+  rules = {k: v for k, v in parsed["normalizer"].items() if k != "type"}
+  return Tokenizer(
+    model["vocab"],
+    source=str(file),
+    normaliser={**rules, **switches},
+    max_word=model.get("max_input_chars_per_word", 100),
+    added_tokens=parsed.get("added_tokens", ()),
+  )
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
+  """Trains an uncased WordPiece vocabulary; the same texts give the same one.
+
+  Ids are: the special tokens, the alphabet, its `##` forms, then merged
+  pieces from frequent to rare. The texts are held in memory.
+
+  Args:
+    texts: a sample of the corpus; some 10,000 passages are enough.
+    vocab_size: number of tokens at most (short texts give fewer).
+
+  Raises:
+    ValueError: if there is no text, or `vocab_size` is less than the special
+      tokens and the alphabet need.
+  """
+  texts = list(texts)
+  alphabet = _alphabet(texts)
+  if not alphabet:
+    raise ValueError(
+      f"{len(texts)} texts hold no character to train a vocabulary on; give "
+      "at least one text with words."
+    )
+  # The trainer numbers the `##` forms, and breaks ties, in the order of a
+  # seeded hash map. Run for the alphabet alone, it yields them as a set; given
+  # sorted as special tokens, which come first, their order is fixed.
+  base = _train(texts, list(SPECIAL_TOKENS), alphabet, 0)
+  reserved = [*SPECIAL_TOKENS, *(t for t in alphabet if t in base)]
+  reserved += sorted(t for t in base if t.startswith("##") and len(t) == 3)
+  if vocab_size < len(reserved):
+    raise ValueError(
+      f"vocab_size {vocab_size} is too small: the special tokens and the "
+      f"alphabet of these texts need {len(reserved)}; raise it."
+    )
+  vocab = _train(texts, reserved, alphabet, vocab_size)
+  return Tokenizer(vocab, source="the trained vocabulary")
+
+
+def _alphabet(texts: Sequence[str]) -> list[str]:
+  """The most frequent characters after normalisation, sorted."""
+  normaliser = normalizers.BertNormalizer(**_NORMALISER)
+  counts: Counter[str] = Counter()
+  for text in texts:
+    counts.update("".join(normaliser.normalize_str(text).split()))
+  kept = sorted(counts, key=lambda c: (-counts[c], c))
+  return sorted(kept[:_ALPHABET_LIMIT])
+
+
+def _train(
+  texts: Sequence[str],
+  reserved: list[str],
+  alphabet: list[str],
+  vocab_size: int,
+) -> dict[str, int]:
+  """Runs the library's trainer; `reserved` tokens get the first ids."""
+  backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+  backend.normalizer = normalizers.BertNormalizer(**_NORMALISER)
+  backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  trainer = trainers.WordPieceTrainer(
+    vocab_size=vocab_size,
+    show_progress=False,
+    special_tokens=reserved,
+    initial_alphabet=alphabet,
+    limit_alphabet=len(alphabet),
+    continuing_subword_prefix="##",
+  )
+  backend.train_from_iterator(texts, trainer)
+  return backend.get_vocab()

@@ -1,0 +1,288 @@
+"""Question formats, their detection, and errors that name the place."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from odqa_jax.data.embedded.sets import EMBEDDED
+from odqa_jax.data.questions.files import (
+  DATASETS,
+  PASSAGES,
+  detect_format,
+  read_dpr_passages,
+  read_questions,
+)
+from odqa_jax.data.questions.sets import Question
+
+# File below the development data -> (format, rows its README states).
+REAL_FILES = {
+  "nq_open/NQ-open.dev.jsonl.gz": ("nq_open", 3610),
+  "nq_open/topics.dpr.nq.dev.txt.gz": ("dpr_qas", 8757),
+  "triviaqa_open/topics.dpr.trivia.dev.txt.gz": ("dpr_qas", 8837),
+  "webquestions/trainmodel.json.gz": ("webquestions", 2834),
+  "webquestions/devtest.json.gz": ("webquestions", 189),
+  "webquestions/val.json.gz": ("webquestions", 755),
+  "webquestions/test.json.gz": ("webquestions", 2032),
+  "webquestions/topics.dpr.wq.test.txt.gz": ("nq_open", 2032),
+  "curated_trec/curated-train.tsv.gz": ("curated_trec", 430),
+  "curated_trec/curated-test.tsv.gz": ("curated_trec", 430),
+  "curated_trec/large2470-train.tsv.gz": ("curated_trec", 1704),
+  "curated_trec/large2470-test.tsv.gz": ("curated_trec", 766),
+  "curated_trec/topics.dpr.curated.test.txt.gz": ("curated_trec", 694),
+  "entity_questions/train.jsonl.gz": ("entity_questions", 176560),
+  "entity_questions/dev.jsonl.gz": ("entity_questions", 22068),
+  "squad_dev/questions.jsonl.gz": ("paragraph_question", 7876),
+  "squad_train_sentence_question/pairs.jsonl.gz": ("sentence_question", 11877),
+  "xquad_en/xquad.en.shared_articles.json.gz": ("squad", 811),
+  "dpr_sample/nq_dev_sample.json.gz": ("dpr_retriever", 5),
+  "qed_nq/qed-dev.jsonlines.gz": ("qed", 1355),
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if rows > 100_000 else ())
+    for name, (_, rows) in sorted(REAL_FILES.items())
+  ],
+)
+def test_real_file_is_detected_and_wholly_read(
+  shared_data: Path, name: str
+) -> None:
+  wanted, rows = REAL_FILES[name]
+  assert detect_format(shared_data / name) == wanted
+  questions = list(read_questions(shared_data / name))
+  assert len(questions) == rows
+  kinds = {question.answer_type for question in questions}
+  assert kinds == {"regex" if wanted == "curated_trec" else "string"}
+  assert all(q.answers for q in questions) != (wanted == "sentence_question")
+
+
+def test_quoted_rows_of_trivia_are_unquoted(shared_data: Path) -> None:
+  path = shared_data / "triviaqa_open/topics.dpr.trivia.dev.txt.gz"
+  third = list(read_questions(path))[2]
+  assert third.question == "Ezzard Charles was a world champion in which sport?"
+  assert third.answers[0] == "Prize fight"
+
+
+@pytest.mark.parametrize(
+  ("name", "count"),
+  [
+    ("dpr_sample/nq_dev_sample.json.gz", 751),
+    ("xquad_en/xquad.en.shared_articles.json.gz", 160),
+    ("squad_train_sentence_question/pairs.jsonl.gz", 6652),
+    ("qed_nq/qed-dev.jsonlines.gz", 1343),
+  ],
+)
+def test_passages_of_a_file_hold_its_positives(
+  shared_data: Path, name: str, count: int
+) -> None:
+  path = shared_data / name
+  passages = list(PASSAGES[detect_format(path)](path))
+  ids = {passage.id for passage in passages}
+  assert len(passages) == len(ids) == count
+  for question in read_questions(path):
+    assert question.positive_ids
+    assert ids.issuperset(question.positive_ids + question.negative_ids)
+
+
+def test_squad_positive_holds_the_answer(shared_data: Path) -> None:
+  path = shared_data / "xquad_en/xquad.en.shared_articles.json.gz"
+  texts = {p.id: p.text for p in PASSAGES["squad"](path)}
+  for question in read_questions(path):
+    (gold,) = question.positive_ids
+    assert question.answers[0] in texts[gold]
+
+
+def _dpr_record(**changes: Any) -> dict[str, Any]:
+  def context(**fields: Any) -> dict[str, Any]:
+    return {"title": "t", "text": "words", **fields}
+
+  return {
+    "question": "who?",
+    "answers": ["she"],
+    "positive_ctxs": [context(passage_id="7")],
+    "hard_negative_ctxs": [context(psg_id=8), context(psg_id="7")],
+    "negative_ctxs": [context(passage_id="9")],
+    **changes,
+  }
+
+
+def test_dpr_retriever_takes_hard_negatives_first(tmp_path: Path) -> None:
+  path = tmp_path / "train.json"
+  records = [_dpr_record(), _dpr_record(hard_negative_ctxs=[])]
+  path.write_text(json.dumps(records))
+  hard, ordinary = read_questions(path)
+  assert hard == Question(
+    "0", "who?", ("she",), positive_ids=("7",), negative_ids=("8",)
+  )
+  assert ordinary.negative_ids == ("9",)
+  assert [p.id for p in read_dpr_passages(path)] == ["7", "8", "9"]
+
+
+def test_nq_open_understands_ids_and_positives(tmp_path: Path) -> None:
+  path = tmp_path / "own.jsonl"
+  path.write_bytes(
+    b'\xef\xbb\xbf{"id": 5, "question": "q", "answers": ["a", "a"], '
+    b'"positive_ids": [3, "x"]}\r\n\n'
+    b'{"question": "r", "answer": ["b\xe2\x80\xa8c"]}\n'
+  )
+  assert list(read_questions(path)) == [
+    Question("5", "q", ("a",), positive_ids=("3", "x")),
+    Question("1", "r", ("b\u2028c",)),
+  ]
+
+
+def test_quotes_and_line_ends_are_no_part_of_trec_columns(
+  tmp_path: Path,
+) -> None:
+  path = tmp_path / "trec.tsv"
+  path.write_bytes(b'1\tfactoid\t"Who" said?\t"?x"?\r\n')
+  assert list(read_questions(path)) == [
+    Question("1", '"Who" said?', ('"?x"?',), "regex")
+  ]
+
+
+def test_same_sentence_is_the_same_positive(tmp_path: Path) -> None:
+  path = tmp_path / "pairs.jsonl"
+  pairs = [("one .", "q ?"), ("one .", "r ?"), ("two .", "s ?")]
+  path.write_text(
+    "".join(
+      json.dumps({"sentence": sentence, "question": question}) + "\n"
+      for sentence, question in pairs
+    )
+  )
+  first, second, third = read_questions(path)
+  assert first.positive_ids == second.positive_ids != third.positive_ids
+  assert first.answers == ()
+  passages = list(PASSAGES["sentence_question"](path))
+  assert [p.text for p in passages] == ["one .", "two ."]
+  assert (passages[0].id,) == first.positive_ids
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("who?\t['AC|DC', 'x']\n", "dpr_qas"),
+    ("who?\t['AC|DC']\n", "dpr_qas"),
+    (r"how hot?" + "\t" + r"['5,?7\\d\\d|x']" + "\n", "curated_trec"),
+    ('{"question": "q", "answer": ["a (b) c?"]}\n', "nq_open"),
+    ('{"question": "q", "answer": ["(a|b)", "c"]}\n', "nq_open"),
+    ('{"question": "q", "answer": ["Sept?(ember)?"]}\n', "curated_trec"),
+    ('{\n "version": "1.1",\n "data": [{"title": "t"}]\n}', "squad"),
+    ('[{"question": "q", "answers": ["a"]}]', "nq_open"),
+  ],
+)
+def test_detection(tmp_path: Path, text: str, wanted: str) -> None:
+  path = tmp_path / "file"
+  path.write_text(text)
+  assert detect_format(path) == wanted
+
+
+def test_format_can_be_forced(tmp_path: Path) -> None:
+  path = tmp_path / "file"
+  path.write_text('{"question": "q", "answer": ["Sept?(ember)?"]}\n')
+  (question,) = read_questions(path, "nq_open")
+  assert question.answer_type == "string"
+  with pytest.raises(ValueError, match=r"unknown question format 'nq'.*squad"):
+    read_questions(path, "nq")
+
+
+GOOD = '{"question": "q", "answer": ["a"]}\n'
+BAD_FILES = {
+  "broken JSON": (GOOD + '{"question": "q", "answ\n', ":2: broken JSON"),
+  "broken first": ('{"question" 3}\n', ":1: .*broken"),
+  "not UTF-8": (GOOD.encode() + b'{"question": "\xff"}\n', ":2: .*not UTF-8"),
+  "no object": (GOOD + "[1]\n", ":2: a JSON object is expected"),
+  "no answers": (GOOD + '{"question": "q"}\n', ":2: no 'answer'"),
+  "empty answers": ('{"question": "q", "answer": []}\n', ":1: .*empty list"),
+  "empty answer": ('{"question": "q", "answer": [" "]}\n', ":1: .*empty ans"),
+  "bare answer": ('{"question": "q", "answer": "a"}\n', ":1: .*list of str"),
+  "empty question": ('{"question": " ", "answer": ["a"]}\n', ":1: .*is empty"),
+  "id twice": (
+    '{"id": "x", "question": "q", "answer": ["a"]}\n' * 2,
+    ":2: the id 'x' is already that of .*:1",
+  ),
+  "id with space": (
+    '{"id": "x y", "question": "q", "answer": ["a"]}\n',
+    ":1: .*white space",
+  ),
+  "half a character": (
+    '{"question": "q", "answer": ["\\ud800"]}\n',
+    ":1: .*surrogate",
+  ),
+  "deep JSON": (GOOD + "[" * 20_000 + "\n", ":2: broken JSON"),
+  "no answers column": ("who?\n", ":1: 1 columns.*known: .*nq_open"),
+  "lost column": ("who?\t['a']\nwhere?\n", ":2: 1 columns"),
+  "no list": ("who?\t['a']\nwhere?\tUlm\n", ":2: .*not a list of plain"),
+  "no literal": ("who?\t['a'\n", ":1: .*no list literal"),
+  "deep literal": ("who?\t" + "[" * 5000 + "\n", ":1: .*no list literal"),
+  "numbers": ("who?\t[1, 2]\n", ":1: .*not a list of plain"),
+  "open quote": ("who?\t['a']\n\"where?\t['b']\n", ":2: 1 columns"),
+  "pattern": (
+    "1\tfactoid\tq\tok\n2\tfactoid\tq\t(a\n",
+    r":2: .*'\(a'.*regular",
+  ),
+  "other JSON": ('{"id": 1, "text": "t"}\n', ":1: .*known: .*webquestions"),
+  "empty file": ("", "empty"),
+  "array cut": ("[" + GOOD + "," + GOOD, r":\[2\]: broken JSON"),
+  "array item": ("[" + GOOD + ',{"question": ""}]', r":\[1\]: no 'answer'"),
+  "SQuAD shape": (
+    '{"data": [{"title": "t", "paragraphs": [{"context": "c"}]}]}',
+    r":data\[0\].paragraphs\[0\]: 'qas'",
+  ),
+  "SQuAD answers": (
+    '{"data": [{"title": "t", "paragraphs": [{"context": "c", "qas": '
+    '[{"id": "1", "question": "q", "answers": []}]}]}]}',
+    r":data\[0\].paragraphs\[0\].qas\[0\]: .*empty list",
+  ),
+  "context without id": (
+    json.dumps([_dpr_record(positive_ctxs=[{"title": "", "text": "x"}])]),
+    r":\[0\]: a context has neither",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_names_the_place(tmp_path: Path, name: str) -> None:
+  content, message = BAD_FILES[name]
+  path = tmp_path / "bad.file"
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(ValueError, match="bad.file.*" + message):
+    list(read_questions(path))
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+  with pytest.raises(ValueError, match="no such file"):
+    read_questions(tmp_path / "absent")
+  cut = tmp_path / "cut.gz"
+  cut.write_bytes(gzip.compress((GOOD * 3000).encode())[:-20])
+  with pytest.raises(ValueError, match="gzip"):
+    list(read_questions(cut))
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    "__import__('pathlib').Path('{0}').touch()",
+    "[__import__('pathlib').Path('{0}').touch()]",
+    "['a'] + [open('{0}', 'w')]",
+    "['a', *[open('{0}', 'w')]]",
+    '[f\'{{open("{0}", "w")}}\']',
+  ],
+)
+def test_code_in_answers_is_refused_not_run(tmp_path: Path, code: str) -> None:
+  target = tmp_path / "touched"
+  path = tmp_path / "qas.tsv"
+  path.write_text(f"who?\t{code.format(target)}\n")
+  with pytest.raises(ValueError, match=r"qas.tsv:1: .*not evaluated"):
+    list(read_questions(path))
+  assert not target.exists()
+
+
+def test_every_format_is_in_the_table() -> None:
+  formats = {wanted for wanted, _ in REAL_FILES.values()}
+  assert formats | set(EMBEDDED) == set(DATASETS)

@@ -1,0 +1,485 @@
+"""Renewing an index during training, against embedding everything anew."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from random_corpus import Tokens, first_devices
+
+from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.retrieval.backends import exact
+from odqa_jax.retrieval.index import Index, check_index, index_from_rows
+from odqa_jax.retrieval.reembed import Reembedder
+from odqa_jax.retrieval.refresh import MODES, Refresher, RefreshState
+from odqa_jax.runtime.checkpoint import Checkpoints
+from odqa_jax.runtime.mesh import (
+  make_mesh,
+  replicated,
+  row_sharding,
+  tree_shardings,
+)
+
+LENGTH = 80
+RENEWING = [mode for mode in MODES if mode != "none"]
+
+
+def bag_of_words(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Adds up word vectors; the ids after `lengths` do not count."""
+  real = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
+  return jnp.einsum("nle,nl->ne", params["w"][ids], jnp.float32(real))
+
+
+def table(step: int) -> np.ndarray:
+  """Small integers, so that every embedding is exact."""
+  rng = np.random.default_rng(step)
+  return rng.integers(-9, 10, (50, 12)).astype(np.float32)
+
+
+def weights(step: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+  return {"w": jax.device_put(table(step), replicated(mesh))}
+
+
+def truth(
+  corpus: Tokens, step: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+  """Some rows, by default all, with the weights of a step."""
+  rows = np.arange(len(corpus)) if rows is None else rows
+  words = table(step)
+  found = [words[corpus.tokens[i][:LENGTH]].sum(0) for i in rows]
+  return np.array(found, np.float32).reshape(-1, words.shape[1])
+
+
+def make(mode: str, every: int, corpus: Tokens, mesh: Any, **options: Any):
+  settings = {"max_length": LENGTH, "batch_tokens": 320} | options
+  return Refresher(mode, every, bag_of_words, corpus, mesh, **settings)
+
+
+def index_of(corpus: Tokens, mesh: Any, dtype: Any = np.float32) -> Index:
+  rows = truth(corpus, 0).astype(dtype)
+  return index_from_rows(rows, mesh, {"corpus": corpus.fingerprint})
+
+
+def searched(refresher: Refresher, state: RefreshState) -> np.ndarray:
+  """The passages' rows, after a look at those that are none."""
+  index = refresher.index(state)
+  rows = np.asarray(index.embeddings)
+  assert not rows[index.count :].any()
+  assert index.embeddings.sharding.is_equivalent_to(
+    row_sharding(refresher.mesh), 2
+  )
+  return rows[: index.count]
+
+
+def run(
+  refresher: Refresher, state: RefreshState, steps: range
+) -> Iterator[tuple[int, RefreshState]]:
+  """Advances as a training loop does, which donates its own weights."""
+  for step in steps:
+    params = weights(step, refresher.mesh)
+    with jax.transfer_guard("disallow"):
+      state = refresher.advance(state, params, step)
+    params["w"].delete()
+    yield step, state
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("count, every", [(7, 20), (300, 1), (300, 4)])
+@pytest.mark.parametrize("mode", ["none", "blocking", "snapshot"])
+def test_whole_indexes_at_their_time(
+  mode: str, count: int, every: int, devices: int
+):
+  corpus, mesh = Tokens(count), first_devices(devices)
+  refresher = make(mode, every, corpus, mesh)
+  first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  assert refresher.changes == (mode != "none")
+  for step, state in run(refresher, first, range(1, 3 * every + 2)):
+    version = {
+      "none": 0,
+      "blocking": step // every * every,
+      # What was frozen a whole round before the last boundary.
+      "snapshot": max(step // every - 1, 0) * every,
+    }[mode]
+    np.testing.assert_array_equal(
+      searched(refresher, state), truth(corpus, version)
+    )
+    assert refresher.age(state, step) == step - version
+    assert refresher.index(state).manifest["version"] == version
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize(
+  "count, every", [(7, 20), (300, 1), (300, 4), (300, 7), (300, 40)]
+)
+def test_rolling_writes_every_row_once_a_round(
+  count: int, every: int, devices: int
+):
+  corpus, mesh = Tokens(count), first_devices(devices)
+  refresher = make("rolling", every, corpus, mesh)
+  first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  versions, order = np.zeros(count, int), []
+  before = searched(refresher, first)
+  for step, state in run(refresher, first, range(1, 2 * every + 2)):
+    rows = searched(refresher, state)
+    changed = np.flatnonzero((rows != before).any(axis=1))
+    np.testing.assert_array_equal(rows[changed], truth(corpus, step, changed))
+    assert (versions[changed] <= max(step - every, 0)).all()
+    versions[changed], before = step, rows
+    order.append(changed.tolist())
+    assert refresher.age(state, step) == pytest.approx(
+      step - versions.mean(), abs=1e-9
+    )
+    if step == every:
+      assert versions.min() >= 1
+  # Every round in the same order; shares are equal within a batch.
+  assert order[: every + 1] == order[every:]
+  batches = len(refresher._reembedder)
+  largest = -(-batches // every) * devices * 320 // 32
+  assert max(len(rows) for rows in order) <= largest
+
+
+def test_frozen_weights_are_a_copy():
+  corpus, mesh = Tokens(300), make_mesh()
+  refresher, live = make("snapshot", 5, corpus, mesh), weights(0, mesh)
+  first = refresher.begin(index_of(corpus, mesh), live, 0)
+  jax.jit(lambda w: w * 0 - 1, donate_argnums=0)(live["w"])
+  assert live["w"].is_deleted()
+  *_, (_, state) = run(refresher, first, range(1, 11))
+  np.testing.assert_array_equal(searched(refresher, state), truth(corpus, 5))
+  np.testing.assert_array_equal(state.frozen["w"], table(10))
+
+
+@pytest.mark.parametrize("mode", RENEWING)
+def test_buffers_are_written_in_place(mode: str):
+  corpus, mesh = Tokens(300), make_mesh()
+  refresher = make(mode, 1, corpus, mesh)
+  first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  for _, later in run(refresher, first, range(1, 2)):
+    written = first.building if mode == "snapshot" else first.embeddings
+    assert written.is_deleted()
+    # The old index is what the next one is built in.
+    assert (later.building is first.embeddings) == (mode == "snapshot")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_begins_without_an_index(mode: str):
+  corpus, mesh = Tokens(300), make_mesh()
+  refresher = make(mode, 4, corpus, mesh)
+  first = refresher.begin(None, weights(3, mesh), 3)
+  np.testing.assert_array_equal(searched(refresher, first), truth(corpus, 3))
+  assert refresher.age(first, 5) == 2
+  # Rounds are counted from the beginning.
+  for step, state in run(refresher, first, range(4, 8)):
+    if mode == "blocking":
+      assert refresher.age(state, step) == (0 if step == 7 else step - 3)
+
+
+def test_bfloat16_rows():
+  corpus, mesh = Tokens(300), make_mesh()
+  refresher = make("snapshot", 2, corpus, mesh, dtype="bfloat16")
+  index = index_of(corpus, mesh, ml_dtypes.bfloat16)
+  first = refresher.begin(index, weights(0, mesh), 0)
+  *_, (_, state) = run(refresher, first, range(1, 5))
+  rows = searched(refresher, state)
+  assert rows.dtype == ml_dtypes.bfloat16
+  np.testing.assert_array_equal(
+    rows, truth(corpus, 2).astype(ml_dtypes.bfloat16)
+  )
+
+
+def real_weights(step: int, mesh: Any) -> dict[str, jax.Array]:
+  """Sums of these depend on their order: only the same bits are equal."""
+  rng = np.random.default_rng(step)
+  values = rng.standard_normal((50, 12), np.float32)
+  return {"w": jax.device_put(values, replicated(mesh))}
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert a.dtype == b.dtype and a.sharding.is_equivalent_to(
+      b.sharding, a.ndim
+    )
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("killed_at", [3, 7, 12])
+@pytest.mark.parametrize("mode", RENEWING)
+def test_a_killed_run_goes_on_with_the_same_bits(
+  mode: str, killed_at: int, tmp_path: Path
+):
+  """The state is kept in one Orbax step with the rest of the training's."""
+  corpus, mesh = Tokens(300), make_mesh()
+
+  def advance(refresher: Refresher, state: RefreshState, step: int):
+    return refresher.advance(state, real_weights(step, mesh), step)
+
+  whole = make(mode, 7, corpus, mesh)
+  state = whole.begin(None, real_weights(0, mesh), 0)
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in range(1, 22):
+      state = advance(whole, state, step)
+      if step == killed_at:
+        tree = {"params": real_weights(step, mesh), "refresh": state}
+        checkpoints.save(step, tree, {"refresh": whole.division})
+  again = make(mode, 7, corpus, mesh)
+  with Checkpoints(tmp_path) as checkpoints:
+    params = jax.eval_shape(lambda: real_weights(0, mesh))
+    params = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=replicated(mesh)
+      ),
+      params,
+    )
+    abstract = {"params": params, "refresh": again.abstract(params)}
+    restored, extra = checkpoints.restore(abstract)
+  again.check_division(extra["refresh"])
+  resumed = restored["refresh"]
+  assert isinstance(resumed, RefreshState)
+  for step in range(killed_at + 1, 22):
+    resumed = advance(again, resumed, step)
+  assert_same_bits(resumed, state)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_abstract_state_is_that_of_the_real_one(mode: str):
+  corpus, mesh = Tokens(300), make_mesh({"data": 4, "model": 2})
+  refresher, params = make(mode, 5, corpus, mesh), weights(0, mesh)
+  state = refresher.begin(index_of(corpus, mesh), params, 0)
+  abstract = refresher.abstract(params)
+  assert jax.tree.structure(abstract) == jax.tree.structure(state)
+  for a, b in zip(
+    jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True
+  ):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert a.sharding.is_equivalent_to(b.sharding, b.ndim)
+
+
+def test_a_real_encoder_on_one_and_eight_devices():
+  """Also with weights that are split over the devices."""
+  corpus = Tokens(200)
+  sizes = {"vocab_size": 2048, "width": 16, "heads": 2, "mlp_dim": 32}
+  bert = BertConfig(layers=2, max_positions=64, **sizes)
+  model = DualEncoder(EncoderConfig(bert=bert))
+  params = model.init(jax.random.key(0))
+  inputs = corpus.passage_inputs(np.arange(200), 32)
+  want = np.asarray(jax.jit(model.encode_passage)(params, *inputs))
+  queries = np.random.default_rng(0).standard_normal((5, 16), np.float32)
+  found = []
+  for devices, spec in [(1, ()), (8, ()), (8, "fsdp")]:
+    mesh = first_devices(devices)
+    shardings = tree_shardings(mesh, [(".*", spec)], params)
+    assert (spec == "fsdp") == any(
+      not s.is_fully_replicated for s in jax.tree.leaves(shardings)
+    )
+    placed = jax.device_put(params, shardings)
+    refresher = Refresher(
+      "snapshot", 3, model.encode_passage, corpus, mesh, max_length=32
+    )
+    state = refresher.begin(None, placed, 0)
+    for step in range(1, 7):
+      state = refresher.advance(state, placed, step)
+    np.testing.assert_allclose(
+      searched(refresher, state), want, rtol=0, atol=1e-5
+    )
+    index = refresher.index(state)
+    found.append(np.asarray(exact.search(index, queries, 20)[1]))
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_few_programs_and_little_padding():
+  corpus, mesh = Tokens(3000), make_mesh()
+  shapes = []
+
+  def encode(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+    shapes.append(ids.shape)
+    return bag_of_words(params, ids, lengths)
+
+  asked = []
+
+  class Counted(Tokens):
+    def passage_inputs(self, rows: np.ndarray, length: int):
+      asked.append((len(rows), length))
+      return super().passage_inputs(rows, length)
+
+  corpus = Counted(3000)
+  refresher = Refresher(
+    "rolling", 9, encode, corpus, mesh, max_length=LENGTH, batch_tokens=640
+  )
+  first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  shapes.clear()
+  list(run(refresher, first, range(1, 28)))
+  assert sorted(shapes) == [(8, 80), (10, 64), (20, 32)]
+  # As many batches as the devices need that work in step, in each of 3 rounds.
+  lengths = np.pad(corpus.packed_lengths(LENGTH), (0, 72)).reshape(8, 384)
+  least = [
+    8 * n * l * -(-((lengths > low) & (lengths <= l)).sum(axis=1).max() // n)
+    for n, l, low in [(20, 32, 0), (10, 64, 32), (8, 80, 64)]
+  ]
+  assert sum(n * length for n, length in asked) == 3 * sum(least)
+  assert sum(least) < 0.9 * 3000 * 80
+
+
+def test_nothing_but_the_weights_travels():
+  """One batch's program has no collective where weights are replicated."""
+  corpus, mesh = Tokens(300), make_mesh()
+  made = Reembedder(
+    bag_of_words, corpus, mesh, max_length=LENGTH, batch_tokens=640
+  )
+  rows = jax.ShapeDtypeStruct(
+    (made.padded, 12), "float32", sharding=row_sharding(mesh)
+  )
+  split = row_sharding(mesh)
+  text = (
+    made._write.lower(
+      rows,
+      weights(0, mesh),
+      jax.ShapeDtypeStruct((80, 64), "int32", sharding=split),
+      jax.ShapeDtypeStruct((80,), "int32", sharding=split),
+      jax.ShapeDtypeStruct((80,), "int32", sharding=split),
+    )
+    .compile()
+    .as_text()
+  )
+  for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+    assert name not in text
+  assert "input_output_alias" in text
+
+
+def test_the_manifest_fits_no_encoder():
+  corpus, mesh = Tokens(300), make_mesh()
+  refresher = make("blocking", 2, corpus, mesh)
+  first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  *_, (_, state) = run(refresher, first, range(1, 3))
+  index = refresher.index(state)
+  rest = {
+    "corpus": corpus.fingerprint,
+    "tokenizer": corpus.manifest["tokenizer"],
+  }
+  with pytest.raises(ValueError, match="the weights of training step 2, the"):
+    check_index(index.manifest, encoder="e" * 8, **rest)
+  check_index(index.manifest, encoder="the weights of training step 2", **rest)
+
+
+def test_bad_settings():
+  corpus, mesh = Tokens(9), make_mesh()
+  with pytest.raises(ValueError, match=r"retrieval.refresh='async'.*snapsh"):
+    make("async", 5, corpus, mesh)
+  with pytest.raises(ValueError, match=r"retrieval.refresh_every=0 must"):
+    make("snapshot", 0, corpus, mesh)
+  with pytest.raises(ValueError, match=r"config.retrieval.dtype='int8'.*bfloa"):
+    make("snapshot", 5, corpus, mesh, dtype="int8")
+  with pytest.raises(ValueError, match="corpus is empty"):
+    make("snapshot", 5, Tokens(0), mesh)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"corpus": Tokens(9, seed=1)}, "its corpus is corpus 9 1, not corpus 9 0"),
+    ({"corpus": Tokens(8)}, "its count is 8, not 9"),
+    ({"devices": 4}, "its mesh is .*'data': 4"),
+    ({"dtype": ml_dtypes.bfloat16}, "its dtype is bfloat16, not float32"),
+  ],
+)
+def test_an_index_of_something_else_is_refused(
+  change: dict[str, Any], message: str
+):
+  made = {"corpus": Tokens(9), "devices": 8} | change
+  made["mesh"] = first_devices(made.pop("devices"))
+  refresher = make("rolling", 5, Tokens(9), make_mesh())
+  with pytest.raises(ValueError, match=message):
+    refresher.begin(index_of(**made), weights(0, make_mesh()), 0)
+
+
+def test_an_encoder_of_another_width_is_refused():
+  corpus, mesh = Tokens(9), make_mesh()
+  refresher = Refresher(
+    "rolling",
+    5,
+    lambda p, i, l: p["w"][i[:, 0], :3],
+    corpus,
+    mesh,
+    max_length=9,
+  )
+  with pytest.raises(ValueError, match="its width is 12, not 3"):
+    refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
+  wrong = Refresher(
+    "rolling", 5, lambda p, i, l: p["w"][i], corpus, mesh, max_length=9
+  )
+  with pytest.raises(ValueError, match=r"shape \(\d+, 9, 12\) for"):
+    wrong.begin(None, weights(0, mesh), 0)
+
+
+@pytest.mark.parametrize("step", [0, 6, 12])
+def test_a_step_left_out_is_told(step: int):
+  corpus, mesh = Tokens(9), make_mesh()
+  refresher = make("snapshot", 5, corpus, mesh)
+  state = refresher.begin(None, weights(0, mesh), 0)
+  with pytest.raises(ValueError, match=f"step {step} in .* steps 1 to 5"):
+    refresher.advance(state, weights(0, mesh), step)
+
+
+@pytest.mark.parametrize("devices, batch_tokens", [(1, 320), (8, 640)])
+def test_other_batches_are_refused(devices: int, batch_tokens: int):
+  """500 rows pad to 512 on one device and on eight: shapes would fit."""
+  corpus, mesh = Tokens(500), first_devices(devices)
+  first = make("snapshot", 5, corpus, make_mesh())
+  state = first.begin(None, weights(0, make_mesh()), 0)
+  here = make("snapshot", 5, corpus, mesh, batch_tokens=batch_tokens)
+  placed = jax.tree.map(
+    lambda x, a: jax.device_put(x, a.sharding),
+    state,
+    here.abstract(weights(0, mesh)),
+  )
+  with pytest.raises(ValueError, match=r"other batches.*resume with those"):
+    here.advance(placed, weights(1, mesh), 1)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path):
+  """They read only their own rows, and make what one process makes."""
+  for name, processes in (("one", 1), ("two", 2)):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    environment = os.environ | {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+      "PYTHONPATH": os.pathsep.join(
+        [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+      ),
+    }
+    script = str(Path(__file__).parents[1] / "support" / "refresh_worker.py")
+    out = tmp_path / name
+    workers = [
+      subprocess.Popen(
+        [sys.executable, script, str(port), str(processes), str(i), str(out)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for i in range(processes)
+    ]
+    try:
+      for worker in workers:
+        _, errors = worker.communicate()
+        assert worker.returncode == 0, errors[-3000:]
+    finally:
+      # One that failed leaves the other waiting for it.
+      for worker in workers:
+        worker.kill()
+  one, two = (
+    sorted((tmp_path / name).glob("*.npy")) for name in ("one", "two")
+  )
+  assert [p.name for p in one] == [p.name for p in two] and len(one) == 3
+  for a, b in zip(one, two, strict=True):
+    np.testing.assert_array_equal(np.load(a), np.load(b))

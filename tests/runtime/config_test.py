@@ -1,0 +1,102 @@
+"""Configs: presets, overrides, and what users get wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from odqa_jax.runtime.config import (
+  apply_overrides,
+  base_config,
+  load_config,
+  parse_arg,
+)
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
+
+
+def test_there_are_configs():
+  assert {p.stem for p in CONFIGS} >= {"ict", "supervised"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("arg", ["", ":debug", ":size=large"])
+def test_every_config_builds_and_is_locked(path, arg):
+  config = load_config(f"{path}{arg}")
+  assert config.is_locked
+  assert ("debug" in arg) == (config.steps <= 20)
+  assert set(config.keys()) == set(base_config().keys())
+
+
+def test_parse_arg_reads_types():
+  arg = parse_arg("size=large,debug,rate=1", size="base", debug=False, rate=0.5)
+  assert (arg.size, arg.debug, arg.rate) == ("large", True, 1.0)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("sise=large", "unknown preset 'sise'.*did you mean 'size'"),
+    ("size", "preset 'size' needs a value"),
+    ("debug=maybe", "debug='maybe' is not a bool"),
+  ],
+)
+def test_parse_arg_errors(text, message):
+  with pytest.raises(ValueError, match=message):
+    parse_arg(text, size="base", debug=False)
+
+
+def test_overrides_reach_into_blocks():
+  config = base_config().lock()
+  apply_overrides(
+    config,
+    [
+      "optimizer.learning_rate=1",
+      "model.shared=true",
+      "data.corpus=a=b",
+      "sharding=(('.*', 'fsdp'),)",
+    ],
+  )
+  assert config.optimizer.learning_rate == 1.0
+  assert config.model.shared is True
+  assert config.data.corpus == "a=b"
+  assert config.sharding == ((".*", "fsdp"),)
+
+
+@pytest.mark.parametrize(
+  "item, message",
+  [
+    ("optimiser.learning_rate=1", "did you mean 'optimizer'"),
+    ("optimizer.lerning_rate=1", "did you mean 'learning_rate'"),
+    ("steps=many", "config.steps='many' is not a int"),
+    ("steps", "--config.steps has no value"),
+    ("model=3", "config.model is a block"),
+    ("steps.a=3", "unknown config key 'steps.a'"),
+  ],
+)
+def test_override_errors(item, message):
+  with pytest.raises(ValueError, match=message):
+    apply_overrides(base_config().lock(), [item])
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("steps=0", "config.steps=0"),
+    ("chunks=3", "config.chunks=3 does not divide"),
+    ("data.passage_length=600", "config.model.max_positions=512"),
+    ("optimizer.warmup=1.5", "config.optimizer.warmup=1.5"),
+  ],
+)
+def test_validation_names_the_key(override, message):
+  path = Path(__file__).parents[2] / "configs" / "supervised.py"
+  with pytest.raises(ValueError, match=message):
+    load_config(str(path), [override])
+
+
+def test_missing_file_and_missing_function(tmp_path):
+  with pytest.raises(FileNotFoundError, match="no such file"):
+    load_config("configs/nothing.py")
+  empty = tmp_path / "empty.py"
+  empty.write_text("")
+  with pytest.raises(ValueError, match="defines get_config"):
+    load_config(str(empty))

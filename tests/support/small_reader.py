@@ -1,0 +1,137 @@
+"""A reading system with random weights, as small as it can be."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.reader_inputs import ReaderInputs
+from odqa_jax.models.components import Models
+from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.reading import answer
+from odqa_jax.reading import system as answer_system
+from odqa_jax.reading.answer import ReadingSystem, make_system
+from odqa_jax.retrieval import retriever
+from odqa_jax.runtime.checkpoint import Checkpoints
+from odqa_jax.runtime.config import base_config
+from odqa_jax.runtime.mesh import make_mesh
+from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
+from odqa_jax.training.tasks.tasks import make_task
+
+ANSWER_LENGTH = 6
+# What puts arrays on devices while answering.
+PLACES = (answer, answer_system, retriever)
+
+
+def one_device() -> Mesh:
+  return make_mesh(devices=jax.devices()[:1])
+
+
+def use_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+  """One device compiles in half the time of eight; the mesh is `one_device`."""
+  for module in PLACES:
+    monkeypatch.setattr(module, "make_mesh", lambda **_: one_device())
+
+
+def reader_config(task: str, data: Path, **settings: Any) -> ConfigDict:
+  """A training config of a task with a reader on the toy data."""
+  config = base_config()
+  config.task = task
+  config.data.corpus = str(data / "corpus")
+  config.data.question_length = 32
+  config.data.passage_length = 48
+  config.data.reader_length = 64
+  config.data.answer_length = ANSWER_LENGTH
+  config.retrieval.k = 4
+  # Random embeddings are alike: passages should neither be equal nor one alone.
+  config.objective.temperature = 0.2
+  config.update_from_flattened_dict(settings)
+  return config.lock()
+
+
+def small_models(
+  corpus: Corpus, vocabulary: WordPieceVocabulary, **reader: Any
+) -> Models:
+  bert = BertConfig(
+    vocab_size=corpus.tokenizer.vocab_size,
+    width=16,
+    layers=1,
+    heads=2,
+    mlp_dim=32,
+    max_positions=64,
+    dropout=0.1,
+    attention_dropout=0.1,
+  )
+  t5 = T5Config(
+    vocab_size=vocabulary.size,
+    width=16,
+    layers=1,
+    decoder_layers=2,
+    heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    pad_id=vocabulary.pad_id,
+    eos_id=vocabulary.eos_id,
+    start_id=vocabulary.start_id,
+    **reader,
+  )
+  return Models(DualEncoder(EncoderConfig(bert, pooling="mean")), T5(t5))
+
+
+def small_params(config: ConfigDict, models: Models, seed: int = 0) -> Any:
+  """Random weights that look at the passages, and end some answers early."""
+  params = jax.device_get(make_task(config, models).init(jax.random.key(seed)))
+  reader = params["reader"]
+  # T5's head starts out so sharp that a reader repeats its input.
+  table = np.array(reader["shared"]["embedding"])
+  table *= 0.3
+  table[models.reader.config.eos_id] *= 5
+  reader["shared"]["embedding"] = table
+  cross = reader["decoder"]["block"]["layer_1"]["EncDecAttention"]
+  cross["o"]["kernel"] = 12 * np.array(cross["o"]["kernel"])
+  cross["k"]["kernel"] = 4 * np.array(cross["k"]["kernel"])
+  return params
+
+
+def small_system(
+  task: str, data: Path, seed: int = 0, **settings: Any
+) -> ReadingSystem:
+  config = reader_config(task, data, **settings)
+  corpus = Corpus(data / "corpus")
+  vocabulary = WordPieceVocabulary(corpus.tokenizer)
+  flags = {"flags": 4} if config.reader.flags else {}
+  models = small_models(corpus, vocabulary, **flags)
+  inputs = ReaderInputs(
+    vocabulary,
+    corpus,
+    length=config.data.reader_length,
+    title=config.data.reader_title,
+    flags=config.reader.flags,
+  )
+  params = small_params(config, models, seed)
+  return make_system(config, models, params, corpus, inputs)
+
+
+def save_workdir(system: ReadingSystem, workdir: Path, step: int = 3) -> Path:
+  """A training workdir as the loop leaves it behind."""
+  extra = {
+    "config": system.config.to_dict(),
+    "encoder": dataclasses.asdict(system.models.encoder.config),
+    "reader": dataclasses.asdict(system.models.reader.config),
+    "reader_vocabulary": system.vocabulary.fingerprint,
+    "tokenizer": system.corpus.tokenizer.fingerprint,
+    "corpus": system.corpus.fingerprint,
+    "best": None,
+  }
+  with Checkpoints(workdir / "checkpoints") as checkpoints:
+    checkpoints.save(step, {"params": system.params}, extra)
+    checkpoints.wait()
+  system.corpus.tokenizer.save(workdir / "tokenizer")
+  return workdir

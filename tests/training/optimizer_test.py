@@ -1,0 +1,78 @@
+"""The optax chain: schedule, decay mask, factors, freezing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odqa_jax.runtime.config import base_config
+from odqa_jax.runtime.mesh import path_name
+from odqa_jax.training.optimizer import learning_rate, make_optimizer
+
+PARAMS = {
+  "question": {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+  "passage": {"LayerNorm": {"scale": jnp.ones(2)}},
+}
+
+
+def updates_after(gradients, **settings):
+  config = base_config().optimizer
+  config.update({"learning_rate": 0.1, "warmup": 0.0, **settings})
+  tx = make_optimizer(config, steps=10)
+  out, _ = tx.update(gradients, tx.init(PARAMS), PARAMS)
+  return {
+    path_name(path): np.asarray(u)
+    for path, u in jax.tree_util.tree_flatten_with_path(out)[0]
+  }
+
+
+def test_schedule_rises_then_falls_to_zero():
+  config = base_config().optimizer
+  config.learning_rate, config.warmup = 1.0, 0.2
+  rate = learning_rate(config, 10)
+  values = [float(rate(i)) for i in range(11)]
+  assert values[0] == pytest.approx(1 / 3)
+  assert values[2] == 1.0
+  assert values[10] == 0.0
+  assert all(v > 0 for v in values[:10])
+  assert values[2:] == sorted(values[2:], reverse=True)
+
+
+def test_decay_spares_biases_and_norms():
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  got = updates_after(zero, weight_decay=0.5)
+  np.testing.assert_allclose(got["question/dense/kernel"], -0.05, rtol=1e-6)
+  assert not got["question/dense/bias"].any()
+  assert not got["passage/LayerNorm/scale"].any()
+
+
+def test_multipliers_scale_and_zero_freezes():
+  ones = jax.tree.map(jnp.ones_like, PARAMS)
+  plain = updates_after(ones, weight_decay=0.0)
+  got = updates_after(
+    ones,
+    weight_decay=0.0,
+    multipliers=((r"question/.*bias", 0.5), (r"passage/.*", 0.0)),
+  )
+  np.testing.assert_allclose(
+    got["question/dense/bias"], 0.5 * plain["question/dense/bias"], rtol=1e-6
+  )
+  # Not equal to the bit: what is frozen is left out of the clipped norm.
+  np.testing.assert_allclose(
+    got["question/dense/kernel"], plain["question/dense/kernel"], rtol=1e-5
+  )
+  assert not got["passage/LayerNorm/scale"].any()
+
+
+def test_frozen_gradients_do_not_count_in_the_clipped_norm():
+  gradients = jax.tree.map(jnp.ones_like, PARAMS)
+  gradients["passage"] = jax.tree.map(lambda x: x * 1e9, gradients["passage"])
+  free = {"weight_decay": 0.0, "eps": 1.0}
+  frozen = updates_after(gradients, multipliers=((r"passage/.*", 0.0),), **free)
+  assert np.abs(frozen["question/dense/kernel"]).min() > 1e-3
+
+
+def test_rule_that_matches_nothing_is_an_error():
+  ones = jax.tree.map(jnp.ones_like, PARAMS)
+  with pytest.raises(ValueError, match=r"'reader/.*' matches no parameter"):
+    updates_after(ones, multipliers=((r"reader/.*", 0.0),))

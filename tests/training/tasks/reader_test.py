@@ -1,0 +1,312 @@
+"""Tasks with a reader: what they equal, and what their gradients reach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odqa_jax.models.components import Models
+from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.objectives import losses as objectives
+from odqa_jax.reading.likelihoods import read_passages, retrieval_scores
+from odqa_jax.runtime.config import base_config
+from odqa_jax.runtime.mesh import make_mesh, row_sharding
+from odqa_jax.training.tasks.tasks import make_task
+
+B, K, L, T, V = 8, 3, 12, 5, 40
+BERT = BertConfig(V, 16, 1, 2, 32, max_positions=16, dropout=0.0)
+READER = T5Config(
+  vocab_size=V,
+  width=16,
+  layers=1,
+  decoder_layers=2,
+  heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  dropout=0.0,
+  start_id=1,
+  eos_id=2,
+)
+
+
+def make_config(task, **settings):
+  config = base_config()
+  config.task = task
+  config.batch_size = B
+  config.objective.temperature = 1.0
+  config.update_from_flattened_dict(settings)
+  return config
+
+
+def make_models(shared=False, **reader):
+  # Mean pooling: with [CLS] of random weights all embeddings are alike.
+  encoder = EncoderConfig(BERT, shared=shared, pooling="mean")
+  config = T5Config(**(READER.__dict__ | reader))
+  return Models(DualEncoder(encoder), T5(config))
+
+
+def make_batch(k=K, seed=0):
+  r = np.random.default_rng(seed)
+
+  def tokens(*shape):
+    lengths = r.integers(2, shape[-1] + 1, shape[:-1])
+    return r.integers(3, V, shape).astype(np.int32), lengths.astype(np.int32)
+
+  question_ids, question_lengths = tokens(B, 6)
+  passage_ids, passage_lengths = tokens(B, k, 8)
+  reader_ids, reader_lengths = tokens(B, k, L)
+  answer_ids, answer_lengths = tokens(B, T)
+  starts = np.where(r.random((B, k)) < 0.5, 1, -1) + np.arange(k) * L
+  starts = np.where(starts % L == 1, starts, -1).astype(np.int32)
+  return {
+    "question_ids": question_ids,
+    "question_lengths": question_lengths,
+    "passage_ids": passage_ids,
+    "passage_lengths": passage_lengths,
+    "reader_ids": reader_ids,
+    "reader_lengths": reader_lengths,
+    "answer_ids": answer_ids,
+    "answer_lengths": answer_lengths,
+    "answer_starts": starts,
+    "answer_ends": starts,
+    "example_mask": np.ones(B, bool),
+  }
+
+
+def loss_and_gradients(config, models, batch, params=None):
+  task = make_task(config, models)
+  if params is None:
+    params = task.init(jax.random.key(0))
+  (loss, metrics), gradients = jax.jit(
+    jax.value_and_grad(task.loss, has_aux=True), static_argnums=2
+  )(params, batch, None)
+  return loss, metrics, gradients, params
+
+
+def size(tree):
+  return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+
+
+def test_individual_is_equation_5_over_the_models_outputs():
+  """Against a NumPy sum over passages of p(a|q,z) p(z|q), in probabilities."""
+  config, models = make_config("individual"), make_models()
+  batch = jax.tree.map(jnp.asarray, make_batch())
+  loss, _, _, params = loss_and_gradients(config, models, batch)
+  scores = retrieval_scores(config, models, params, batch, None)
+  memory = read_passages(models.reader, params, batch, None)
+  total = []
+  for i in range(B):
+    exp = np.exp(np.asarray(scores[i], np.float64))
+    likelihood = 0.0
+    for z in range(K):
+      logits = models.reader.decode(
+        params["reader"],
+        models.reader.shift_right(jnp.asarray(batch["answer_ids"][i : i + 1])),
+        memory[i : i + 1, z : z + 1],
+        jnp.asarray(batch["reader_lengths"][i : i + 1, z : z + 1]),
+      )
+      probs = np.asarray(jax.nn.softmax(logits[0]), np.float64)
+      n = batch["answer_lengths"][i]
+      chosen = probs[np.arange(n), batch["answer_ids"][i, :n]]
+      likelihood += exp[z] / exp.sum() * np.prod(chosen)
+    total.append(-np.log(likelihood))
+  np.testing.assert_allclose(loss, np.mean(total), rtol=1e-5)
+
+
+def test_gradients_reach_what_the_config_says():
+  models, batch = make_models(), make_batch()
+  cases = {
+    ("individual", True, "prob"): (True, True),
+    ("individual", False, "prob"): (True, False),
+    ("joint", False, "prob"): (True, False),
+    ("joint", True, "logprob"): (True, True),
+    ("joint", False, "none"): (False, False),
+    ("fid", False, "prob"): (False, False),
+  }
+  for (task, context, bias), (question, passage) in cases.items():
+    config = make_config(
+      task,
+      **{"objective.context_encoder": context, "objective.bias": bias},
+    )
+    _, _, gradients, _ = loss_and_gradients(config, models, batch)
+    assert size(gradients["reader"]) > 1e-4
+    reached = size(gradients["retriever"]["question"]) > 0
+    assert reached == question, (task, context, bias)
+    reached = size(gradients["retriever"]["passage"]) > 0
+    assert reached == passage, (task, context, bias)
+    if "bias" in gradients:
+      assert size(gradients["bias"]) > 0
+
+
+def test_what_is_not_trained_is_frozen_in_the_optimizer():
+  models = make_models()
+  frozen = {
+    task: make_task(
+      make_config(task, **{"objective.context_encoder": context}), models
+    ).frozen
+    for task, context in (
+      ("individual", True),
+      ("joint", False),
+      ("fid", False),
+    )
+  }
+  assert frozen == {
+    "individual": (),
+    "joint": ("retriever/passage/.*",),
+    "fid": ("retriever/.*",),
+  }
+
+
+def test_a_shared_encoder_cannot_be_half_trained():
+  config = make_config(
+    "joint", **{"objective.context_encoder": False, "model.shared": True}
+  )
+  with pytest.raises(ValueError, match=r"config\.model\.shared=False to train"):
+    make_task(config, make_models(shared=True))
+
+
+def test_zero_lambda_and_no_bias_are_fusion_in_decoder_bit_for_bit():
+  models, batch = make_models(), make_batch()
+  fid, _, gradients, params = loss_and_gradients(
+    make_config("fid"), models, batch
+  )
+  start = {"objective.bias_start": 0.0}
+  zero, _, zero_gradients, _ = loss_and_gradients(
+    make_config("joint", **start), models, batch
+  )
+  assert fid == zero
+  for a, b in zip(
+    jax.tree.leaves(gradients["reader"]),
+    jax.tree.leaves(zero_gradients["reader"]),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  none, *_ = loss_and_gradients(
+    make_config("joint", **{"objective.bias": "none"}), models, batch, params
+  )
+  assert fid == none
+  one, *_ = loss_and_gradients(make_config("joint"), models, batch)
+  assert one != fid
+
+
+def test_one_passage_makes_all_tasks_one():
+  """With k = 1, p(z|q) is 1: no marginal, no choice for the bias."""
+  models, batch = make_models(), make_batch(k=1)
+  losses = [
+    float(loss_and_gradients(make_config(task), models, batch)[0])
+    for task in ("individual", "joint", "fid")
+  ]
+  np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_order_of_passages_and_padded_examples_do_not_matter():
+  models, batch = make_models(), make_batch()
+  order = np.array([2, 0, 1])
+  turned = {
+    name: x[:, order] if name.startswith(("passage_", "reader_")) else x
+    for name, x in batch.items()
+  }
+  padded = jax.tree.map(lambda x: x.copy(), batch)
+  padded["example_mask"][5:] = False
+  other = make_batch(seed=1)
+  replaced = {
+    name: np.concatenate([x[:5], other[name][5:]]) for name, x in padded.items()
+  } | {"example_mask": padded["example_mask"]}
+  for task in ("individual", "joint"):
+    config = make_config(task)
+    loss, *_ = loss_and_gradients(config, models, batch)
+    same, *_ = loss_and_gradients(config, models, turned)
+    np.testing.assert_allclose(loss, same, rtol=1e-6)
+    a, metrics, *_ = loss_and_gradients(config, models, padded)
+    b, *_ = loss_and_gradients(config, models, replaced)
+    assert a == b and metrics["loss"][1] == 5
+
+
+@pytest.mark.parametrize("task", ["individual", "joint", "fid"])
+def test_accumulation_equals_the_whole_batch(task):
+  models, batch = make_models(span_head=True), make_batch()
+  settings = {"reader.span_loss": 0.5, "retrieval.null_document": True}
+  whole = loss_and_gradients(make_config(task, **settings), models, batch)
+  parts = loss_and_gradients(
+    make_config(task, chunks=4, **settings), models, batch
+  )
+  np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
+  assert whole[1].keys() == parts[1].keys()
+  for name in whole[1]:
+    total, weight = (np.asarray(x) for x in whole[1][name])
+    other, other_weight = (np.asarray(x) for x in parts[1][name])
+    np.testing.assert_allclose(
+      total / weight, other / other_weight, rtol=1e-5, err_msg=name
+    )
+  for a, b in zip(
+    jax.tree.leaves(whole[2]), jax.tree.leaves(parts[2]), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.eight_devices
+@pytest.mark.parametrize("task", ["individual", "joint"])
+def test_eight_devices_equal_one(task):
+  models, batch = make_models(), make_batch()
+  config = make_config(task)
+  one = loss_and_gradients(config, models, batch)
+  spread = jax.device_put(batch, row_sharding(make_mesh()))
+  eight = loss_and_gradients(config, models, spread, one[3])
+  assert len(spread["reader_ids"].devices()) == 8
+  np.testing.assert_allclose(one[0], eight[0], rtol=1e-6)
+  for a, b in zip(
+    jax.tree.leaves(one[2]), jax.tree.leaves(eight[2]), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_say_what_they_are_called():
+  models, batch = make_models(), make_batch()
+  config = make_config("individual", **{"retrieval.null_document": True})
+  _, metrics, _, params = loss_and_gradients(config, models, batch)
+  scores = np.asarray(
+    retrieval_scores(
+      config, models, params, jax.tree.map(jnp.asarray, batch), None
+    ),
+    np.float64,
+  )
+  probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+  entropy = -(probs * np.log(probs)).sum(1).mean()
+  mean = {name: float(s / w) for name, (s, w) in metrics.items()}
+  np.testing.assert_allclose(mean["passage_entropy"], entropy, rtol=1e-5)
+  np.testing.assert_allclose(mean["passage_top_prob"], probs.max(1).mean())
+  found = (batch["answer_starts"] >= 0).any(1).mean()
+  np.testing.assert_allclose(mean["answer_in_top_k"], found)
+  # Utility: log p(a|q) less log p(a|q, null), the last candidate.
+  null = {
+    name: x[:, -1:]
+    if name.startswith(("passage_", "reader_", "answer_s", "answer_en"))
+    else x
+    for name, x in batch.items()
+  }
+  alone, *_ = loss_and_gradients(
+    make_config("individual"), models, null, params
+  )
+  np.testing.assert_allclose(
+    mean["retrieval_utility"], float(alone) - mean["loss"], atol=1e-5
+  )
+
+
+def test_lambda_scopes_and_their_names():
+  models, batch = make_models(), make_batch()
+  for scope, count in (("model", 1), ("layer", 2), ("head", 4)):
+    config = make_config("joint", **{"objective.bias_scope": scope})
+    _, metrics, _, params = loss_and_gradients(config, models, batch)
+    assert params["bias"]["lambda"].size == count
+    named = [name for name in metrics if name.startswith("lambda/")]
+    assert len(named) == count
+    assert all(float(metrics[n][0] / metrics[n][1]) == 1.0 for n in named)
+  with pytest.raises(ValueError, match=r"config\.objective\.bias_scope='all'"):
+    make_task(
+      make_config("joint", **{"objective.bias_scope": "all"}), models
+    ).init(jax.random.key(0))
+
+
+def test_masked_scores_are_finite():
+  assert np.isfinite(objectives.MASKED)
