@@ -11,8 +11,8 @@ from odqa_jax.commands.answering import (
   open_index,
   open_questions,
 )
+from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.entities import TYPES
-from odqa_jax.data.mining.pairs import Bm25
 from odqa_jax.data.prepare import prepare as prepare_dataset
 from odqa_jax.demo.demo import run_demo
 from odqa_jax.evaluation.measures import (

@@ -22,8 +22,9 @@ from typing import Any
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus, Passage, read_passages
 from odqa_jax.data.embedded.sets import CORPORA
+from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.pairs import Bm25, mine_pairs
+from odqa_jax.data.mining.mine import mine_pairs
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.files import (
   PASSAGES,

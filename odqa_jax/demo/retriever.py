@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.mining.pairs import Bm25
+from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.demo.presets import Preset

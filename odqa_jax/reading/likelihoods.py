@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from odqa_jax.models.components import Batch, Models, Params
 from odqa_jax.models.t5 import T5
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import contrastive
+from odqa_jax.objectives import reader as objectives
 
 # The tasks with a reader by their name in `config.task`.
 READER_TASKS = ("individual", "joint", "fid")
@@ -18,7 +19,7 @@ READER_TASKS = ("individual", "joint", "fid")
 
 def score_temperature(config: ConfigDict, models: Models) -> float:
   """τ of the config: given, or m·sqrt(e)."""
-  return config.objective.temperature or objectives.score_temperature(
+  return config.objective.temperature or contrastive.score_temperature(
     config.objective.scale_multiple, models.encoder.embedding_dim
   )
 

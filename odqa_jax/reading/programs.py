@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from odqa_jax.models import decoding
 from odqa_jax.models.components import Batch, Models, Params
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import reader as objectives
 from odqa_jax.reading.likelihoods import (
   READER_TASKS,
   answer_mask,

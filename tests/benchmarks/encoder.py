@@ -27,7 +27,7 @@ from odqa_jax.data.examples.loader import bucket_length
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
-from odqa_jax.objectives.losses import (
+from odqa_jax.objectives.contrastive import (
   contrastive_loss,
   contrastive_mask,
   relevance_scores,

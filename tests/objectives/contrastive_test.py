@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import contrastive
 
 
 def numpy_loss(questions, passages, columns, rows, mask, temperature):
@@ -38,13 +38,13 @@ def example():
 
 
 def ours(questions, passages, columns, rows, mask, temperature):
-  scores = objectives.relevance_scores(
+  scores = contrastive.relevance_scores(
     jnp.asarray(questions), jnp.asarray(passages), temperature
   )
-  allowed = objectives.contrastive_mask(
+  allowed = contrastive.contrastive_mask(
     jnp.asarray(columns), jnp.asarray(rows), jnp.asarray(mask)
   )
-  return objectives.contrastive_loss(scores, jnp.asarray(columns), allowed)
+  return contrastive.contrastive_loss(scores, jnp.asarray(columns), allowed)
 
 
 def test_contrastive_loss_equals_numpy(example):
@@ -93,13 +93,13 @@ def test_padded_passages_do_not_matter(example):
 
 def test_hits_count_the_best_allowed(example):
   questions, passages, columns, rows, mask = example
-  scores = objectives.relevance_scores(
+  scores = contrastive.relevance_scores(
     jnp.asarray(questions), jnp.asarray(passages), 1.0
   )
-  allowed = objectives.contrastive_mask(
+  allowed = contrastive.contrastive_mask(
     jnp.asarray(columns), jnp.asarray(rows), jnp.asarray(mask)
   )
-  hits = objectives.contrastive_hits(scores, jnp.asarray(columns), allowed)
+  hits = contrastive.contrastive_hits(scores, jnp.asarray(columns), allowed)
   expected = [
     max(
       (j for j in range(len(passages)) if bool(allowed[i, j])),
@@ -115,4 +115,4 @@ def test_hits_count_the_best_allowed(example):
   "multiple, width, expected", [(1.0, 64, 8.0), (0.5, 16, 2.0), (0.0, 99, 1.0)]
 )
 def test_score_temperature(multiple, width, expected):
-  assert objectives.score_temperature(multiple, width) == expected
+  assert contrastive.score_temperature(multiple, width) == expected

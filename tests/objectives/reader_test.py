@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import reader as objectives
 
 
 @pytest.fixture(autouse=True)

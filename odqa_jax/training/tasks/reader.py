@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from odqa_jax.models.components import Batch, Metrics, Models, Params, Task
 from odqa_jax.models.t5 import T5
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import reader as objectives
 from odqa_jax.reading.likelihoods import (
   answer_mask,
   fused_log_likelihoods,

@@ -8,7 +8,7 @@ import pytest
 from odqa_jax.models.components import Models
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.t5 import T5, T5Config
-from odqa_jax.objectives import losses as objectives
+from odqa_jax.objectives import contrastive
 from odqa_jax.reading.likelihoods import read_passages, retrieval_scores
 from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh, row_sharding
@@ -309,4 +309,4 @@ def test_lambda_scopes_and_their_names():
 
 
 def test_masked_scores_are_finite():
-  assert np.isfinite(objectives.MASKED)
+  assert np.isfinite(contrastive.MASKED)
