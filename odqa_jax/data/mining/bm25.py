@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from odqa_jax.data.corpus.corpus import Corpus
-
-# Questions searched at once.
-_BATCH = 256
 
 
 class Bm25:

@@ -13,7 +13,13 @@ from ml_collections import ConfigDict
 
 from odqa_jax.models.components import Batch, Metrics, Models, Params, Task
 from odqa_jax.models.dual_encoder import PRESETS, BertConfig, EncoderConfig
-from odqa_jax.objectives import contrastive as losses
+from odqa_jax.objectives.contrastive import (
+  contrastive_hits,
+  contrastive_loss,
+  contrastive_mask,
+  relevance_scores,
+  score_temperature,
+)
 from odqa_jax.training.tasks.reader import fusion, individual, joint
 
 
@@ -101,7 +107,7 @@ def contrastive(config: ConfigDict, models: Models) -> Task:
   All passages of the global batch are candidates for every question.
   """
   encoder = models.encoder
-  temperature = config.objective.temperature or losses.score_temperature(
+  temperature = config.objective.temperature or score_temperature(
     config.objective.scale_multiple, encoder.embedding_dim
   )
 
@@ -126,15 +132,15 @@ def contrastive(config: ConfigDict, models: Models) -> Task:
       passage_rng,
       config.chunks,
     )
-    scores = losses.relevance_scores(questions, passages, temperature)
+    scores = relevance_scores(questions, passages, temperature)
     # Row order is positive, negatives, positive, negatives, …
     columns = jnp.arange(b) * k
     mask = batch["example_mask"]
-    allowed = losses.contrastive_mask(
+    allowed = contrastive_mask(
       columns, batch["passage_rows"].reshape(b * k), jnp.repeat(mask, k)
     )
-    losses = losses.contrastive_loss(scores, columns, allowed)
-    hits = losses.contrastive_hits(scores, columns, allowed)
+    losses = contrastive_loss(scores, columns, allowed)
+    hits = contrastive_hits(scores, columns, allowed)
     weight = mask.astype(jnp.float32)
     total = jnp.sum(weight)
     loss_sum = jnp.sum(losses * weight)
