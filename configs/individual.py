@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.reader_length = 512
   config.data.answer_length = 32
 
-  config.objective.context_encoder = args.context
+  config.objective.passage_encoder = args.context
   config.retrieval.k = 32
   config.retrieval.dtype = "bfloat16"
   config.retrieval.refresh = "snapshot" if args.context else "none"

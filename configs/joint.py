@@ -2,7 +2,7 @@ r"""Joint Top-k: one answer from all passages, weighted by their probability.
 
 "End-to-End Training of Neural Retrievers for Open-Domain Question Answering",
 Sec. 3.2, Eq. 7-8, Tables 4 and 7, A.3: batch 64, 10 epochs of NQ (12,370
-steps), rate 2e-5 with linear decay, weight decay 0.1, the context encoder
+steps), rate 2e-5 with linear decay, weight decay 0.1, the passage encoder
 frozen, so that the index is never renewed. λ is one number per decoder layer,
 from 1; the paper does not say. Warm-up, lengths and k are chosen as in
 `individual.py`, with k = 50, where the paper's Figure 5 ends.
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.reader_length = 512
   config.data.answer_length = 32
 
-  config.objective.context_encoder = False
+  config.objective.passage_encoder = False
   config.objective.bias = "prob"
   config.objective.bias_scope = "layer"
   config.retrieval.k = 50

@@ -1,11 +1,11 @@
 """Measuring a model while it trains, at every checkpoint.
 
-An evaluator is a function of the live parameters, and perhaps the live index,
-that returns `{name: value}`; `config.evaluate.best` names the value that the
-best checkpoint is chosen by. All tasks measure retrieval (`recall@k`,
-`gold@k`); those with a reader also
+An evaluator is a function of the live parameters and the live index that
+returns `{name: value}`; `config.evaluate.best` names the value that the best
+checkpoint is chosen by. All tasks measure retrieval (`recall@k`, `gold@k`) in
+`dev_passages` passages, see `dev_index.py`; those with a reader also
 
-- `em`, `f1`: the answers, see `evaluate.answer_measures`;
+- `em`, `f1`: the answers, see `measures.answer_measures`;
 - `answer_in_top_k`: the share of questions with an answer in a passage read;
 - `passage_entropy`: of p(z | q) over the passages read, in nats, the mean;
 - `retrieval_utility`: what the passages add to log p(a | q) of the reference,
@@ -13,9 +13,7 @@ best checkpoint is chosen by. All tasks measure retrieval (`recall@k`,
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
-from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.examples.reader_inputs import ReaderInputs
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.runs import find_row
+from odqa_jax.evaluation.dev_index import DevIndex, dev_index_kind
 from odqa_jax.evaluation.measures import (
   CUTOFFS,
   Ranking,
@@ -36,25 +33,27 @@ from odqa_jax.evaluation.measures import (
   answer_measures,
   evaluate_ranking,
 )
-from odqa_jax.models.components import Models
+from odqa_jax.models.families import Components
 from odqa_jax.reading.answer import (
   Answer,
   ReadBatch,
-  ReadingSystem,
+  Request,
   default_batch_size,
-  make_system,
+  encode_request,
   read_batches,
 )
-from odqa_jax.reading.system import inputs_for, with_params, without_params
-from odqa_jax.retrieval.index import Index
-from odqa_jax.retrieval.retriever import (
-  Retriever,
-  index_corpus,
-  make_retriever,
-  search_questions,
+from odqa_jax.reading.gather import PassageGatherer
+from odqa_jax.reading.likelihoods import ReadingConfig
+from odqa_jax.reading.system import (
+  ReadingSystem,
+  inputs_for,
+  make_system,
+  with_params,
+  without_params,
 )
-from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.runtime.mesh import is_primary, sync
+from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval.retriever import make_retriever
+from odqa_jax.runtime.settings import EvaluateSettings, Settings
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 Evaluator = Callable[[Any, Index | None], dict[str, float]]
@@ -63,110 +62,128 @@ DEV_K = 100
 
 
 def make_evaluator(
-  config: ConfigDict,
-  models: Models,
+  settings: Settings,
+  reading: ReadingConfig | None,
+  components: Components,
   corpus: Corpus,
-  inputs: ReaderInputs | None,
+  gatherer: PassageGatherer | None,
   mesh: Mesh,
   workdir: Path,
 ) -> Evaluator | None:
   """Measures the dev questions over a corpus, or None if not asked for.
 
   Args:
-    config: a training config; `config.evaluate` says what is measured.
-    models: what is trained.
-    corpus: the training corpus, searched unless the config names another.
-    inputs: how the reader's inputs are packed from it; None without a reader.
+    settings: `settings.evaluate` says what is measured.
+    reading: how the task's reader reads; None without one.
+    components: what is trained.
+    corpus: of the training, searched unless the settings name another.
+    gatherer: of its passages; None without a reader.
     mesh: holds the temporary index.
     workdir: the temporary index is made and deleted here.
 
   Returns:
-    A function of (parameters, index). An index of the corpus searched is taken
-    as it is, else the corpus is encoded with these parameters.
+    A function of (parameters, live index).
 
   Raises:
     ValueError: if the dev set does not exist, k passages do not, or
       `config.evaluate.best` is nothing that is measured.
   """
-  if not config.evaluate.questions:
+  evaluate = settings.evaluate
+  if not evaluate.questions:
     return None
-  if config.evaluate.corpus:
-    corpus = Corpus(config.evaluate.corpus)
-    if inputs is not None:
-      inputs = inputs_for(config, inputs.vocabulary.fingerprint, corpus)
-  k = config.evaluate.k or config.retrieval.k
-  if inputs is not None and not 0 <= k <= len(corpus):
-    raise ValueError(
-      f"config.evaluate.k={k}, but the corpus {corpus.directory} has "
-      f"{len(corpus)} passages; choose k from 0 to that number."
+  has_live = reading is not None and reading.k > 0
+  if evaluate.corpus:
+    has_live, corpus = False, Corpus(evaluate.corpus)
+    if gatherer is not None and reading is not None:
+      vocabulary = gatherer.inputs.vocabulary.fingerprint
+      gatherer = dataclasses.replace(
+        gatherer, corpus=corpus, inputs=inputs_for(reading, vocabulary, corpus)
+      )
+  questions = dev_questions(evaluate)
+  index = DevIndex(
+    dev_index_kind(evaluate, has_live=has_live),
+    corpus,
+    questions,
+    passages=evaluate.passages,
+    seed=settings.seed,
+    mesh=mesh,
+    dtype=settings.retrieval.dtype,
+    folder=workdir / "dev_index",
+  )
+  if reading is None or gatherer is None:
+    dev = _Dev(questions, index, read_k=None, targets=[])
+    evaluator = _retrieval_evaluator(dev, settings, components)
+  else:
+    k = evaluate.k or reading.k
+    if not 0 <= k <= len(index):
+      raise ValueError(
+        f"config.evaluate.k={k}, but {len(index)} passages of the corpus "
+        f"{corpus.directory} are searched; choose k from 0 to that number."
+      )
+    targets = _targets(
+      questions, gatherer.inputs.vocabulary, reading.answer_length
     )
-  dev = _Dev(config, models, corpus, inputs, mesh, workdir)
-  names = dev.measures()
+    dev = _Dev(questions, index, read_k=k, targets=targets)
+    evaluator = _reader_evaluator(dev, settings, reading, components, gatherer)
+  _check_best(evaluate, dev.names())
+  return evaluator
+
+
+def _check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:
   if not names:
     raise ValueError(
-      f"config.evaluate.questions={config.evaluate.questions}: the questions "
-      "have neither answers nor passages of this corpus to measure by."
+      f"config.evaluate.questions={evaluate.questions}: the questions have "
+      "neither answers nor passages of this corpus to measure by."
     )
-  if config.evaluate.best not in names:
+  if evaluate.best not in names:
     raise ValueError(
-      f"config.evaluate.best={config.evaluate.best!r} is not measured on "
-      f"{config.evaluate.questions}; choose one of {', '.join(names)}."
+      f"config.evaluate.best={evaluate.best!r} is not measured on "
+      f"{evaluate.questions}; choose one of {', '.join(names)}."
     )
-  if inputs is None:
-    return _retrieval_evaluator(dev)
-  return _reader_evaluator(dev, inputs)
 
 
-def dev_questions(config: ConfigDict) -> list[Question]:
+def dev_questions(evaluate: EvaluateSettings) -> list[Question]:
   """`config.evaluate.questions`, at most `max_questions`, evenly spaced."""
-  questions = list(QuestionSet(Path(config.evaluate.questions)))
-  limit = config.evaluate.max_questions
+  questions = list(QuestionSet(Path(evaluate.questions)))
+  limit = evaluate.max_questions
   if not limit or limit >= len(questions):
     return questions
   return [questions[i * len(questions) // limit] for i in range(limit)]
 
 
 class _Dev:
-  """The dev questions and where they are looked up.
+  """The dev questions, where they are searched, and what is measured.
 
   Attributes:
+    questions: of the dev set.
+    index: where they are searched.
     read_k: passages that a reader gets; None without a reader.
     targets: for every question the first reference that the decoder has room
       for, as token ids, or nothing.
+    k: passages that are searched for.
   """
 
   def __init__(
     self,
-    config: ConfigDict,
-    models: Models,
-    corpus: Corpus,
-    inputs: ReaderInputs | None,
-    mesh: Mesh,
-    workdir: Path,
+    questions: Sequence[Question],
+    index: DevIndex,
+    *,
+    read_k: int | None,
+    targets: list[list[int]],
   ) -> None:
-    self.config, self.models = config, models
-    self.questions = dev_questions(config)
-    self.texts = [q.question for q in self.questions]
-    self.corpus = corpus
-    self._mesh, self._folder = mesh, workdir / "dev_index"
-    self._ids = tuple(q.id for q in self.questions)
-    self.read_k: int | None = None
-    self.targets: list[list[int]] = []
-    if inputs is not None:
-      self.read_k = config.evaluate.k or config.retrieval.k
-      self.targets = _targets(
-        self.questions, inputs.vocabulary, config.data.answer_length
-      )
+    self.questions, self.index = questions, index
+    self.read_k, self.targets = read_k, targets
+    self._ids = tuple(q.id for q in questions)
     # A closed book needs no search.
-    widest = 0 if self.read_k == 0 else max(DEV_K, self.read_k or 0)
-    self._k = min(widest, len(corpus))
+    widest = 0 if read_k == 0 else max(DEV_K, read_k or 0)
+    self.k = min(widest, len(index))
 
-  def measures(self) -> list[str]:
-    """The names of all that will be measured."""
-    cutoffs = [c for c in CUTOFFS if c <= self._k]
+  def names(self) -> list[str]:
+    """Of all that will be measured."""
+    cutoffs = [c for c in CUTOFFS if c <= self.k]
     answered = any(q.answers for q in self.questions)
     gold = any(
-      find_row(self.corpus, name) is not None
+      find_row(self.index.corpus, name) is not None
       for q in self.questions
       for name in q.positive_ids
     )
@@ -185,74 +202,21 @@ class _Dev:
       name for name, is_measured in measured.items() if is_measured
     ]
 
-  def retriever(self, params: Any) -> Retriever:
-    """The retriever with these parameters."""
-    data = self.config.data
-    return make_retriever(
-      self.models.encoder.config,
-      params,
-      self.corpus.tokenizer,
-      question_length=data.question_length,
-      passage_length=data.passage_length,
-      title=data.title,
-    )
-
-  def search(
-    self, retriever: Retriever, index: Index | None
-  ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-    """Scores and rows of the dev questions, best first."""
-    if not self._k:
-      empty = np.zeros((len(self.questions), 0))
-      return empty.astype(np.float32), empty.astype(np.int32)
-    with self._index(retriever, index) as searched:
-      return search_questions(
-        retriever, searched, self.corpus, self.texts, k=self._k
-      )
-
-  @contextmanager
-  def _index(
-    self, retriever: Retriever, index: Index | None
-  ) -> Iterator[Searchable]:
-    """The given index if it is of this corpus, else one made for now."""
-    if index is not None:
-      if index.manifest.get("corpus") == self.corpus.fingerprint:
-        # The caller answers for it; its name may be that of a training step.
-        made_by = {"encoder": retriever.fingerprint}
-        manifest = {**index.manifest, **made_by}
-        yield dataclasses.replace(index, manifest=manifest)
-        return
-    # What an evaluation that was killed left behind is of other parameters.
-    self._remove_index()
-    yield index_corpus(
-      retriever,
-      self.corpus,
-      self._folder,
-      mesh=self._mesh,
-      dtype=self.config.retrieval.dtype,
-    )
-    self._remove_index()
-
-  def _remove_index(self) -> None:
-    if is_primary():
-      shutil.rmtree(self._folder, ignore_errors=True)
-      shutil.rmtree(f"{self._folder}.partial", ignore_errors=True)
-    sync("dev index removed")
-
   def retrieval_measures(
     self,
     scores: Float[np.ndarray, "n k"],
     rows: Int[np.ndarray, "n k"],
   ) -> dict[str, float]:
     """`recall@k` and `gold@k` of a ranking."""
-    if not self._k:
+    if not self.k:
       return {}
     ranking = Ranking(self._ids, rows, scores)
-    figures = evaluate_ranking(ranking, self.questions, self.corpus)
+    figures = evaluate_ranking(ranking, self.questions, self.index.corpus)
     return {
       f"{measure}@{cutoff}": value
       for measure in ("recall", "gold")
       for cutoff, value in figures.get(measure, {}).items()
-    }
+    } | {"dev_passages": float(len(self.index))}
 
   def reading_measures(
     self,
@@ -268,9 +232,8 @@ class _Dev:
       return out
     answered = [i for i, q in enumerate(self.questions) if q.answers]
     if answered:
-      read = rows[:, : self.read_k]
-      ranking = Ranking(self._ids, read, np.zeros(read.shape, np.float32))
-      hits = answer_hits(ranking, self.questions, answered, self.corpus)
+      ranking = Ranking(self._ids, rows, np.zeros(rows.shape, np.float32))
+      hits = answer_hits(ranking, self.questions, answered, self.index.corpus)
       out["answer_in_top_k"] = float(hits.any(axis=1).mean())
     entropies = [_entropy([p.prob for p in a.passages]) for a in answers]
     return out | {"passage_entropy": float(np.mean(entropies))}
@@ -287,52 +250,84 @@ def _entropy(probs: Sequence[float]) -> float:
   return float(-np.sum(some * np.log(some)))
 
 
-def _retrieval_evaluator(dev: _Dev) -> Evaluator:
+def _retrieval_evaluator(
+  dev: _Dev, settings: Settings, components: Components
+) -> Evaluator:
   """For tasks without a reader."""
+  data = settings.data
 
-  def evaluate(params: Any, index: Index | None) -> dict[str, float]:
+  def evaluate(params: Any, live: Index | None) -> dict[str, float]:
     # The loop around forbids silent transfers; here they are the work.
     with jax.transfer_guard("allow"):
-      return dev.retrieval_measures(*dev.search(dev.retriever(params), index))
+      retriever = make_retriever(
+        components["retriever"].config,
+        params["retriever"],
+        dev.index.corpus.tokenizer,
+        question_length=data.question_length,
+        passage_length=data.passage_length,
+        title=data.title,
+      )
+      found = dev.index.search(retriever, live, dev.k)
+      return dev.retrieval_measures(*found)
 
   return evaluate
 
 
-def _reader_evaluator(dev: _Dev, inputs: ReaderInputs) -> Evaluator:
+def _reader_evaluator(
+  dev: _Dev,
+  settings: Settings,
+  reading: ReadingConfig,
+  components: Components,
+  gatherer: PassageGatherer,
+) -> Evaluator:
   """For tasks with a reader; compiles at the first checkpoint alone."""
   # Without parameters: between checkpoints they would take up the devices.
   kept: ReadingSystem | None = None
-  length = dev.config.data.answer_length
+  texts = [q.question for q in dev.questions]
+  length = reading.answer_length
 
   def batches(
-    system: ReadingSystem, rows: Int[np.ndarray, "n k"]
+    system: ReadingSystem, request: Request, rows: Int[np.ndarray, "n k"]
   ) -> Iterator[ReadBatch]:
     size = default_batch_size(system, rows.shape[1])
-    return read_batches(system, dev.texts, rows, batch_size=size)
+    return read_batches(system, request, rows, batch_size=size)
 
   def log_probs(batch: ReadBatch) -> list[float]:
     targets = dev.targets[batch.start : batch.stop]
     return batch.log_probs(targets, length).tolist()
 
-  def evaluate(params: Any, index: Index | None) -> dict[str, float]:
+  def evaluate(params: Any, live: Index | None) -> dict[str, float]:
     nonlocal kept
     with jax.transfer_guard("allow"):
       if kept is None:
-        system = make_system(dev.config, dev.models, params, dev.corpus, inputs)
+        system = make_system(
+          reading,
+          components,
+          params,
+          gatherer,
+          question_length=settings.data.question_length,
+        )
       else:
         system = with_params(kept, params)
       kept = without_params(system)
-      scores, rows = dev.search(system.retriever, index)
+      request = encode_request(system, texts)
+      scores, rows = dev.index.search(
+        system.retriever, live, dev.k, request.embeddings
+      )
       read = rows[:, : dev.read_k]
       answers: list[Answer] = []
       helped: list[float] = []
-      for batch in batches(system, read):
+      for batch in batches(system, request, read):
         answers += batch.answers(max_tokens=length)
         helped += log_probs(batch)
       figures = dev.retrieval_measures(scores, rows)
-      figures |= dev.reading_measures(answers, rows)
+      figures |= dev.reading_measures(answers, read)
       if dev.read_k and any(dev.targets):
-        alone = [x for b in batches(system, read[:, :0]) for x in log_probs(b)]
+        alone = [
+          x
+          for batch in batches(system, request, read[:, :0])
+          for x in log_probs(batch)
+        ]
         gains = [
           with_them - without
           for with_them, without, target in zip(

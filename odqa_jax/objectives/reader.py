@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from odqa_jax.objectives.contrastive import MASKED
-
-MARGINALS = ("sequence", "token")
-BIASES = ("prob", "logprob", "score", "none")
+from odqa_jax.runtime.settings import MARGINALS, nearest
 
 
 def passage_scores(
@@ -40,14 +38,14 @@ def token_log_likelihoods(
 
 
 def sequence_log_likelihood(
-  tokens: Float[Array, "*batch t"], mask: Bool[Array, "*#batch t"]
+  log_likelihoods: Float[Array, "*batch t"], mask: Bool[Array, "*#batch t"]
 ) -> Float[Array, "*batch"]:
   """Sums log p(a_j | a_<j, …) over the real tokens of an answer (Eq. 4)."""
-  return jnp.sum(jnp.where(mask, tokens, 0.0), axis=-1)
+  return jnp.sum(jnp.where(mask, log_likelihoods, 0.0), axis=-1)
 
 
 def individual_log_likelihood(
-  tokens: Float[Array, "b k t"],
+  log_likelihoods: Float[Array, "b k t"],
   mask: Bool[Array, "b t"],
   passage_log_probs: Float[Array, "b k"],
   marginal: str = "sequence",
@@ -60,55 +58,52 @@ def individual_log_likelihood(
   as soon as an answer has two tokens.
 
   Args:
-    tokens: log-likelihood of every answer token given each passage.
+    log_likelihoods: of every answer token given each passage.
     mask: False for padding of the answer.
     passage_log_probs: log p(z | q), normalised over the k passages.
-    marginal: one of `MARGINALS`.
+    marginal: "sequence" or "token".
 
   Raises:
     ValueError: for another marginal.
   """
   if marginal not in MARGINALS:
-    raise ValueError(
-      f"config.objective.marginal={marginal!r}; known: {MARGINALS}."
-    )
+    raise ValueError(f"marginal={marginal!r}; {nearest(marginal, MARGINALS)}")
   if marginal == "sequence":
-    readers = sequence_log_likelihood(tokens, mask[:, None, :])
+    readers = sequence_log_likelihood(log_likelihoods, mask[:, None, :])
     return jax.nn.logsumexp(readers + passage_log_probs, axis=1)
-  averaged = jax.nn.logsumexp(tokens + passage_log_probs[:, :, None], axis=1)
+  averaged = jax.nn.logsumexp(
+    log_likelihoods + passage_log_probs[:, :, None], axis=1
+  )
   return sequence_log_likelihood(averaged, mask)
 
 
 def attention_bias(
   scores: Float[Array, "b k"], weight: Float[Array, "*scope"], kind: str
-) -> Float[Array, "y b h k"] | None:
+) -> Float[Array, "y b h k"]:
   """What Joint Top-k adds to the decoder's cross-attention (Eq. 8).
 
   λ·p(z|q), the same for every token of passage z, before the softmax. The
-  paper writes the probability ("prob"); "logprob" makes λ = 1 a document
-  prior, "score" leaves the scores unnormalised, "none" is Fusion-in-Decoder.
+  paper writes the probability ("prob"). "logprob" makes λ = 1 a document prior;
+  the unnormalised score would be the same function, since λ·log Z is added to
+  all tokens of a question alike and cancels in the softmax.
 
   Args:
     scores: scaled relevance scores of the k passages.
     weight: λ: a scalar, one per layer `[y]`, or per layer and head `[y, h]`.
-    kind: one of `BIASES`.
+    kind: "prob" or "logprob".
 
   Returns:
-    `[y, b, h, k]` f32, with y and h of size 1 where λ is shared; or None.
+    `[y, b, h, k]` f32, with y and h of size 1 where λ is shared.
 
   Raises:
     ValueError: for another kind.
   """
-  if kind not in BIASES:
-    raise ValueError(f"config.objective.bias={kind!r}; known: {BIASES}.")
-  if kind == "none":
-    return None
-  if kind == "prob":
-    scores = jax.nn.softmax(scores, axis=1)
-  elif kind == "logprob":
-    scores = jax.nn.log_softmax(scores, axis=1)
+  normalise = {"prob": jax.nn.softmax, "logprob": jax.nn.log_softmax}
+  if kind not in normalise:
+    raise ValueError(f"bias={kind!r}; {nearest(kind, normalise)}")
+  weighed = normalise[kind](scores, axis=1)
   scope = weight.reshape(*weight.shape, *(1,) * (2 - weight.ndim))
-  return scope[:, None, :, None] * scores[None, :, None, :]
+  return scope[:, None, :, None] * weighed[None, :, None, :]
 
 
 def span_loss(

@@ -5,40 +5,38 @@ index is ever allocated, and neither corpus nor weights are read.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, Sharding
-from ml_collections import ConfigDict
 
-from odqa_jax.models import dual_encoder as bert
-from odqa_jax.models import t5
-from odqa_jax.models.components import Models
-from odqa_jax.reading.gather import SEARCHED, question_search
-from odqa_jax.reading.likelihoods import READER_TASKS
+from odqa_jax.data.examples.batch import OVERLAP, SEARCHED, shapes
+from odqa_jax.models import dual_encoder, t5
+from odqa_jax.models.families import Components
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.embed import batch_sizes, bulk_tokens, local_mesh
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.reembed import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.runtime.mesh import replicated, row_sharding
+from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
 from odqa_jax.training.initial_reader import reader_config
-from odqa_jax.training.tasks.tasks import encoder_config, make_task
-from odqa_jax.training.train import (
+from odqa_jax.training.initial_retriever import encoder_config
+from odqa_jax.training.program import (
   TrainingProgram,
-  check_batch,
+  check_batch_size,
   training_program,
 )
+from odqa_jax.training.retrieval import question_search
+from odqa_jax.training.tasks.table import check_names, make_task
+from odqa_jax.training.tasks.task import Needs
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 # As `index_corpus` writes them.
 _SHARD_ROWS = 65536
-
-# Shape and dtype of every array of a batch.
-Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +69,9 @@ class Setting:
   """What a plan is made for.
 
   Attributes:
-    config: the training config.
-    models: its networks, sized by its presets.
+    settings: of the training run.
+    needs: what its task needs.
+    components: its networks, sized by its presets.
     mesh: of the devices that are planned for.
     passages: rows of the index.
     width: of the index that is searched outside training.
@@ -81,8 +80,9 @@ class Setting:
     k: passages found for each.
   """
 
-  config: ConfigDict
-  models: Models
+  settings: Settings
+  needs: Needs
+  components: Components
   mesh: Mesh
   passages: int
   width: int
@@ -91,36 +91,42 @@ class Setting:
   k: int
 
 
-def planned_models(config: ConfigDict, vocabulary: int) -> Models:
-  """The networks that the presets of a config describe.
+def planned_components(
+  settings: Settings, vocabulary: int
+) -> tuple[Needs, Components]:
+  """What the task of a run needs, with networks of its presets' sizes.
 
   Args:
-    config: the training config.
+    settings: of the training run.
     vocabulary: word pieces of the retriever. The reader shares them, unless
       `config.data.reader_corpus` gives it T5's own.
 
   Raises:
     ValueError: if a size can be told from weights only.
   """
-  blocks = {"model": bert.PRESETS}
-  if config.task in READER_TASKS:
-    blocks["reader"] = t5.PRESETS
-  for block, presets in blocks.items():
-    if config[block].preset == "init":
+  needs = check_names(settings)
+  blocks = {"model": settings.model.preset}
+  if "reader" in needs.components:
+    blocks["reader"] = settings.reader.preset
+  for block, preset in blocks.items():
+    if preset == "init":
       raise ValueError(
         f"config.{block}.preset=init takes the sizes of weights, which a plan "
-        f"does not read; give --config.{block}.preset, one of "
-        f"{', '.join(presets)}."
+        "does not read; give --config.{block}.preset."
       )
-  encoder = bert.DualEncoder(encoder_config(config.model, vocabulary))
-  if config.task not in READER_TASKS:
-    return Models(encoder)
-  size = vocabulary + 2 + SENTINELS
-  ids = ReaderSizes(size, 0, vocabulary, vocabulary + 1)
-  if config.data.reader_corpus:
-    rows = t5.PRESETS["base"]["vocab_size"]
-    ids = ReaderSizes(rows, 0, 0, 1)
-  return Models(encoder, t5.T5(reader_config(config.reader, ids)))
+  components: dict[str, Any] = {
+    "retriever": dual_encoder.DualEncoder(
+      encoder_config(settings.model, vocabulary)
+    )
+  }
+  if "reader" in needs.components:
+    size = vocabulary + 2 + SENTINELS
+    ids = ReaderSizes(size, 0, vocabulary, vocabulary + 1)
+    if settings.data.reader_corpus:
+      rows = t5.PRESETS["base"]["vocab_size"]
+      ids = ReaderSizes(rows, 0, 0, 1)
+    components["reader"] = t5.T5(reader_config(settings.reader, ids))
+  return needs, components
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:
@@ -136,9 +142,9 @@ def index_rows(setting: Setting) -> jax.ShapeDtypeStruct:
 
 
 def trained_rows(setting: Setting) -> jax.ShapeDtypeStruct:
-  """The rows of the index that training searches, and may renew."""
-  width = setting.models.encoder.embedding_dim
-  return _rows(setting, width, setting.config.retrieval.dtype)
+  """The rows of the index that training searches, and may refresh."""
+  width = setting.components["retriever"].embedding_dim
+  return _rows(setting, width, setting.settings.retrieval.dtype)
 
 
 def _rows(setting: Setting, width: int, dtype: str) -> jax.ShapeDtypeStruct:
@@ -149,50 +155,33 @@ def _rows(setting: Setting, width: int, dtype: str) -> jax.ShapeDtypeStruct:
   )
 
 
-def batch_shapes(config: ConfigDict) -> Shapes:
-  """A global training batch, padded to the config's longest lengths.
+def abstract_batch(
+  settings: Settings, needs: Needs, mesh: Mesh
+) -> dict[str, Any]:
+  """A global training batch, split over the mesh as `to_global` does.
 
-  As `loader.py`, `reader_examples.py` and `lookup.py` describe it; of salient
-  spans without copies of passages.
+  It is padded to the longest lengths; of salient spans without copies of
+  passages.
   """
-  b, data = config.batch_size, config.data
-  lq, lp = data.question_length, data.passage_length
-  int32 = np.int32
-  shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-    "question_ids": ((b, lq), int32),
-    "question_lengths": ((b,), int32),
-    "example_mask": ((b,), np.bool_),
-  }
+  data, retrieval = settings.data, settings.retrieval
   k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
-  if config.task in READER_TASKS:
-    k = config.retrieval.k
-    k += bool(config.retrieval.null_document or not k)
-    for name, tail in {
-      "reader_question_ids": (lq,),
-      "reader_question_lengths": (),
-      "answer_ids": (data.answer_length,),
-      "answer_lengths": (),
-      "own_rows": (1,),
-      "gold_rows": (),
-      "reader_ids": (k, data.reader_length),
-      "reader_lengths": (k,),
-      "answer_starts": (k,),
-      "answer_ends": (k,),
-    }.items():
-      shapes[name] = ((b, *tail), int32)
-    if config.reader.flags:
-      shapes["reader_flags"] = shapes["reader_ids"]
-  shapes["passage_ids"] = ((b, k, lp), int32)
-  shapes["passage_lengths"] = ((b, k), int32)
-  shapes["passage_rows"] = ((b, k), int32)
-  return shapes
-
-
-def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-  """`batch_shapes`, split over the mesh as `to_global` does."""
+  if needs.retrieval:
+    k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
+  sizes = {
+    "b": settings.batch_size,
+    "q": data.question_length,
+    "r": data.question_length,
+    "k": k,
+    "l": data.passage_length,
+    "i": data.reader_length,
+    "t": data.answer_length,
+    "m": 1,
+  }
+  features = OVERLAP if settings.reader.overlap_features else {}
+  fields = {**needs.batch, **(features if needs.retrieval else {})}
   return {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=row_sharding(mesh))
-    for name, (shape, dtype) in batch_shapes(config).items()
+    for name, (shape, dtype) in shapes(fields, sizes).items()
   }
 
 
@@ -234,24 +223,29 @@ def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
 
 def encode_programs(setting: Setting) -> list[Planned]:
   """The encoders of `odqa index` and `odqa search`, on one host's devices."""
-  encoder, data = setting.models.encoder, setting.config.data
+  encoder, data = setting.components["retriever"], setting.settings.data
   mesh = local_mesh(setting.mesh)
   platform = mesh.devices.flat[0].platform
   params = abstract(
     jax.eval_shape(encoder.init, jax.random.key(0)), replicated(mesh)
   )
-  ask, read = compiled_encoders(encoder.config)
+  of_questions, of_passages = compiled_encoders(encoder.config)
   sizes = batch_sizes(
     data.passage_length,
     bulk_tokens(platform, mesh.size),
     rows=_SHARD_ROWS,
     devices=mesh.size,
   )
-  asked = -(-setting.questions // mesh.size) * mesh.size
+  questions = -(-setting.questions // mesh.size) * mesh.size
   planned = []
   for name, encode, b, length in (
-    ("encode_passages", read, sizes[data.passage_length], data.passage_length),
-    ("encode_questions", ask, asked, data.question_length),
+    (
+      "encode_passages",
+      of_passages,
+      sizes[data.passage_length],
+      data.passage_length,
+    ),
+    ("encode_questions", of_questions, questions, data.question_length),
   ):
     ids, lengths = (
       jax.ShapeDtypeStruct(shape, np.int32, sharding=row_sharding(mesh))
@@ -269,13 +263,10 @@ def encode_programs(setting: Setting) -> list[Planned]:
 
 
 def training_state(setting: Setting) -> TrainingProgram:
-  """The state and the step of the config's task.
-
-  Raises:
-    ValueError: for a task that is not known.
-  """
-  task = make_task(setting.config, setting.models)
-  return training_program(setting.config, task, setting.mesh)
+  """The state and the step of the config's task."""
+  settings = setting.settings
+  task = make_task(settings, setting.components)
+  return training_program(settings, task, setting.mesh, steps=settings.steps)
 
 
 def train_programs(
@@ -286,37 +277,39 @@ def train_programs(
   Raises:
     ValueError: if the devices cannot share the batch.
   """
-  config, mesh = setting.config, setting.mesh
-  check_batch(config, mesh.size)
-  batch = abstract_batch(config, mesh)
+  settings, mesh = setting.settings, setting.mesh
+  retrieval = settings.retrieval
+  check_batch_size(settings, mesh.size)
+  batch = abstract_batch(settings, setting.needs, mesh)
   planned = [
     Planned(
       "train_step",
-      f"{config.task}, batch {config.batch_size}",
+      f"{settings.task}, batch {settings.batch_size}",
       lambda: training.step.lower(training.abstract, batch),
     )
   ]
-  if config.task not in READER_TASKS or not config.retrieval.k:
+  if not setting.needs.retrieval or not retrieval.k:
     return planned
-  encoder, params = setting.models.encoder, training.abstract.params
+  encoder = setting.components["retriever"]
+  params = training.abstract.params
   rows = trained_rows(setting)
   search: Any = question_search(
     encoder,
     mesh,
     count=setting.passages,
-    k=config.retrieval.k,
-    force_gold=config.retrieval.force_gold,
+    k=retrieval.k,
+    force_gold=retrieval.force_gold,
   )
   planned.append(
     Planned(
       "train_search",
-      f"{config.batch_size} questions, k = {config.retrieval.k}",
+      f"{settings.batch_size} questions, k = {retrieval.k}",
       lambda: search.lower(
         params["retriever"], rows, *(batch[name] for name in SEARCHED)
       ),
     )
   )
-  if config.retrieval.refresh != "none":
+  if retrieval.refresh != "none":
     planned.append(_refresh_program(setting, training, rows))
   return planned
 
@@ -325,8 +318,8 @@ def _refresh_program(
   setting: Setting, training: TrainingProgram, rows: Any
 ) -> Planned:
   """One batch of passages written into the index in the making."""
-  config, mesh = setting.config, setting.mesh
-  length = config.data.passage_length
+  settings, mesh = setting.settings, setting.mesh
+  length = settings.data.passage_length
   platform = mesh.devices.flat[0].platform
   each = batch_sizes(
     length,
@@ -335,16 +328,16 @@ def _refresh_program(
     devices=1,
   )[length]
   params = training.abstract.params["retriever"]
-  if config.retrieval.refresh == "snapshot":
+  if settings.retrieval.refresh == "snapshot":
     params = abstract(params, replicated(mesh))
   b = each * mesh.size
   ids, lengths, at = (
     jax.ShapeDtypeStruct(shape, np.int32, sharding=row_sharding(mesh))
     for shape in ((b, length), (b,), (b,))
   )
-  write: Any = row_writer(setting.models.encoder.encode_passage, mesh)
+  write: Any = row_writer(setting.components["retriever"].encode_passage, mesh)
   return Planned(
     "refresh",
-    f"{b} × {length} tokens, {config.retrieval.refresh}",
+    f"{b} × {length} tokens, {settings.retrieval.refresh}",
     lambda: write.lower(rows, params, ids, lengths, at),
   )

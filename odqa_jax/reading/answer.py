@@ -1,4 +1,4 @@
-"""From a question to an answer: retrieve, read, decode, score.
+"""From a question to an answer: encode, search, read, decode, score.
 
     system = load_system("work/individual", corpus)
     index = index_corpus(system.retriever, corpus, "work/index", mesh=mesh)
@@ -21,46 +21,44 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
-from odqa_jax.data.corpus.corpus import pack_questions
-from odqa_jax.data.examples.answers import pad_tokens
-from odqa_jax.data.examples.loader import bucket_length
-from odqa_jax.reading.gather import Found
-from odqa_jax.reading.likelihoods import score_temperature
-from odqa_jax.reading.programs import (
-  READ_KEYS,
-  Reading,
-  distinct_answers,
-  token_counts,
+from odqa_jax.data.examples.batch import (
+  OVERLAP,
+  PASSAGES,
+  READER_INPUT,
+  bucket_length,
+  pad_tokens,
 )
-from odqa_jax.reading.system import (
-  ReadingSystem,
-  holds_reader,
-  load_system,
-  make_system,
-)
-from odqa_jax.retrieval.retriever import search_questions
-from odqa_jax.retrieval.searchable import Searchable
+from odqa_jax.reading.predict import Reading, distinct_answers, ended_answers
+from odqa_jax.reading.system import ReadingSystem
+from odqa_jax.retrieval.retriever import encode_questions, fit_to_index
+from odqa_jax.retrieval.searchable import Searchable, search_embeddings
 from odqa_jax.runtime.mesh import host_slice, make_mesh, row_sharding
-
-__all__ = [
-  "Answer",
-  "ReadBatch",
-  "ReadPassage",
-  "ReadingSystem",
-  "answer_questions",
-  "default_batch_size",
-  "find_passages",
-  "holds_reader",
-  "load_system",
-  "make_system",
-  "read_batches",
-]
 
 Progress = Callable[[int, int], None]
 
 # Tokens of reader inputs that a device encodes at once, about.
 _CPU_TOKENS = 8192
 _TOKENS = 65536
+# What `Predictor.read` takes of a gathered batch.
+_READ = (*PASSAGES, *READER_INPUT, *OVERLAP)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """Questions, tokenised and encoded once for all that is done with them.
+
+  Attributes:
+    texts: as they were asked.
+    reader_tokens: in the reader's vocabulary.
+    embeddings: of the retriever, on every process.
+  """
+
+  texts: tuple[str, ...]
+  reader_tokens: list[list[int]]
+  embeddings: Float[np.ndarray, "n e"]
+
+  def __len__(self) -> int:
+    return len(self.texts)
 
 
 class ReadPassage(NamedTuple):
@@ -101,14 +99,36 @@ class Answer:
 def default_batch_size(system: ReadingSystem, k: int) -> int:
   """How many questions with k passages suit the devices at once."""
   tokens = _CPU_TOKENS if jax.default_backend() == "cpu" else _TOKENS
-  inputs = (k + 1) * system.inputs.length
+  inputs = (k + 1) * system.config.input_length
   return max(tokens * jax.device_count() // inputs, 1)
+
+
+def encode_request(system: ReadingSystem, questions: Sequence[str]) -> Request:
+  """Tokenises and encodes questions.
+
+  Raises:
+    ValueError: for an empty question.
+  """
+  for i, question in enumerate(questions):
+    if not question.strip():
+      raise ValueError(
+        f"question {i + 1} of {len(questions)} is empty; ask it."
+      )
+  texts = tuple(questions)
+  if not texts:
+    width = system.retriever.encoder.config.output_dim
+    return Request((), [], np.zeros((0, width), np.float32))
+  return Request(
+    texts,
+    system.vocabulary.encode_batch(list(texts)),
+    encode_questions(system.retriever, texts),
+  )
 
 
 def find_passages(
   system: ReadingSystem,
   index: Searchable | None,
-  questions: Sequence[str],
+  request: Request,
   *,
   k: int,
 ) -> Int[np.ndarray, "n k"]:
@@ -117,34 +137,28 @@ def find_passages(
   Args:
     system: what searches.
     index: made by its retriever from its corpus; None with k = 0.
-    questions: their texts.
+    request: the questions.
     k: passages of a question; 0 for none (closed book).
 
   Raises:
-    ValueError: for an empty question, an index of something else, or a k that
-      the corpus does not have.
+    ValueError: for an index of something else, or a k that the corpus does not
+      have.
   """
-  for i, question in enumerate(questions):
-    if not question.strip():
-      raise ValueError(
-        f"question {i + 1} of {len(questions)} is empty; ask it."
-      )
   if not 0 <= k <= len(system.corpus):
     raise ValueError(
       f"k={k} passages cannot be read from a corpus of {len(system.corpus)}; "
       "choose k from 0 (closed book) to that number."
     )
-  if not k or not questions:
-    return np.zeros((len(questions), k), np.int32)
+  if not k or not len(request):
+    return np.zeros((len(request), k), np.int32)
   if index is None:
     raise ValueError(f"k={k} passages need an index to find them in; give one.")
-  _, rows = search_questions(
-    system.retriever,
-    index,
-    system.corpus,
-    questions,
-    k=k,
-  )
+  retriever = fit_to_index(system.retriever, system.corpus, index.manifest)
+  embeddings = request.embeddings
+  if retriever is not system.retriever:
+    # The index holds fewer dimensions than the reader's scores are made of.
+    embeddings = encode_questions(retriever, request.texts)
+  _, rows = search_embeddings(index, embeddings, k)
   return rows
 
 
@@ -175,7 +189,7 @@ class ReadBatch:
     """Gives log p(a | q) of one answer for each of this process's questions."""
     sharding = row_sharding(make_mesh(devices=jax.local_devices()))
     placed = jax.device_put((ids, counts), sharding)
-    score = self._system.programs.score
+    score = self._system.predictor.score
     return np.asarray(score(self._system.params, self._reading, *placed))
 
   def log_probs(
@@ -198,15 +212,16 @@ class ReadBatch:
     """Writes answers, scores the different ones, and takes the likeliest.
 
     Args:
-      max_tokens: longest answer, with its end.
+      max_tokens: longest answer, with its end; where the decoder has not ended
+        one by then, its end is scored all the same.
       beams: hypotheses of the beam search; 1 is greedy, as in the paper.
     """
     system = self._system
-    written = system.programs.generate(
+    written = system.predictor.generate(
       system.params, self._reading, max_tokens=max_tokens, beams=beams
     )
-    ids, counts = distinct_answers(np.asarray(written))
-    lengths = token_counts(ids, system.vocabulary.eos_id)
+    candidates, counts = distinct_answers(np.asarray(written))
+    ids, lengths = ended_answers(candidates, system.vocabulary.eos_id)
     log_probs = np.full(ids.shape[:2], -np.inf, np.float32)
     # As many calls as the question with the most different answers has.
     for j in range(int(counts.max())):
@@ -243,7 +258,6 @@ def _passages(
   scores: Float[np.ndarray, " k"],
 ) -> tuple[ReadPassage, ...]:
   """The passages of a question with their scores, best first."""
-  temperature = score_temperature(system.config, system.models)
   weights = np.exp(scores.astype(np.float64) - scores.max())
   probs = weights / weights.sum()
   corpus = system.corpus
@@ -252,7 +266,7 @@ def _passages(
       row=(row := int(rows[i])),
       id=corpus.id(row) if row >= 0 else "",
       title=corpus.title(row) if row >= 0 else "",
-      score=float(scores[i]) * temperature,
+      score=float(scores[i]) * system.config.temperature,
       prob=float(probs[i]),
     )
     for i in np.argsort(-scores, kind="stable")
@@ -268,7 +282,7 @@ def _gather(tree: Any) -> Any:
 
 def read_batches(
   system: ReadingSystem,
-  questions: Sequence[str],
+  request: Request,
   rows: Int[np.ndarray, "n k"],
   *,
   batch_size: int,
@@ -280,67 +294,36 @@ def read_batches(
 
   Args:
     system: what reads.
-    questions: their texts.
+    request: the questions.
     rows: passages of each, from `find_passages`.
     batch_size: questions at a time; rounded up to what the devices can share.
       The last batch is filled up with its own last question.
   """
   mesh = make_mesh(devices=jax.local_devices())
   devices = jax.process_count() * mesh.size
-  size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
-  tokens = system.retriever.tokenizer.encode_batch(list(questions))
-  reader_tokens = system.vocabulary.encode_batch(list(questions))
-  lookup = system.with_passages if rows.shape[1] else system.closed_book
+  size = -(-min(batch_size, max(len(request), 1)) // devices) * devices
   sharding = row_sharding(mesh)
-  for start in range(0, len(questions), size):
-    chosen = np.arange(start, start + size).clip(max=len(questions) - 1)
-    batch, found = _question_batch(
-      system,
-      [tokens[i] for i in chosen],
-      [reader_tokens[i] for i in chosen],
-      rows[chosen],
-    )
-    batch = lookup.complete(batch, found)
-    placed = jax.device_put(
-      {name: batch[name] for name in READ_KEYS if name in batch}, sharding
-    )
-    reading = system.programs.read(system.params, placed)
-    asked = range(start, min(start + size, len(questions)))
-    yield ReadBatch(system, reading, _gather(batch["passage_rows"]), asked)
-
-
-def _question_batch(
-  system: ReadingSystem,
-  tokens: Sequence[Sequence[int]],
-  reader_tokens: Sequence[Sequence[int]],
-  rows: Int[np.ndarray, "b k"],
-) -> tuple[dict[str, np.ndarray], Found]:
-  """This process's part of a batch, as `reader_examples.py` packs it."""
-  local = host_slice(len(tokens))
   longest = system.retriever.question_length
-  counts = np.array([len(t) for t in tokens])
-  reader_counts = np.array([len(t) for t in reader_tokens])
-  question_ids, question_lengths = pack_questions(
-    tokens[local],
-    bucket_length(counts + 2, longest),
-    system.retriever.tokenizer,
-  )
-  reader_ids, reader_lengths = pad_tokens(
-    reader_tokens[local],
-    bucket_length(reader_counts, longest),
-    system.vocabulary.pad_id,
-  )
-  nothing = np.zeros(len(reader_ids), np.int32)
-  batch = {
-    "question_ids": question_ids,
-    "question_lengths": question_lengths,
-    "reader_question_ids": reader_ids,
-    "reader_question_lengths": reader_lengths,
-    # No answer is known that could be looked for in the passages.
-    "answer_ids": nothing[:, None],
-    "answer_lengths": nothing,
-  }
-  return batch, Found(rows, np.minimum(reader_counts, longest))
+  for start in range(0, len(request), size):
+    chosen = np.arange(start, start + size).clip(max=len(request) - 1)
+    tokens = [request.reader_tokens[i] for i in chosen]
+    counts = np.minimum([len(t) for t in tokens], longest).astype(np.int32)
+    local = host_slice(size)
+    ids, lengths = pad_tokens(
+      tokens[local], bucket_length(counts, longest), system.vocabulary.pad_id
+    )
+    batch = system.gatherer.gather(
+      {"reader_question_ids": ids, "reader_question_lengths": lengths},
+      rows[chosen],
+      counts,
+    )
+    inputs = {name: batch[name] for name in _READ if name in batch}
+    inputs["question_embeddings"] = request.embeddings[chosen[local]]
+    reading = system.predictor.read(
+      system.params, jax.device_put(inputs, sharding)
+    )
+    questions = range(start, min(start + size, len(request)))
+    yield ReadBatch(system, reading, _gather(batch["passage_rows"]), questions)
 
 
 def answer_questions(
@@ -367,15 +350,17 @@ def answer_questions(
     progress: called with questions done and in all.
 
   Raises:
-    ValueError: see `find_passages`; or for numbers below 1.
+    ValueError: see `encode_request` and `find_passages`; or for numbers below
+      1.
   """
   for name, value in {"batch_size": batch_size, "beams": beams}.items():
     if value < 1:
       raise ValueError(f"{name}={value} is below 1.")
-  rows = find_passages(system, index, questions, k=k)
+  request = encode_request(system, questions)
+  rows = find_passages(system, index, request, k=k)
   answers: list[Answer] = []
-  for batch in read_batches(system, questions, rows, batch_size=batch_size):
+  for batch in read_batches(system, request, rows, batch_size=batch_size):
     answers += batch.answers(max_tokens=max_tokens, beams=beams)
     if progress:
-      progress(len(answers), len(questions))
+      progress(len(answers), len(request))
   return answers

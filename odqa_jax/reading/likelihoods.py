@@ -1,33 +1,58 @@
 """How a reader reads retrieved passages, in training and at inference alike.
 
-Every function is pure; a batch is that of `lookup.py`.
+Every function is pure; `data/examples/batch.py` lists what a batch holds.
+Parameters are `{"retriever": …, "reader": …}` and, where the reader's
+cross-attention is biased, `"bias"`: the λ of Eq. 8 of "End-to-End Training of
+Neural Retrievers".
 """
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from ml_collections import ConfigDict
 
-from odqa_jax.models.components import Batch, Models, Params
+from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.models.t5 import T5
-from odqa_jax.objectives import contrastive
 from odqa_jax.objectives import reader as objectives
 
-# The tasks with a reader by their name in `config.task`.
-READER_TASKS = ("individual", "joint", "fid")
+Params = Any
+Batch = dict[str, Array]
 
 
-def score_temperature(config: ConfigDict, models: Models) -> float:
-  """τ of the config: given, or m·sqrt(e)."""
-  return config.objective.temperature or contrastive.score_temperature(
-    config.objective.scale_multiple, models.encoder.embedding_dim
-  )
+@dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+  """How an answer comes from a question and its k passages.
 
+  A checkpoint holds it, so that inference need not know which task trained it.
 
-def the_reader(models: Models) -> T5:
-  """The reader of a task that has one."""
-  assert models.reader is not None, "this task needs a reader"
-  return models.reader
+  Attributes:
+    fusion: "decoder" reads all passages at once; "answers" reads each alone
+      and weighs the answers by p(z | q).
+    temperature: τ, which divides relevance scores.
+    bias: what λ weighs in the cross-attention, of `settings.BIASES`.
+    marginal: how "answers" are weighed, of `settings.MARGINALS`.
+    k: passages that are read unless something else is asked for.
+    null_document: one more candidate without text.
+    input_length: tokens of the longest input, question and passage.
+    answer_length: tokens of the longest answer, with its end.
+    title: inputs have the passage's title.
+    overlap_features: inputs have them; for small readers.
+    buckets: inputs are padded to the longest of a batch.
+  """
+
+  fusion: str
+  temperature: float
+  k: int
+  input_length: int
+  answer_length: int
+  bias: str = "none"
+  marginal: str = "sequence"
+  null_document: bool = False
+  title: bool = False
+  overlap_features: bool = False
+  buckets: bool = True
 
 
 def fold(rng: PRNGKeyArray | None, number: int) -> PRNGKeyArray | None:
@@ -35,46 +60,61 @@ def fold(rng: PRNGKeyArray | None, number: int) -> PRNGKeyArray | None:
   return None if rng is None else jax.random.fold_in(rng, number)
 
 
-def retrieval_scores(
-  config: ConfigDict,
-  models: Models,
+def passage_embeddings(
+  retriever: DualEncoder,
   params: Params,
   batch: Batch,
   rng: PRNGKeyArray | None,
+) -> Float[Array, "b k e"]:
+  """The k passages of every question by the weights given."""
+  b, k, l = batch["passage_ids"].shape
+  flat = retriever.encode_passage(
+    params,
+    batch["passage_ids"].reshape(b * k, l),
+    batch["passage_lengths"].reshape(b * k),
+    rng=rng,
+  )
+  return flat.reshape(b, k, -1)
+
+
+def live_scores(
+  config: ReadingConfig,
+  retriever: DualEncoder,
+  params: Params,
+  batch: Batch,
+  rng: PRNGKeyArray | None,
+  *,
+  train_passages: bool,
 ) -> Float[Array, "b k"]:
   """Scores of the k passages from the live weights; stale ones are not used.
 
-  With `config.objective.context_encoder` off, the context encoder is a
-  constant without dropout: it gives what the index holds.
+  Without `train_passages` the passage encoder is a constant without dropout:
+  it gives what the index holds.
   """
-  b, k, l = batch["passage_ids"].shape
-  retriever = params["retriever"]
-  questions = models.encoder.encode_question(
-    retriever,
+  weights = params["retriever"]
+  questions = retriever.encode_question(
+    weights,
     batch["question_ids"],
     batch["question_lengths"],
     rng=fold(rng, 0),
   )
-  trained = config.objective.context_encoder
-  passages = models.encoder.encode_passage(
-    retriever if trained else jax.lax.stop_gradient(retriever),
-    batch["passage_ids"].reshape(b * k, l),
-    batch["passage_lengths"].reshape(b * k),
-    rng=fold(rng, 1) if trained else None,
+  passages = passage_embeddings(
+    retriever,
+    weights if train_passages else jax.lax.stop_gradient(weights),
+    batch,
+    fold(rng, 1) if train_passages else None,
   )
-  return objectives.passage_scores(
-    questions, passages.reshape(b, k, -1), score_temperature(config, models)
-  )
+  return objectives.passage_scores(questions, passages, config.temperature)
 
 
 def _reader_inputs(batch: Batch) -> tuple[Array, Array, Array | None]:
-  """Ids, lengths and flags with questions and passages as one axis."""
+  """Ids, lengths and features with questions and passages as one axis."""
   b, k, l = batch["reader_ids"].shape
-  flags = batch.get("reader_flags")
+  features = batch.get("overlap_features")
   return (
     batch["reader_ids"].reshape(b * k, l),
     batch["reader_lengths"].reshape(b * k),
-    None if flags is None else flags.reshape(b * k, l),
+    None if features is None else features.reshape(b * k, l),
   )
 
 
@@ -82,9 +122,9 @@ def read_passages(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> Float[Array, "b k l d"]:
   """The encoder states of every question with each of its passages."""
-  ids, lengths, flags = _reader_inputs(batch)
+  ids, lengths, features = _reader_inputs(batch)
   states = reader.encode(
-    params["reader"], ids, lengths, flags=flags, rng=fold(rng, 2)
+    params["reader"], ids, lengths, flags=features, rng=fold(rng, 2)
   )
   return states.reshape(*batch["reader_ids"].shape, -1)
 
@@ -93,9 +133,9 @@ def read_with_spans(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> tuple[Float[Array, "b k l d"], Float[Array, "b m 2"]]:
   """As `read_passages`, and span scores of the m = k·l tokens of a question."""
-  ids, lengths, flags = _reader_inputs(batch)
+  ids, lengths, features = _reader_inputs(batch)
   states, logits = reader.encode_with_spans(
-    params["reader"], ids, lengths, flags=flags, rng=fold(rng, 2)
+    params["reader"], ids, lengths, flags=features, rng=fold(rng, 2)
   )
   b, k, l = batch["reader_ids"].shape
   return states.reshape(b, k, l, -1), logits.reshape(b, k * l, 2)
@@ -107,42 +147,65 @@ def answer_mask(batch: Batch) -> Bool[Array, "b t"]:
   return places[None, :] < batch["answer_lengths"][:, None]
 
 
-def fused_log_likelihoods(
+def decoder_bias(
+  config: ReadingConfig, params: Params, scores: Float[Array, "b k"]
+) -> Float[Array, "y b h k"] | None:
+  """What is added to the cross-attention (Eq. 8); None without a bias."""
+  if config.bias == "none":
+    return None
+  return objectives.attention_bias(
+    scores, params["bias"]["lambda"], config.bias
+  )
+
+
+def token_log_likelihoods(
+  config: ReadingConfig,
   reader: T5,
   params: Params,
-  memory: Float[Array, "b k l d"],
+  encoder_states: Float[Array, "b k l d"],
   batch: Batch,
   bias: Float[Array, "y b h k"] | None,
   rng: PRNGKeyArray | None,
-) -> Float[Array, "b t"]:
-  """Log-likelihood of the answer's tokens, all passages read at once."""
-  logits = reader.decode(
-    params["reader"],
-    reader.shift_right(batch["answer_ids"]),
-    memory,
-    batch["reader_lengths"],
-    bias=bias,
-    rng=fold(rng, 3),
-  )
-  return objectives.token_log_likelihoods(logits, batch["answer_ids"])
+) -> Float[Array, "b z t"]:
+  """Log-likelihood of the answer's tokens, given each passage or all of them.
 
-
-def single_log_likelihoods(
-  reader: T5,
-  params: Params,
-  memory: Float[Array, "b k l d"],
-  batch: Batch,
-  rng: PRNGKeyArray | None,
-) -> Float[Array, "b k t"]:
-  """Log-likelihood of the answer's tokens given each passage alone."""
-  b, k, l, d = memory.shape
-  answers = jnp.repeat(batch["answer_ids"], k, axis=0)
+  z is k where `config.fusion` is "answers", else 1.
+  """
+  answers, lengths = batch["answer_ids"], batch["reader_lengths"]
+  if config.fusion == "answers":
+    b, k, l, d = encoder_states.shape
+    answers = jnp.repeat(answers, k, axis=0)
+    encoder_states = encoder_states.reshape(b * k, 1, l, d)
+    lengths = lengths.reshape(b * k, 1)
   logits = reader.decode(
     params["reader"],
     reader.shift_right(answers),
-    memory.reshape(b * k, 1, l, d),
-    batch["reader_lengths"].reshape(b * k, 1),
+    encoder_states,
+    lengths,
+    bias=bias,
     rng=fold(rng, 3),
   )
   tokens = objectives.token_log_likelihoods(logits, answers)
-  return tokens.reshape(b, k, -1)
+  return tokens.reshape(len(batch["answer_ids"]), -1, tokens.shape[1])
+
+
+def answer_log_likelihood(
+  config: ReadingConfig,
+  log_likelihoods: Float[Array, "b z t"],
+  mask: Bool[Array, "b t"],
+  scores: Float[Array, "b k"] | None,
+) -> Float[Array, " b"]:
+  """Gives log p(a | q): Eq. 5 for "answers", Eq. 7 for all passages at once.
+
+  Args:
+    config: how it is read.
+    log_likelihoods: from `token_log_likelihoods`.
+    mask: False for the padding of an answer.
+    scores: of the passages; None where the decoder fuses them.
+  """
+  if config.fusion == "decoder":
+    return objectives.sequence_log_likelihood(log_likelihoods[:, 0], mask)
+  assert scores is not None
+  return objectives.individual_log_likelihood(
+    log_likelihoods, mask, jax.nn.log_softmax(scores, axis=1), config.marginal
+  )

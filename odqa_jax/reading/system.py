@@ -1,8 +1,9 @@
-"""A trained retriever and reader, with all that decides what they answer.
+"""What answers: a retriever, a reader, and how its passages are gathered.
 
     system = load_system("work/individual", corpus)
 
-`answer.py` puts it to work.
+A checkpoint says of itself which networks it holds and how they read; which
+task trained them does not matter here.
 """
 
 import dataclasses
@@ -11,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
-from odqa_jax.models.components import Models
-from odqa_jax.models.dual_encoder import DualEncoder
-from odqa_jax.models.t5 import T5, T5Config
-from odqa_jax.reading.gather import Lookup
-from odqa_jax.reading.programs import ReaderPrograms
+from odqa_jax.models.families import Components, network_from
+from odqa_jax.reading.gather import PassageGatherer
+from odqa_jax.reading.likelihoods import ReadingConfig
+from odqa_jax.reading.predict import Predictor, make_predictor
 from odqa_jax.retrieval.retriever import (
   Retriever,
   check_tokenizer,
-  encoder_config_from_dict,
   is_pretrained_folder,
   make_retriever,
   passage_fingerprint,
@@ -39,93 +37,69 @@ class ReadingSystem:
   """A retriever and a reader with all that decides what they answer.
 
   Attributes:
-    config: of the training run.
-    models: the networks.
-    params: their parameters, replicated on this process's own devices.
+    config: how is read.
+    params: of all components, replicated on this process's own devices.
     retriever: the part that searches; it shares its parameters.
-    inputs: how the reader's inputs are packed.
-    corpus: the evidence.
-    programs: the compiled functions.
-    with_passages: gathers the tokens of passages.
-    closed_book: gathers the null document alone.
+    gatherer: rows → the inputs of both.
+    predictor: the compiled functions.
   """
 
-  config: ConfigDict
-  models: Models
+  config: ReadingConfig
   params: Any
   retriever: Retriever
-  inputs: ReaderInputs
-  corpus: Corpus
-  programs: ReaderPrograms
-  with_passages: Lookup
-  closed_book: Lookup
+  gatherer: PassageGatherer
+  predictor: Predictor
+
+  @property
+  def corpus(self) -> Corpus:
+    """The evidence."""
+    return self.gatherer.corpus
 
   @property
   def vocabulary(self) -> ReaderVocabulary:
     """What the reader reads and writes."""
-    return self.inputs.vocabulary
+    return self.gatherer.inputs.vocabulary
 
 
 def make_system(
-  config: ConfigDict,
-  models: Models,
+  config: ReadingConfig,
+  components: Components,
   params: Any,
-  corpus: Corpus,
-  inputs: ReaderInputs,
+  gatherer: PassageGatherer,
+  *,
+  question_length: int,
 ) -> ReadingSystem:
-  """Puts a system together from parts in memory (any sharding).
-
-  Raises:
-    ValueError: if the task has no reader.
-  """
+  """Puts a system together from parts in memory (any sharding)."""
   host = to_host(params)
   retriever = make_retriever(
-    models.encoder.config,
+    components["retriever"].config,
     host["retriever"],
-    corpus.tokenizer,
-    question_length=config.data.question_length,
-    passage_length=config.data.passage_length,
-    title=config.data.title,
-  )
-  return _assemble(config, models, host, retriever, corpus, inputs)
-
-
-def _assemble(
-  config: ConfigDict,
-  models: Models,
-  host: Any,
-  retriever: Retriever,
-  corpus: Corpus,
-  inputs: ReaderInputs,
-) -> ReadingSystem:
-  """Adds programs and the rest of the parameters to a retriever."""
-  mesh = make_mesh(devices=jax.local_devices())
-  # Gathering tokens does not depend on the number of passages.
-  with_passages, closed_book = (
-    Lookup(config, models.encoder, corpus, inputs, mesh, k=k) for k in (1, 0)
+    gatherer.corpus.tokenizer,
+    question_length=question_length,
+    passage_length=gatherer.passage_length,
+    title=gatherer.title,
   )
   return ReadingSystem(
     config=config,
-    models=models,
     params=_with_retriever(host, retriever),
     retriever=retriever,
-    inputs=inputs,
-    corpus=corpus,
-    programs=ReaderPrograms(config, models),
-    with_passages=with_passages,
-    closed_book=closed_book,
+    gatherer=gatherer,
+    predictor=make_predictor(config, components).compiled(),
   )
 
 
 def with_params(system: ReadingSystem, params: Any) -> ReadingSystem:
   """The same system with other weights; nothing is compiled again."""
   host = to_host(params)
-  old = system.retriever
+  before = system.retriever
   retriever = dataclasses.replace(
-    old,
+    before,
     params=_place(host["retriever"]),
     fingerprint=passage_fingerprint(
-      old.encoder.config, host["retriever"], old.passage_length, old.title
+      before.encoder.config,
+      host["retriever"],
+      before.passage_length,
+      before.title,
     ),
   )
   return dataclasses.replace(
@@ -160,7 +134,7 @@ def holds_reader(path: str | Path) -> bool:
   if is_pretrained_folder(path):
     return False
   folder, step = find_step(Path(path))
-  return read_extra(folder, step).get("reader") is not None
+  return read_extra(folder, step)["reading"] is not None
 
 
 def load_system(
@@ -189,17 +163,31 @@ def load_system(
   params, extra = restore_params(path, replicated(make_mesh()))
   retriever = restored_retriever(path, params, extra)
   check_tokenizer(retriever, corpus)
-  config = ConfigDict(extra["config"])
-  inputs = inputs_for(config, extra["reader_vocabulary"], corpus, reader_corpus)
-  models = Models(
-    DualEncoder(encoder_config_from_dict(extra["encoder"])),
-    T5(T5Config(**extra["reader"])),
+  config = ReadingConfig(**extra["reading"])
+  described = extra["components"]
+  inputs = inputs_for(
+    config, described["reader"]["tokenizer"], corpus, reader_corpus
   )
-  return _assemble(config, models, to_host(params), retriever, corpus, inputs)
+  components = {name: network_from(d) for name, d in described.items()}
+  gatherer = PassageGatherer(
+    corpus=corpus,
+    inputs=inputs,
+    passage_length=retriever.passage_length,
+    title=retriever.title,
+    null_document=config.null_document,
+    buckets=config.buckets,
+  )
+  return ReadingSystem(
+    config=config,
+    params=_with_retriever(to_host(params), retriever),
+    retriever=retriever,
+    gatherer=gatherer,
+    predictor=make_predictor(config, components).compiled(),
+  )
 
 
 def inputs_for(
-  config: ConfigDict,
+  config: ReadingConfig,
   vocabulary: str,
   corpus: Corpus,
   reader_corpus: Corpus | None = None,
@@ -207,7 +195,7 @@ def inputs_for(
   """How a trained reader's inputs are packed from a corpus.
 
   Args:
-    config: of the training run.
+    config: how is read.
     vocabulary: the fingerprint of the reader's vocabulary.
     corpus: the evidence.
     reader_corpus: see `load_system`.
@@ -217,16 +205,16 @@ def inputs_for(
       given are others than the evidence.
   """
   beside = corpus.directory.with_name("reader_corpus")
-  found: dict[str, str] = {}
+  others: dict[str, str] = {}
   for store in _stores(corpus, reader_corpus, beside):
     mine = reader_vocabulary(store.any_tokenizer)
     if mine.fingerprint == vocabulary:
       break
-    found[str(store.directory)] = mine.fingerprint[:12]
+    others[str(store.directory)] = mine.fingerprint[:12]
   else:
     raise ValueError(
       f"the reader was trained with the vocabulary {vocabulary[:12]}, but the "
-      f"passages are in others: {found}; make a second store of them with "
+      f"passages are in others: {others}; make a second store of them with "
       "odqa prepare --reader-tokenizer WORKDIR/reader_tokenizer, and give it "
       "with --reader-corpus."
     )
@@ -239,9 +227,9 @@ def inputs_for(
   return ReaderInputs(
     mine,
     store,
-    length=config.data.reader_length,
-    title=config.data.reader_title,
-    flags=config.reader.flags,
+    length=config.input_length,
+    title=config.title,
+    overlap_features=config.overlap_features,
   )
 
 

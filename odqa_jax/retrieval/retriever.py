@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from odqa_jax.data.corpus.corpus import Corpus, UntitledPassages
 from odqa_jax.data.examples.loader import question_batches
-from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.retrieval.embed import bulk_tokens
 from odqa_jax.retrieval.index import build_index, check_index
@@ -114,11 +114,6 @@ def make_retriever(
   )
 
 
-def encoder_config_from_dict(values: dict[str, Any]) -> EncoderConfig:
-  """The inverse of `dataclasses.asdict` on an `EncoderConfig`."""
-  return EncoderConfig(**(values | {"bert": BertConfig(**values["bert"])}))
-
-
 def is_pretrained_folder(path: str | Path) -> bool:
   """Whether a folder is in a published format rather than a training workdir.
 
@@ -178,20 +173,20 @@ def restored_retriever(
   """
   folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
-  if tokenizer.fingerprint != extra["tokenizer"]:
+  description = extra["components"]["retriever"]
+  if tokenizer.fingerprint != description["tokenizer"]:
     raise ValueError(
       f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
       f"trained with ({tokenizer.fingerprint[:12]} against "
-      f"{extra['tokenizer'][:12]}); restore the original folder."
+      f"{description['tokenizer'][:12]}); restore the original folder."
     )
-  data = extra["config"]["data"]
   return make_retriever(
-    encoder_config_from_dict(extra["encoder"]),
-    params.get("retriever", params),
+    network_from(description).config,
+    params["retriever"],
     tokenizer,
-    question_length=data["question_length"],
-    passage_length=data["passage_length"],
-    title=data["title"],
+    question_length=description["question_length"],
+    passage_length=description["passage_length"],
+    title=description["title"],
   )
 
 

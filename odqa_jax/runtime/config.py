@@ -3,17 +3,22 @@
     config = load_config("configs/ict.py:size=large,debug", ["seed=3"])
 
 A config file imports only from `odqa_jax`. Values live in the config or they
-do not exist: library code never reads a key with a default of its own.
+do not exist; `settings.py` lists them all, with their defaults and limits.
 """
 
 import ast
-import difflib
+import dataclasses
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from odqa_jax.runtime.settings import Settings, nearest, read_settings
+
+# Keys that may differ between the beginning of a run and its resumption.
+HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -32,7 +37,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     key, has_value, text = item.partition("=")
     if key not in defaults:
       raise ValueError(
-        f"unknown preset {key!r} in {arg!r}; {_nearest(key, defaults)}"
+        f"unknown preset {key!r} in {arg!r}; {nearest(key, defaults)}"
       )
     result[key] = (
       _cast(text, defaults[key], key) if has_value else _flag(key, defaults)
@@ -44,12 +49,6 @@ def _flag(key: str, defaults: dict[str, Any]) -> bool:
   if not isinstance(defaults[key], bool):
     raise ValueError(f"preset {key!r} needs a value: {key}={defaults[key]!r}.")
   return True
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-  known = sorted(known)
-  close = difflib.get_close_matches(key, known, n=1)
-  return f"did you mean {close[0]!r}?" if close else f"known: {known}."
 
 
 def _cast(text: str, like: Any, key: str) -> Any:
@@ -95,7 +94,7 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
         known = list(node) if isinstance(node, ConfigDict) else []
         raise ValueError(
           f"unknown config key {path!r}: no {name!r} there; "
-          f"{_nearest(name, known)}"
+          f"{nearest(name, known)}"
         )
       if name is not leaf:
         node = node[name]
@@ -129,157 +128,49 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     raise ValueError(f"{name}: a config file defines get_config(arg).")
   config = module.get_config(arg or None)
   config.lock()
-  return validate(apply_overrides(config, overrides))
-
-
-def validate(config: ConfigDict) -> ConfigDict:
-  """Checks what types cannot say; every message names the key.
-
-  Raises:
-    ValueError: naming the key, its value and the rule.
-  """
-  for key in ("steps", "batch_size", "chunks", "log_every"):
-    if config[key] < 1:
-      raise ValueError(f"config.{key}={config[key]}: must be at least 1.")
-  if config.batch_size % config.chunks:
-    raise ValueError(
-      f"config.chunks={config.chunks} does not divide "
-      f"config.batch_size={config.batch_size}."
-    )
-  lengths = config.data.question_length, config.data.passage_length
-  longest = config.model.max_positions
-  if max(lengths) > longest or min(lengths) < 3:
-    raise ValueError(
-      f"config.data.question_length, passage_length = {lengths}: each must be "
-      f"between 3 and config.model.max_positions={longest}."
-    )
-  if config.retrieval.dtype not in ("float32", "bfloat16"):
-    raise ValueError(
-      f"config.retrieval.dtype={config.retrieval.dtype!r}: training searches "
-      "float32 or bfloat16 rows."
-    )
-  if not 0 <= config.optimizer.warmup < 1:
-    raise ValueError(
-      f"config.optimizer.warmup={config.optimizer.warmup}: a share of the "
-      "steps, at least 0 and below 1."
-    )
+  read_settings(apply_overrides(config, overrides))
   return config
 
 
 def base_config() -> ConfigDict:
   """What every training config has; a recipe changes values, not keys."""
-  config = ConfigDict()
-  config.task = "contrastive"
-  config.seed = 1234
-  config.steps = 1000
-  config.batch_size = 128
-  # The batch is encoded in this many chunks, with the gradient of the whole.
-  config.chunks = 1
-  config.log_every = 50
-  # A folder with weights to begin from ("" is random): a Hugging Face or
-  # sentence-transformers folder, or another stage's workdir.
-  config.init_from = ""
+  return ConfigDict(dataclasses.asdict(Settings()))
 
-  config.data = ConfigDict()
-  config.data.source = "pairs"
-  config.data.corpus = ""
-  config.data.questions = ""
-  config.data.pairs = ""
-  config.data.tokenizer = ""
-  config.data.question_length = 64
-  config.data.passage_length = 256
-  config.data.hard_negatives = 1
-  config.data.title = True
-  # ICT: how often the query's sentence stays in its block.
-  config.data.keep_query = 0.1
-  # Masked salient spans: a spans folder, and entities masked in a sentence.
-  config.data.spans = ""
-  config.data.spans_per_example = 1
-  # Readers: tokens of question and passage together, and of an answer.
-  config.data.reader_length = 256
-  config.data.answer_length = 32
-  config.data.reader_title = False
-  # Pad a batch to the bucket of its longest row, not to the lengths above:
-  # less to compute in long runs, more programs to compile in short ones.
-  config.data.reader_buckets = True
-  # The passages in the reader's own vocabulary; "": it shares the retriever's.
-  config.data.reader_corpus = ""
 
-  config.model = ConfigDict()
-  config.model.preset = "base"
-  config.model.shared = False
-  config.model.pooling = "cls"
-  config.model.normalise = False
-  config.model.embedding_dim = 0  # 0: the model's width
-  config.model.projection = "none"
-  config.model.max_positions = 512
-  config.model.dropout = 0.1
-  config.model.dtype = "float32"
-  config.model.remat = "none"
-  config.model.scan = True
+def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:
+  """Refuses to resume a run with settings that would change its result.
 
-  config.reader = ConfigDict()
-  config.reader.preset = "base"
-  # A T5 folder or a workdir with a reader; "": that of `init_from`, or random.
-  config.reader.init_from = ""
-  config.reader.dropout = 0.1
-  config.reader.dtype = "float32"
-  config.reader.remat = "none"
-  config.reader.scan = True
-  # For small readers from random weights; published sizes leave them off.
-  config.reader.mixing = False
-  config.reader.mimetic = False
-  config.reader.flags = False
-  config.reader.span_loss = 0.0  # weight of the auxiliary loss
+  Raises:
+    ValueError: naming every key that differs, with both values.
+  """
+  before, now = _flatten(dict(old)), _flatten(new.to_dict())
+  different = [
+    f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key) != now.get(key) and not key.startswith(HARMLESS_KEYS)
+  ]
+  if different:
+    raise ValueError(
+      "this workdir was begun with another config: "
+      + "; ".join(different)
+      + ". Use the old values or a new --workdir."
+    )
 
-  config.objective = ConfigDict()
-  # m in τ = m·sqrt(d); 0 leaves scores unscaled.
-  config.objective.scale_multiple = 1.0
-  # τ itself, in place of m·sqrt(d); 0 leaves it to `scale_multiple`.
-  config.objective.temperature = 0.0
-  # Individual Top-k: "sequence" (Eq. 5) or "token".
-  config.objective.marginal = "sequence"
-  # Whether end-to-end training updates the context encoder as well.
-  config.objective.context_encoder = True
-  # Joint Top-k: what is added to the cross-attention, times λ; how many λ.
-  config.objective.bias = "prob"
-  config.objective.bias_scope = "layer"
-  config.objective.bias_start = 1.0
 
-  config.retrieval = ConfigDict()
-  config.retrieval.k = 8  # 0: the reader answers without passages
-  config.retrieval.index = ""  # begin with this one; "": made at the start
-  config.retrieval.dtype = "float32"
-  config.retrieval.refresh = "none"
-  config.retrieval.refresh_every = 500
-  config.retrieval.null_document = False
-  config.retrieval.force_gold = False
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if isinstance(tree, dict):
+    return {
+      key: value
+      for name, branch in tree.items()
+      for key, value in _flatten(
+        branch, f"{prefix}.{name}" if prefix else name
+      ).items()
+    }
+  return {prefix: _as_list(tree)}
 
-  config.optimizer = ConfigDict()
-  config.optimizer.learning_rate = 2e-5
-  config.optimizer.warmup = 0.01
-  config.optimizer.weight_decay = 0.01
-  config.optimizer.clip_norm = 1.0
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-8
-  # (path regex, factor); 0 freezes. The first match decides.
-  config.optimizer.multipliers = ()
 
-  config.mesh = ConfigDict({"data": -1})
-  # (path regex, spec); a spec is a tuple of mesh axes or "fsdp".
-  config.sharding = ((".*", ()),)
-
-  config.checkpoint = ConfigDict()
-  config.checkpoint.every = 1000
-  config.checkpoint.keep = 1
-
-  config.evaluate = ConfigDict()
-  # Measured at every checkpoint; "" turns it off. The step with the highest
-  # `best` is kept beside the last ones.
-  config.evaluate.questions = ""
-  config.evaluate.corpus = ""
-  config.evaluate.best = "recall@20"
-  config.evaluate.k = 0  # passages read; 0: as many as in training
-  config.evaluate.max_questions = 0  # evenly spaced; 0: all
-  return config
+def _as_list(value: Any) -> Any:
+  """JSON has no tuples, so both sides are compared as lists."""
+  if isinstance(value, tuple | list):
+    return [_as_list(v) for v in value]
+  return value

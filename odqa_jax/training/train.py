@@ -6,70 +6,58 @@ run that was killed and resumed gives the same bits as one that was not.
 """
 
 import dataclasses
-import functools
-import re
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.examples.loader import train_batches
+from odqa_jax.data.examples.batch import check_batch
+from odqa_jax.data.examples.loader import (
+  Examples,
+  chosen_examples,
+  train_batches,
+)
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.evaluation.evaluators import make_evaluator
-from odqa_jax.models.components import Batch, Metrics, Task
-from odqa_jax.reading.gather import Lookup
+from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
   probe_writable,
   read_extra,
   write_json,
 )
+from odqa_jax.runtime.config import check_same_config
+from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
   host_slice,
   is_primary,
   make_mesh,
   sync,
   to_global,
-  tree_shardings,
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
-from odqa_jax.runtime.run import (
-  Interrupted,
-  Meter,
-  Window,
-  check_finite,
-  check_same_config,
-  stop_requested,
+from odqa_jax.runtime.settings import Settings, read_settings
+from odqa_jax.training.initial import Initial, initial_components
+from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
+from odqa_jax.training.meters import Meter, Window, check_finite
+from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
+from odqa_jax.training.program import (
+  TrainState,
+  check_batch_size,
+  training_program,
 )
-from odqa_jax.training.feed import Feed, RetrievalFeed
-from odqa_jax.training.initial_reader import Initial, initial_models
-from odqa_jax.training.optimizer import learning_rate, make_optimizer
-from odqa_jax.training.tasks.tasks import make_task
-
-
-class TrainState(NamedTuple):
-  """All that a step changes.
-
-  Attributes:
-    step: updates made so far, int32 scalar.
-    params: f32 parameters.
-    opt_state: optax's state.
-  """
-
-  step: Int[Array, ""]
-  params: Any
-  opt_state: Any
+from odqa_jax.training.retrieval import BatchRetrieval
+from odqa_jax.training.tasks.table import check_names, make_task
+from odqa_jax.training.tasks.task import Task
 
 
 class SavedState(NamedTuple):
@@ -81,127 +69,97 @@ class SavedState(NamedTuple):
   refresh: Any
 
 
-def train_step(
-  state: TrainState,
-  batch: Batch,
-  *,
-  task: Task,
-  tx: optax.GradientTransformation,
-  seed: int,
-) -> tuple[TrainState, Metrics]:
-  """One update on the global batch. Metrics are of the state before it."""
-  rng = jax.random.fold_in(jax.random.key(seed), state.step)
-  (_, metrics), gradients = jax.value_and_grad(task.loss, has_aux=True)(
-    state.params, batch, rng
-  )
-  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  norm = optax.tree.norm(gradients)
-  metrics = metrics | {"gradient_norm": (norm, jnp.ones(()))}
-  return TrainState(state.step + 1, params, opt_state), metrics
+def number_of_steps(settings: Settings, examples: int) -> int:
+  """`config.steps`, or what `config.epochs` makes of the examples."""
+  if not settings.epochs:
+    return settings.steps
+  return math.ceil(settings.epochs * examples / settings.batch_size)
 
 
-class TrainingProgram(NamedTuple):
-  """What a config trains, before anything is placed on a device.
+def trains_passages(settings: Settings, task: Task, params: Any) -> bool:
+  """Whether any weight of the passage encoder is trained.
 
-  Attributes:
-    init: makes the first state.
-    abstract: shapes, types and shardings of the state.
-    shardings: the shardings alone.
-    step: the jitted `train_step`; it donates the state.
+  Args:
+    settings: whose `optimizer.multipliers` may freeze some.
+    task: what the objective leaves as it is.
+    params: of all components, arrays or shapes.
   """
+  rules = freezing_rules(settings.optimizer, task.frozen)
+  sides = frozen(params, rules)["retriever"]
+  side = sides.get("shared", sides.get("passage"))
+  return not all(jax.tree.leaves(side))
 
-  init: Callable[[], TrainState]
-  abstract: TrainState
-  shardings: TrainState
-  step: Any
 
-
-def training_program(
-  config: ConfigDict, task: Task, mesh: Mesh
-) -> TrainingProgram:
-  """The state and the step of a training config on a mesh."""
-  tx = make_optimizer(
-    config.optimizer, steps=config.steps, frozen_paths=task.frozen
+def make_gatherer(
+  settings: Settings, initial: Initial, corpus: Corpus
+) -> PassageGatherer | None:
+  """Gathers passages for tasks with a reader."""
+  if initial.inputs is None:
+    return None
+  return PassageGatherer(
+    corpus=corpus,
+    inputs=initial.inputs,
+    passage_length=settings.data.passage_length,
+    title=settings.data.title,
+    null_document=settings.retrieval.null_document,
+    buckets=settings.data.reader_buckets,
   )
 
-  def init_state() -> TrainState:
-    params = task.init(jax.random.key(config.seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
-  # Abstract first, so that no device ever holds all of it.
-  abstract = jax.eval_shape(init_state)
-  shardings = tree_shardings(mesh, config.sharding, abstract)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    abstract,
-    shardings,
-  )
-  step = jax.jit(
-    functools.partial(train_step, task=task, tx=tx, seed=config.seed),
-    out_shardings=(shardings, None),
-    donate_argnums=0,
-  )
-  return TrainingProgram(init_state, abstract, shardings, step)
-
-
-def check_batch(config: ConfigDict, devices: int) -> None:
-  """Refuses a batch that the devices cannot share.
-
-  Raises:
-    ValueError: naming the keys and the numbers.
-  """
-  per_chunk = config.batch_size // config.chunks
-  if per_chunk % devices:
-    raise ValueError(
-      f"config.batch_size={config.batch_size} in config.chunks="
-      f"{config.chunks} gives {per_chunk} examples at a time, which "
-      f"{devices} devices cannot share; use a multiple of "
-      f"{devices * config.chunks}."
-    )
-
-
-def make_feed(
-  config: ConfigDict,
+def make_pipeline(
+  settings: Settings,
   initial: Initial,
-  task: Task,
-  corpus: Corpus,
+  examples: Examples,
+  gatherer: PassageGatherer | None,
   mesh: Mesh,
   workdir: Path,
-) -> tuple[Feed, int]:
-  """Where batches come from, and how many examples there are."""
-  inputs, encoder = initial.inputs, initial.models.encoder
-  examples = load_examples(
-    config.data, corpus, inputs.vocabulary if inputs else None
-  )
+  *,
+  trained: bool,
+) -> InputPipeline:
+  """Where batches come from.
+
+  Args:
+    settings: of the run.
+    initial: its components.
+    examples: what is loaded.
+    gatherer: of the passages that the loop retrieves; None where it does not.
+    mesh: the devices of training and index.
+    workdir: of the run.
+    trained: whether the passage encoder is.
+  """
   batches = train_batches(
     examples,
-    config.batch_size,
-    seed=config.seed,
-    rows=host_slice(config.batch_size),
+    settings.batch_size,
+    seed=settings.seed,
+    rows=host_slice(settings.batch_size),
+    fraction=settings.data.fraction,
   )
-  if inputs is None:
-    return Feed(batches), len(examples)
-  lookup = Lookup(config, encoder, corpus, inputs, mesh, k=config.retrieval.k)
-  context = "retriever/passage/any"
-  feed = RetrievalFeed(
-    config,
-    batches,
-    lookup,
+  if gatherer is None:
+    return InputPipeline(batches)
+  encoder = initial.components["retriever"]
+  retrieval = BatchRetrieval(
     encoder,
-    corpus,
+    gatherer,
     mesh,
-    workdir,
-    trained=not any(re.fullmatch(path, context) for path in task.frozen),
+    k=settings.retrieval.k,
+    force_gold=settings.retrieval.force_gold,
   )
-  return feed, len(examples)
+  return RetrievalPipeline(
+    settings.retrieval,
+    batches,
+    retrieval,
+    encoder,
+    workdir,
+    question_length=settings.data.question_length,
+    trained=trained,
+  )
 
 
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
-    config: validated, locked; see `config.base_config`.
+    config: see `runtime.settings`; it is read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
 
   Returns:
@@ -215,72 +173,93 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   workdir = Path(workdir)
   started = time.monotonic()
 
-  # ---- Data ----
+  # ---- Settings ----
+  settings = read_settings(config)
+  needs = check_names(settings)
+  mesh = make_mesh(settings.mesh)
+  check_batch_size(settings, mesh.size)
   probe_writable(workdir)
-  mesh = make_mesh(config.mesh.to_dict())
-  check_batch(config, mesh.size)
-  corpus = Corpus(config.data.corpus)
 
-  # ---- Models, task, step ----
-  initial = initial_models(config, corpus, mesh)
-  models, inputs = initial.models, initial.inputs
-  task = make_task(config, models)
-  feed, examples = make_feed(config, initial, task, corpus, mesh, workdir)
-
-  program = training_program(config, task, mesh)
+  # ---- Components, task, data ----
+  corpus = Corpus(settings.data.corpus)
+  initial = initial_components(settings, needs, corpus, mesh)
+  task = make_task(settings, initial.components)
+  vocabulary = initial.inputs.vocabulary if initial.inputs else None
+  examples = load_examples(settings.data, corpus, vocabulary)
+  used = len(
+    chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
+  )
+  steps = number_of_steps(settings, used)
+  program = training_program(settings, task, mesh, steps=steps)
   abstract, shardings = program.abstract, program.shardings
+  gatherer = make_gatherer(settings, initial, corpus)
+  pipeline = make_pipeline(
+    settings,
+    initial,
+    examples,
+    gatherer,
+    mesh,
+    workdir,
+    trained=trains_passages(settings, task, abstract.params),
+  )
+  left_out = sum(examples.left_out.values())
 
   # ---- Resume, or begin ----
-  evaluator = make_evaluator(config, models, corpus, inputs, mesh, workdir)
-  best = config.evaluate.best if evaluator else None
+  evaluator = make_evaluator(
+    settings,
+    task.reading,
+    initial.components,
+    corpus,
+    gatherer,
+    mesh,
+    workdir,
+  )
+  best = settings.evaluate.best if evaluator else None
   extra = {
     "config": config.to_dict(),
-    "encoder": dataclasses.asdict(models.encoder.config),
-    "reader": dataclasses.asdict(models.reader.config)
-    if models.reader
-    else None,
-    "reader_vocabulary": inputs.vocabulary.fingerprint if inputs else None,
-    "tokenizer": corpus.tokenizer.fingerprint,
+    "components": initial.descriptions,
+    "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
     "best": best,
   }
   with Checkpoints(
-    workdir / "checkpoints", keep=config.checkpoint.keep, best=best
+    workdir / "checkpoints", keep=settings.checkpoint.keep, best=best
   ) as checkpoints:
     resumed = checkpoints.latest()
     if resumed is not None:
       saved = read_extra(workdir / "checkpoints", resumed)
       check_same_config(saved["config"], config)
-      feed.check(saved)
+      pipeline.check(saved)
       wanted = SavedState(
         step=abstract.step,
         params=abstract.params,
         opt_state=abstract.opt_state,
-        refresh=feed.abstract(abstract.params),
+        refresh=pipeline.abstract(abstract.params),
       )
       restored, saved = checkpoints.restore(wanted)
       state = TrainState(restored.step, restored.params, restored.opt_state)
-      feed.resume(saved, restored.refresh)
+      pipeline.resume(saved, restored.refresh)
       window = Window(saved["window"])
     else:
       state = jax.jit(program.init, out_shardings=shardings)()
       given = {name: shardings.params[name] for name in initial.params}
       place = jax.jit(lambda p: p, out_shardings=given)
       state = state._replace(params=state.params | place(initial.params))
-      feed.begin(state.params)
+      pipeline.begin(state.params)
       window = Window()
       if is_primary():
         corpus.tokenizer.save(workdir / "tokenizer")
-        if inputs is not None:
-          inputs.store.any_tokenizer.save(workdir / "reader_tokenizer")
+        if initial.inputs is not None:
+          reader_tokenizer = initial.inputs.store.any_tokenizer
+          reader_tokenizer.save(workdir / "reader_tokenizer")
         write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
-    rate = learning_rate(config.optimizer, config.steps)
+    rate = learning_rate(settings.optimizer, steps)
 
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
-      position = feed.position() | {"window": window.sums}
-      saved = SavedState(*state, feed.arrays())
+      position = pipeline.position() | {"window": window.sums}
+      saved = SavedState(*state, pipeline.arrays())
       checkpoints.save(step, saved, extra | position, scores)
 
     if is_primary():
@@ -291,23 +270,25 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     step = int(state.step)
     with (
       Report(workdir, enabled=is_primary(), resume_step=resumed or 0) as report,
-      progress_bar("train", config.steps, "step") as update,
-      stop_requested() as asked_to_stop,
+      progress_bar("train", steps, "step") as update,
+      stop_requested() as is_requested,
     ):
       meter, pending, figures = Meter(), [], {}
       with jax.transfer_guard("disallow"):
-        while step < config.steps:
-          batch = feed.take()
+        while step < steps:
+          batch = pipeline.take()
+          if not meter.steps:
+            check_batch(batch, needs.batch)
           placed = to_global(mesh, batch)
-          feed.prefetch(state.params)
+          pipeline.prefetch(state.params)
           state, metrics = program.step(state, placed)
           step += 1
-          feed.advance(state.params, step)
+          pipeline.refresh(state.params, step)
           meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
-          stop = checkpoints.should_stop(step, asked_to_stop())
-          save_now = step % config.checkpoint.every == 0 or stop
-          log_now = step % config.log_every == 0 or step == config.steps
+          stop = checkpoints.should_stop(step, is_requested())
+          save_now = step % settings.checkpoint.every == 0 or stop
+          log_now = step % settings.log_every == 0 or step == steps
 
           # Read the step *before*, so that the device never waits for us;
           # except where its own numbers are needed now.
@@ -319,25 +300,27 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             window.add(values)
 
           if log_now:
-            lines = window.take() | feed.figures(step)
+            lines = window.take() | pipeline.metrics(step)
+            lines["examples_left_out"] = left_out
             with jax.transfer_guard("allow"):
               lines["learning_rate"] = float(rate(step - 1))
             speed = meter.take()
             report.write(step, lines | speed)
             update(step, loss=lines["loss"], **speed)
             figures = lines | speed
-          if save_now or step == config.steps:
+          if save_now or step == steps:
             with meter.pause():
               scores = None
               if evaluator and not stop:
-                scores = evaluator(state.params, feed.index())
+                scores = evaluator(state.params, pipeline.index())
+                scores |= pipeline.metrics(step)
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
               save(step, scores)
-          if stop and step < config.steps:
+          if stop and step < steps:
             checkpoints.wait()
             raise Interrupted(
-              f"stopped at step {step} of {config.steps}, saved; the same "
-              "command goes on from there."
+              f"stopped at step {step} of {steps}, saved; the same command "
+              "goes on from there."
             )
     checkpoints.wait()
   if is_primary():
@@ -345,7 +328,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   return figures | {
     "steps": step,
     "seconds": round(time.monotonic() - started, 3),
-    "examples": examples,
+    "examples": used,
+    "examples_left_out": left_out,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
     "initial": initial.loaded_from,
   }

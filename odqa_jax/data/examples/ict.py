@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from odqa_jax.data.corpus.corpus import Corpus, pack_questions
-from odqa_jax.data.examples.loader import Batch, bucket_length
+from odqa_jax.data.examples.batch import Batch, bucket_length
 
 # [CLS], [SEP] after the title, [SEP] at the end.
 SPECIAL_TOKENS = 3
@@ -50,9 +50,10 @@ class IctExamples:
     total = int(corpus.text_offsets[-1])
     # One more entry, so that sentence s spans starts[s]:starts[s + 1].
     self.starts = np.append(np.asarray(corpus.sentence_starts), total)
-    self.blocks, self.single_sentence_articles = make_blocks(
+    self.blocks, single = make_blocks(
       corpus, self.starts, passage_length, title=title
     )
+    self.left_out = {"articles of one sentence": single}
     if not len(self.blocks):
       raise ValueError(
         f"the corpus has no article with two sentences ({len(corpus)} rows "

@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus, place
-from odqa_jax.data.examples.loader import Batch
+from odqa_jax.data.examples.batch import Batch
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 # The null document: a passage without text, below all rows of the corpus.
 NULL_ROW = -1
-# Flag of a passage token that stands in the question, and of every token of a
-# passage whose whole title does; sums of both are flags as well.
+# Feature of a passage token that stands in the question, and of every token of
+# a passage whose whole title does; sums of both are features as well.
 IN_QUESTION, TITLE_IN_QUESTION = 1, 2
-FLAGS = 4
+OVERLAP_FEATURES = 4
 
 
 class ReaderInputs:
@@ -33,7 +33,7 @@ class ReaderInputs:
       store of the same passages.
     length: longest input in tokens.
     title: whether the passage's title is read.
-    flags: whether tokens are marked that question and passage share.
+    overlap_features: whether tokens are marked that question and passage share.
 
   Raises:
     ValueError: if the store was tokenised by another vocabulary.
@@ -46,13 +46,13 @@ class ReaderInputs:
     *,
     length: int,
     title: bool,
-    flags: bool,
+    overlap_features: bool,
   ) -> None:
     self.vocabulary = vocabulary
     self.store = store
     self.length = length
     self.title = title
-    self.flags = flags
+    self.overlap_features = overlap_features
     text = np.diff(store.text_offsets)
     self._parts = text + (np.diff(store.title_offsets) if title else 0)
 
@@ -90,7 +90,7 @@ class ReaderInputs:
 
     Returns:
       `reader_ids` [b, k, l] and `reader_lengths` [b, k] int32, and
-      `reader_flags` [b, k, l] int32 if asked for.
+      `overlap_features` [b, k, l] int32 if asked for.
     """
     b, k = rows.shape
     ids = np.full((b * k, pad), self.vocabulary.pad_id, np.int32)
@@ -130,8 +130,8 @@ class ReaderInputs:
       "reader_ids": ids.reshape(b, k, pad),
       "reader_lengths": lengths.reshape(b, k).astype(np.int32),
     }
-    if self.flags:
-      out["reader_flags"] = self._flags(
+    if self.overlap_features:
+      out["overlap_features"] = self._overlap(
         out["reader_ids"],
         out["reader_lengths"],
         question_end.reshape(b, k),
@@ -141,7 +141,7 @@ class ReaderInputs:
       )
     return out
 
-  def _flags(
+  def _overlap(
     self,
     ids: Int[np.ndarray, "b k l"],
     lengths: Int[np.ndarray, "b k"],
@@ -153,17 +153,19 @@ class ReaderInputs:
     """Marks the tokens after the question that it shares with the passage."""
     places = np.arange(ids.shape[2])[None, None, :]
     passage = (places >= starts[:, :, None]) & (places < lengths[:, :, None])
-    asked = question_ids.copy()
+    sought = question_ids.copy()
     # Padding of the question must not match anything.
-    asked[np.arange(asked.shape[1])[None, :] >= question_lengths[:, None]] = -1
+    sought[
+      np.arange(sought.shape[1])[None, :] >= question_lengths[:, None]
+    ] = -1
     shared = np.zeros(ids.shape, bool)
-    for j in range(asked.shape[1]):
-      shared |= ids == asked[:, j][:, None, None]
+    for j in range(sought.shape[1]):
+      shared |= ids == sought[:, j][:, None, None]
     special = [*self.vocabulary.passage_prefix, *self.vocabulary.suffix]
     shared &= ~np.isin(ids, special)
     title = self._title_in_question(question_ids, question_lengths, rows)
-    flags = IN_QUESTION * shared + TITLE_IN_QUESTION * title[:, :, None]
-    return np.where(passage, flags, 0).astype(np.int32)
+    features = IN_QUESTION * shared + TITLE_IN_QUESTION * title[:, :, None]
+    return np.where(passage, features, 0).astype(np.int32)
 
   def _title_in_question(
     self,
@@ -176,11 +178,11 @@ class ReaderInputs:
     for i, (ids, length) in enumerate(
       zip(question_ids, question_lengths, strict=True)
     ):
-      asked = ids[:length].astype("<u4").tobytes()
+      question = ids[:length].astype("<u4").tobytes()
       for j, row in enumerate(rows[i]):
         if row >= 0:
           title = titles[offsets[row] : offsets[row + 1]].astype("<u4")
-          found[i, j] = len(title) > 0 and _contains(asked, title.tobytes())
+          found[i, j] = len(title) > 0 and _contains(question, title.tobytes())
     return found
 
 
@@ -192,7 +194,7 @@ def _contains(whole: bytes, part: bytes) -> bool:
   return at >= 0
 
 
-def find_answers(
+def answer_places(
   reader_ids: Int[np.ndarray, "b k l"],
   reader_lengths: Int[np.ndarray, "b k"],
   question_lengths: Int[np.ndarray, " b"],

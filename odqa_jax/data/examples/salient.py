@@ -5,7 +5,7 @@ the reader gets a sentinel in its place, and writes T5's target
 
     sentinel₀ span₀ sentinel₁ span₁ … end
 
-Batches have the keys of `reader_examples.py`. The sentence's own passage may
+Batches are `batch.QUESTIONS`. The sentence's own passage may
 not be retrieved, nor any other with the same text: it would be copied from.
 
 "End-to-End Training of Neural Retrievers", Sec. 2.2.2 and A.2, which name
@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from odqa_jax.data.corpus.corpus import Corpus, pack_questions
-from odqa_jax.data.examples.answers import pad_tokens
-from odqa_jax.data.examples.loader import Batch, bucket_length
+from odqa_jax.data.examples.batch import Batch, bucket_length, pad_tokens
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.text.reader_vocabulary import (
   ReaderVocabulary,
@@ -29,7 +28,7 @@ from odqa_jax.text.reader_vocabulary import (
 )
 
 # A passage and its copies at most; sentences of others are left out.
-OWN_ROWS = 8
+COPIES = 8
 # Spans measured at once.
 _CHUNK = 4096
 
@@ -57,7 +56,7 @@ class SalientExamples:
       and they fit into the target.
 
   Attributes:
-    skipped: how many spans are never drawn, by reason.
+    left_out: how many spans are never drawn, by reason.
 
   Raises:
     ValueError: if the spans are of another corpus or tokenizer, or none is
@@ -110,20 +109,20 @@ class SalientExamples:
     target = self._target_lengths(sentence)
     copies = self._copy_counts(spans.sentences[:, 0])
     reasons = {
-      "many_copies": copies[sentence] > OWN_ROWS,
+      "many_copies": copies[sentence] > COPIES,
       "question_length": question + 2 > self.question_length,
       "reader_question_length": question > self.reader_question_length,
       "answer_length": target > self.answer_length,
     }
     left = np.ones(len(sentence), bool)
-    self.skipped: dict[str, int] = {}
+    self.left_out: dict[str, int] = {}
     for name, applies in reasons.items():
-      self.skipped[name] = int((left & applies).sum())
+      self.left_out[name] = int((left & applies).sum())
       left &= ~applies
     if not left.any():
       raise ValueError(
         f"{self.corpus.directory}: none of the {len(left)} salient spans can "
-        f"be masked (too long or of copied passages: {self.skipped}); raise "
+        f"be masked (too long or of copied passages: {self.left_out}); raise "
         f"question_length={self.question_length}, reader_question_length="
         f"{self.reader_question_length} or answer_length={self.answer_length}."
       )
@@ -167,7 +166,9 @@ class SalientExamples:
     """How many rows have the text of each of these, itself included."""
     return np.append(np.diff(self.spans.copy_offsets), 1)[self._groups(rows)]
 
-  def _own_rows(self, rows: Int[np.ndarray, " b"]) -> Int32[np.ndarray, "b m"]:
+  def _excluded_rows(
+    self, rows: Int[np.ndarray, " b"]
+  ) -> Int32[np.ndarray, "b m"]:
     """Every row, then the others with its text, then -1."""
     own = np.full((len(rows), self._width), -1, np.int32)
     own[:, 0] = rows
@@ -213,7 +214,7 @@ class SalientExamples:
       "reader_question_lengths": reader_lengths,
       "answer_ids": answers[0],
       "answer_lengths": answers[1],
-      "own_rows": self._own_rows(local),
+      "excluded_rows": self._excluded_rows(local),
       "gold_rows": np.full(len(local), -1, np.int32),
       "example_mask": np.ones(len(local), bool),
     }

@@ -1,26 +1,14 @@
-"""What a long run needs beside its step: sums, rates, signals, its config.
-
-Nothing here knows what is trained.
-"""
+"""Sums and rates of a run between two lines of its log."""
 
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
-
-# Keys that may differ between the beginning of a run and its resumption.
-HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
-
-
-class Interrupted(Exception):
-  """The run was told to stop; what was done is saved."""
 
 
 def check_finite(step: int, metrics: Mapping[str, tuple[Any, Any]]) -> None:
@@ -106,71 +94,7 @@ class Meter:
       "time/tokens_per_s": self.tokens / seconds,
       "time/flops_per_s": self.flops / seconds,
     }
-    self.__init__()  # type: ignore[misc]
+    self.steps = self.passages = self.tokens = 0
+    self.flops = self.paused = 0.0
+    self.mark = time.monotonic()
     return rates
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-  """Turns the first Ctrl-C or SIGTERM into a request; the second is final.
-
-  Outside the main thread signals stay as they are.
-  """
-  asked: list[int] = []
-
-  def handle(number: int, frame: Any) -> None:
-    del frame
-    if asked:
-      raise KeyboardInterrupt
-    asked.append(number)
-
-  before = {}
-  try:
-    for number in (signal.SIGINT, signal.SIGTERM):
-      before[number] = signal.signal(number, handle)
-  except ValueError:
-    pass
-  try:
-    yield lambda: bool(asked)
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:
-  """Refuses to resume a run with settings that would change its result.
-
-  Raises:
-    ValueError: naming every key that differs, with both values.
-  """
-  before, now = _flatten(dict(old)), _flatten(new.to_dict())
-  different = [
-    f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
-    for key in sorted(before.keys() | now.keys())
-    if before.get(key) != now.get(key) and not key.startswith(HARMLESS_KEYS)
-  ]
-  if different:
-    raise ValueError(
-      "this workdir was begun with another config: "
-      + "; ".join(different)
-      + ". Use the old values or a new --workdir."
-    )
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if isinstance(tree, dict):
-    return {
-      key: value
-      for name, branch in tree.items()
-      for key, value in _flatten(
-        branch, f"{prefix}.{name}" if prefix else name
-      ).items()
-    }
-  return {prefix: _as_list(tree)}
-
-
-def _as_list(value: Any) -> Any:
-  """JSON has no tuples, so both sides are compared as lists."""
-  if isinstance(value, tuple | list):
-    return [_as_list(v) for v in value]
-  return value

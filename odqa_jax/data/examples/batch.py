@@ -1,0 +1,141 @@
+"""The batch: which arrays it has, of which shape, and who fills them.
+
+A batch is a dict of arrays of fixed shapes. This is the one list of its keys;
+loaders, gathering, plans and inference all read it. Axes:
+
+    b  examples           q  tokens of a question         k  passages of one
+    l  tokens of a passage   r  question in the reader's vocabulary
+    i  tokens of a reader's input   t  tokens of an answer
+    m  rows that a question may not retrieve
+
+Padding is a suffix everywhere, and lengths say how many tokens are real.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+Batch = dict[str, np.ndarray]
+
+
+class Field(NamedTuple):
+  """An array of a batch.
+
+  Attributes:
+    axes: its axes, separated by blanks.
+    meaning: what it holds.
+    dtype: int32, but for the mask.
+  """
+
+  axes: str
+  meaning: str
+  dtype: type = np.int32
+
+
+Fields = Mapping[str, Field]
+
+# ---- Filled by the loader ----
+QUESTION: Fields = {
+  "question_ids": Field("b q", "[CLS] question [SEP], for the retriever"),
+  "question_lengths": Field("b", "their tokens"),
+}
+READER_QUESTION: Fields = {
+  "reader_question_ids": Field("b r", "in the reader's vocabulary, bare"),
+  "reader_question_lengths": Field("b", "their tokens"),
+}
+ANSWER: Fields = {
+  "answer_ids": Field("b t", "the answer and its end"),
+  "answer_lengths": Field("b", "their tokens"),
+}
+RETRIEVABLE: Fields = {
+  "excluded_rows": Field("b m", "may not be retrieved; −1: none"),
+  "gold_rows": Field("b", "a passage known to answer; −1: none"),
+}
+MASK: Fields = {"example_mask": Field("b", "False for padding", np.bool_)}
+# ---- Filled by the loader with pairs, else by gathering ----
+PASSAGES: Fields = {
+  "passage_ids": Field("b k l", "[CLS] passage [SEP], for the retriever"),
+  "passage_lengths": Field("b k", "their tokens"),
+  "passage_rows": Field("b k", "of the corpus; below 0: not from there"),
+}
+# ---- Filled by gathering ----
+READER_INPUT: Fields = {
+  "reader_ids": Field("b k i", "question and passage, for the reader"),
+  "reader_lengths": Field("b k", "their tokens"),
+}
+OVERLAP: Fields = {
+  "overlap_features": Field("b k i", "what both share; for small readers"),
+}
+ANSWER_PLACES: Fields = {
+  "answer_starts": Field("b k", "its first token among all k·i; −1: none"),
+  "answer_ends": Field("b k", "its last token"),
+}
+
+# What a source of examples makes: the positive and its negatives, ...
+PAIRS = {**QUESTION, **PASSAGES, **MASK}
+# ... or questions, whose passages are retrieved by the training loop.
+QUESTIONS = {**QUESTION, **READER_QUESTION, **ANSWER, **RETRIEVABLE, **MASK}
+RETRIEVED = {**QUESTIONS, **PASSAGES, **READER_INPUT, **ANSWER_PLACES}
+# What a search takes of a batch, in the order of its arguments.
+SEARCHED = (*QUESTION, *RETRIEVABLE, "reader_question_lengths")
+
+# Every combination of buckets is compiled once.
+BUCKETS = (32, 64, 128, 256, 512)
+# Most answers are short, and every step of the decoder costs a vocabulary.
+ANSWER_BUCKETS = (8, 16, 32, 64)
+
+
+def shapes(
+  fields: Fields, sizes: Mapping[str, int]
+) -> dict[str, tuple[tuple[int, ...], type]]:
+  """Shape and dtype of every array, given the size of every axis."""
+  return {
+    name: (tuple(sizes[axis] for axis in field.axes.split()), field.dtype)
+    for name, field in fields.items()
+  }
+
+
+def check_batch(batch: Mapping[str, np.ndarray], fields: Fields) -> None:
+  """Refuses a batch that is not made of these arrays.
+
+  Raises:
+    ValueError: naming the array and what it should be.
+  """
+  sizes: dict[str, int] = {}
+  for name, field in fields.items():
+    if name not in batch:
+      raise ValueError(f"the batch lacks {name!r}: {field.meaning}.")
+    value, axes = batch[name], field.axes.split()
+    known = [sizes.setdefault(*pair) for pair in zip(axes, value.shape)]  # noqa: B905
+    if value.dtype != field.dtype or known != list(value.shape):
+      raise ValueError(
+        f"{name!r} is {value.dtype} {value.shape}; it should be "
+        f"{np.dtype(field.dtype)} [{field.axes}] with {sizes}."
+      )
+  unknown = set(batch) - set(fields) - set(OVERLAP)
+  if unknown:
+    raise ValueError(f"{min(unknown)!r} is no array of this batch.")
+
+
+def bucket_length(
+  lengths: Int[np.ndarray, "..."],
+  longest: int,
+  buckets: Sequence[int] = BUCKETS,
+) -> int:
+  """The smallest bucket that holds all `lengths`, at most `longest`."""
+  need = int(np.max(lengths, initial=1))
+  return next((b for b in buckets if need <= b <= longest), longest)
+
+
+def pad_tokens(
+  token_lists: Sequence[Sequence[int]], length: int, pad_id: int
+) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
+  """Token lists as one array; what is longer than `length` is cut."""
+  ids = np.full((len(token_lists), length), pad_id, np.int32)
+  lengths = np.zeros(len(token_lists), np.int32)
+  for i, tokens in enumerate(token_lists):
+    lengths[i] = min(len(tokens), length)
+    ids[i, : lengths[i]] = tokens[:length]
+  return ids, lengths

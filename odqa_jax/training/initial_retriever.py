@@ -1,0 +1,169 @@
+"""The retriever that a training stage begins with (`config.init_from`).
+
+Random; a Hugging Face or sentence-transformers folder; "minilm", real weights
+fetched once; or another stage's workdir (ICT → supervised).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
+from odqa_jax.models.families import InitialNetwork, network_from
+from odqa_jax.models.hf.encoder import load_encoder
+from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.retrieval.retriever import is_pretrained_folder
+from odqa_jax.runtime.checkpoint import find_step, restore_params
+from odqa_jax.runtime.mesh import replicated
+from odqa_jax.runtime.settings import ModelSettings, Settings
+from odqa_jax.text.tokenizer import load_tokenizer
+
+
+def initial_retriever(
+  settings: Settings, corpus: Corpus, mesh: Mesh
+) -> InitialNetwork:
+  """The retriever that `config.model` and `config.init_from` describe.
+
+  A published folder decides the sizes, pooling, normalisation and projection;
+  `config.model` decides whether its encoder is shared or doubled, dropout,
+  dtype, remat and scan. Another stage's workdir must have the config's model.
+
+  Raises:
+    ValueError: if tokenizer or model do not fit, naming both sides.
+  """
+  model, vocabulary = settings.model, corpus.tokenizer.vocab_size
+  if not settings.init_from:
+    if model.preset == "init":
+      raise ValueError(
+        "config.model.preset=init takes the sizes of weights, and "
+        "config.init_from names none; set one of the two."
+      )
+    encoder = DualEncoder(encoder_config(model, vocabulary))
+    return InitialNetwork(encoder, None, "initial weights: random")
+  path = resolve_folder(settings.init_from)
+  if is_pretrained_folder(path):
+    _check_same_tokenizer(path, load_tokenizer(path).fingerprint, corpus)
+    return _from_published(model, path)
+  folder, step = find_step(path)
+  params, extra = restore_params(path, replicated(mesh))
+  description = extra["components"]["retriever"]
+  _check_same_tokenizer(path, description["tokenizer"], corpus)
+  theirs: EncoderConfig = network_from(description).config
+  params = params["retriever"]
+  if theirs.shared and not model.shared:
+    theirs, params = _doubled(theirs, params)
+  mine = _with_run_settings(theirs, model)
+  if model.preset != "init":
+    mine = encoder_config(model, vocabulary)
+    mine = dataclasses.replace(mine, passage_type=theirs.passage_type)
+    _check_same_model(path, theirs, mine)
+  return InitialNetwork(
+    DualEncoder(mine), params, f"initial weights: step {step} of {folder}"
+  )
+
+
+def encoder_config(model: ModelSettings, vocab_size: int) -> EncoderConfig:
+  """The dual encoder that `config.model` describes."""
+  sizes: dict[str, Any] = dict(PRESETS[model.preset])
+  bert = BertConfig(
+    **(
+      sizes
+      | {
+        "vocab_size": vocab_size,
+        "max_positions": model.max_positions,
+        "dropout": model.dropout,
+        "attention_dropout": model.dropout,
+        "dtype": model.dtype,
+        "remat": model.remat,
+        "scan": model.scan,
+      }
+    )
+  )
+  return EncoderConfig(
+    bert=bert,
+    shared=model.shared,
+    pooling=model.pooling,
+    normalise=model.normalise,
+    embedding_dim=model.embedding_dim or None,
+    projection=model.projection,
+  )
+
+
+def _doubled(
+  config: EncoderConfig, params: Any
+) -> tuple[EncoderConfig, dict[str, Any]]:
+  """Two encoders from one that served both sides; embeddings stay the same."""
+  # A buffer that stands twice in the state cannot be donated.
+  copy = jax.tree.map(jnp.copy, params["shared"])
+  config = dataclasses.replace(
+    config, shared=False, passage_type=config.passage_token_type
+  )
+  return config, {"question": params["shared"], "passage": copy}
+
+
+def _check_same_tokenizer(path: Path, fingerprint: str, corpus: Corpus) -> None:
+  """Refuses weights whose word pieces are numbered otherwise.
+
+  Raises:
+    ValueError: naming both tokenizers.
+  """
+  mine = corpus.tokenizer.fingerprint
+  if fingerprint != mine:
+    raise ValueError(
+      f"config.init_from={path} was trained with the tokenizer "
+      f"{fingerprint[:12]}, the corpus was tokenised with {mine[:12]}; "
+      f"prepare the corpus with --tokenizer {path}."
+    )
+
+
+def _with_run_settings(
+  theirs: EncoderConfig, model: ModelSettings
+) -> EncoderConfig:
+  """Sizes from the weights; how they are run from the config."""
+  bert = dataclasses.replace(
+    theirs.bert,
+    dropout=model.dropout,
+    attention_dropout=model.dropout,
+    dtype=model.dtype,
+    remat=model.remat,
+    scan=model.scan,
+  )
+  return dataclasses.replace(theirs, bert=bert)
+
+
+def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
+  theirs, params, _ = load_encoder(path, scan=model.scan)
+  mine = _with_run_settings(theirs, model)
+  if mine.shared != model.shared:
+    if not mine.shared:
+      raise ValueError(
+        f"config.model.shared=True, but {path} holds two encoders."
+      )
+    mine, params = _doubled(mine, params)
+  return InitialNetwork(
+    DualEncoder(mine), params, f"initial weights: published folder {path}"
+  )
+
+
+def _check_same_model(
+  path: Path, theirs: EncoderConfig, mine: EncoderConfig
+) -> None:
+  free = ("dropout", "attention_dropout", "dtype", "remat", "scan")
+  a, b = dataclasses.asdict(theirs), dataclasses.asdict(mine)
+  a, b = a | a.pop("bert"), b | b.pop("bert")
+  different = [
+    f"{name} is {a[name]!r} there and {b[name]!r} here"
+    for name in a
+    if a[name] != b[name] and name not in free
+  ]
+  if different:
+    raise ValueError(
+      f"config.init_from={path} holds another model: {'; '.join(different)}. "
+      "Mend config.model, or set config.model.preset=init to take its sizes."
+    )

@@ -1,0 +1,70 @@
+"""What a task is: pure functions around the components that it trains."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from odqa_jax.data.examples.batch import RETRIEVED, Fields
+from odqa_jax.models.families import Components
+from odqa_jax.reading.likelihoods import ReadingConfig
+from odqa_jax.runtime.settings import Settings
+
+Params = Any
+# name → (sum, weight); the host divides, so sharding and padding do not count.
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+Batch = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Pure functions around components.
+
+  Attributes:
+    init: rng → parameters, `{component: tree}` and what else is trained.
+    loss: (params, batch, rng or None) → (mean loss, metrics). Without an rng
+      the model is deterministic.
+    flops: batch of arrays or shapes → matmul FLOPs of one training step.
+    frozen: path regexes of parameters that the objective does not train.
+    reading: how the trained reader predicts (`reading.predict`); None for a
+      task without one. It is data, so that a checkpoint can hold it.
+    rates: (path regex, learning rate) of parameters that have their own.
+  """
+
+  init: Callable[[PRNGKeyArray], Params]
+  loss: Callable[
+    [Params, Batch, PRNGKeyArray | None], tuple[Float[Array, ""], Metrics]
+  ]
+  flops: Callable[[Mapping[str, Any]], float]
+  frozen: tuple[str, ...] = ()
+  reading: ReadingConfig | None = None
+  rates: tuple[tuple[str, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What a task asks of the training loop, before it is made.
+
+  Attributes:
+    components: the roles of the networks that it is given.
+    fields: what the loader fills of a batch.
+    retrieval: whether the loop retrieves the passages of every batch.
+  """
+
+  components: tuple[str, ...]
+  fields: Fields
+  retrieval: bool = False
+
+  @property
+  def batch(self) -> Fields:
+    """What the step gets."""
+    return RETRIEVED if self.retrieval else self.fields
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRow:
+  """A row of `TASKS`: what the task needs, and how it is made."""
+
+  needs: Needs
+  make: Callable[[Settings, Components], Task]
