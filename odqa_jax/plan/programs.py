@@ -112,7 +112,7 @@ def planned_components(
     if preset == "init":
       raise ValueError(
         f"config.{block}.preset=init takes the sizes of weights, which a plan "
-        "does not read; give --config.{block}.preset."
+        f"does not read; give --config.{block}.preset."
       )
   components: dict[str, Any] = {
     "retriever": dual_encoder.DualEncoder(
