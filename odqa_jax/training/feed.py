@@ -141,7 +141,7 @@ class RetrievalFeed(Feed):
     if self._lookup.k:
       with jax.transfer_guard("allow"):
         index = self._first_index(params["retriever"])
-      if self._refresher.changes:
+      if self._refresher.refreshes:
         self._renewed = self._refresher.begin(index, params["retriever"], 0)
       else:
         self._fixed = index
@@ -191,7 +191,7 @@ class RetrievalFeed(Feed):
   def advance(self, params: Any, step: int) -> None:
     """Renews what falls due of the index."""
     if self._renewed is not None:
-      self._renewed = self._refresher.advance(
+      self._renewed = self._refresher.step(
         self._renewed, params["retriever"], step
       )
 
@@ -218,7 +218,7 @@ class RetrievalFeed(Feed):
 
   def check(self, position: Mapping[str, Any]) -> None:
     """See `Refresher.check_division`."""
-    if self._refresher.changes:
+    if self._refresher.refreshes:
       self._refresher.check_division(position["division"])
 
   def arrays(self) -> RefreshState | None:
@@ -227,7 +227,7 @@ class RetrievalFeed(Feed):
 
   def abstract(self, params: Any) -> RefreshState | None:
     """Shapes of `arrays`."""
-    if not self._refresher.changes:
+    if not self._refresher.refreshes:
       return None
     return self._refresher.abstract(params["retriever"])
 
