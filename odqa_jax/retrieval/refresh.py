@@ -156,9 +156,8 @@ class Refresher:
       self._check_index(index, params)
       rows = index.embeddings
     else:
-      everything = range(len(self._batches))
       rows = self._zeros(self.abstract(params).embeddings.shape)
-      rows = self._batches.write(rows, params, everything)
+      rows = self._batches.write(rows, params)
     snapshot = self.mode == "snapshot"
     return RefreshState(
       embeddings=rows,
@@ -236,8 +235,7 @@ class Refresher:
       )
     ends = at + 1 == self.period
     if self.mode == "blocking" and ends:
-      everything = range(len(self._batches))
-      rows = self._batches.write(state.embeddings, params, everything)
+      rows = self._batches.write(state.embeddings, params)
       state = state._replace(embeddings=rows, versions=self._place([step]))
     elif self.mode == "rolling":
       rows = self._batches.write(state.embeddings, params, self._share(at))

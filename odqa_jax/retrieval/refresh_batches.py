@@ -84,19 +84,22 @@ class RefreshBatches:
     return np.clip(held, 0, sizes[None, :]).sum(axis=0)
 
   def write(
-    self, rows: Float[Array, "n_padded e"], params: Any, batches: range
+    self,
+    rows: Float[Array, "n_padded e"],
+    params: Any,
+    batches: range | None = None,
   ) -> Float[Array, "n_padded e"]:
-    """Encodes some batches into the rows; returns before it is done.
+    """Encodes batches into the rows; returns before it is done.
 
     Args:
       rows: split over the mesh as those of an `Index`; donated.
       params: what `encode` takes; gathered on every device.
-      batches: which ones.
+      batches: which ones; by default all.
 
     Raises:
       ValueError: if `encode` returns another shape than the rows need.
     """
-    for i in batches:
+    for i in range(len(self)) if batches is None else batches:
       bucket, first = self._batches[i]
       length = self._sizes[bucket][0]
       at = np.stack([self._positions(d, bucket, first) for d in self._own])

@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from random_corpus import Tokens, first_devices
+from small_retriever import small_encoder, small_retriever
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.retrieval.index import (
   Index,
   check_index,
@@ -26,10 +26,8 @@ from odqa_jax.retrieval.index import (
 from odqa_jax.retrieval.refresh import MODES, Refresher, RefreshState
 from odqa_jax.retrieval.refresh_batches import RefreshBatches
 from odqa_jax.retrieval.retriever import (
-  Retriever,
   encode_questions,
   index_corpus,
-  make_retriever,
   write_index,
 )
 from odqa_jax.retrieval.searchable import search_embeddings
@@ -276,14 +274,6 @@ def test_the_abstract_state_is_that_of_the_real_one(mode: str):
     assert a.sharding.is_equivalent_to(b.sharding, b.ndim)
 
 
-def small_encoder(vocabulary: int = 2048) -> DualEncoder:
-  bert = BertConfig(
-    layers=2, max_positions=64, vocab_size=vocabulary,
-    width=16, heads=2, mlp_dim=32,
-  )  # fmt: skip
-  return DualEncoder(EncoderConfig(bert=bert))
-
-
 @pytest.mark.parametrize("mode", REFRESHING)
 def test_a_refreshed_row_is_its_passage_encoded_by_the_right_weights(mode: str):
   """Row by row against a real encoder, whose weights change at every step."""
@@ -330,38 +320,26 @@ def test_a_refreshed_index_is_one_built_by_the_same_weights(
 ):
   """From an index on disk, and searched with questions."""
   corpus, mesh = Corpus(toy_data / "corpus"), make_mesh()
-  model = small_encoder(corpus.tokenizer.vocab_size)
-
-  def retriever(step: int) -> Retriever:
-    return make_retriever(
-      model.config,
-      model.init(jax.random.key(step)),
-      corpus.tokenizer,
-      question_length=32,
-      passage_length=64,
-      title=True,
-    )
-
-  refresher = Refresher(
-    mode, 1, model.encode_passage, corpus, mesh, max_length=64
-  )
-  write_index(retriever(0), corpus, tmp_path / "first", mesh=mesh)
+  retrievers = [small_retriever(corpus, step) for step in range(4)]
+  encode = retrievers[0].encoder.encode_passage
+  refresher = Refresher(mode, 1, encode, corpus, mesh, max_length=64)
+  write_index(retrievers[0], corpus, tmp_path / "first", mesh=mesh)
   first = load_index(tmp_path / "first", mesh)
-  state = refresher.begin(first, retriever(0).params, 0)
+  state = refresher.begin(first, retrievers[0].params, 0)
   for step in (1, 2, 3):
-    params = jax.device_put(retriever(step).params, replicated(mesh))
+    params = jax.device_put(retrievers[step].params, replicated(mesh))
     state = refresher.step(state, params, step)
   index = refresher.index(state)
   version = 2 if mode == "snapshot" else 3
   assert index.manifest["version"] == version
   built = index_corpus(
-    retriever(version), corpus, tmp_path / "built", mesh=mesh
+    retrievers[version], corpus, tmp_path / "built", mesh=mesh
   )
   assert isinstance(built, Index)
   np.testing.assert_allclose(
     index.embeddings, built.embeddings, rtol=0, atol=1e-5
   )
-  questions = encode_questions(retriever(3), ["the red castle", "a painter"])
+  questions = encode_questions(retrievers[3], ["the red castle", "a painter"])
   found, wanted = (search_embeddings(x, questions, 5) for x in (index, built))
   np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-4)
 

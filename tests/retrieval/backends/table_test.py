@@ -56,6 +56,7 @@ def test_every_backend_finds_the_same(
   )
   assert type(index) is TYPES[backend] and isinstance(index, Searchable)
   assert index.count == 1500 and index.width == 24
+  assert index.batch_size == (64 if backend == "exact" else 1024)
   assert index.manifest["count"] == 1500
   queries = normal((9, 24), 1)
   scores, found = index.search(queries, 20)
@@ -72,7 +73,9 @@ def test_the_manifest_says_what_exact_opens(tmp_path: Path):
   codes, scales, residuals = quantize(normal((300, 24), 0))
   sides = {"scales": scales, "residuals": residuals}
   directory = save(tmp_path / "index", codes, sides=sides)
-  assert type(open_index(directory, first_devices(2))) is Int8Index
+  index = open_index(directory, first_devices(2))
+  assert type(index) is Int8Index and isinstance(index, Searchable)
+  assert index.batch_size == 64 and index.metrics() == {}
   with pytest.raises(
     ValueError, match=r"holds int8 codes.*--dtype f32 or bf16"
   ):
