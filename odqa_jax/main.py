@@ -51,7 +51,7 @@ def _add_backend(p: argparse.ArgumentParser) -> None:
   p.add_argument(
     "--backend",
     default="exact",
-    help="exact: rows on the devices; host: streamed; scann[:key=value,…]",
+    help="exact: rows on the devices; host: on the host; scann[:key=value,…]",
   )
 
 

@@ -24,6 +24,7 @@ from odqa_jax.reading.answer import (
   load_system,
   read_batches,
 )
+from odqa_jax.retrieval.backends.table import open_index as open_searchable
 from odqa_jax.retrieval.retriever import (
   Retriever,
   fit_to_index,
@@ -32,7 +33,6 @@ from odqa_jax.retrieval.retriever import (
   write_index,
 )
 from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.retrieval.searchable import open_index as open_searchable
 from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import is_primary, make_mesh, sync
 from odqa_jax.runtime.progress import progress_bar

@@ -30,7 +30,6 @@ from odqa_jax.retrieval.retriever import (
   truncate,
   write_index,
 )
-from odqa_jax.retrieval.searchable import figures as search_figures
 from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import is_primary, make_mesh, sync
@@ -150,7 +149,7 @@ def search(
     write_run(Path(out), ranking, asked, opened)
   sync("search")
   found = {"questions": len(asked), "k": k, "run": out, "backend": backend}
-  return found | search_figures(searched)
+  return found | searched.metrics()
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from odqa_jax.models.families import Components
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.embed import batch_sizes, bulk_tokens, local_mesh
 from odqa_jax.retrieval.index import padded_rows
-from odqa_jax.retrieval.reembed import row_writer
+from odqa_jax.retrieval.refresh_batches import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.runtime.mesh import replicated, row_sharding
 from odqa_jax.runtime.settings import Settings

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
+from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE
 from odqa_jax.retrieval.embed import (
   Encode,
   Passages,
@@ -27,13 +29,10 @@ from odqa_jax.retrieval.embed import (
   embed,
   local_mesh,
 )
+from odqa_jax.retrieval.searchable import checked_queries, no_rows
 from odqa_jax.retrieval.storage import DTYPES
-from odqa_jax.runtime.mesh import is_primary, row_sharding, sync
+from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
-# Every device holds a multiple of this many rows. A matrix product may add up
-# in another order when their number is ragged; with a round one, equal rows
-# get bit-identical scores, and search can break ties by row.
-ROW_MULTIPLE = 64
 _HUGE_PAGE = 2**21
 # Fills `out` with the rows that begin at a given one.
 Fill = Callable[[int, np.ndarray], None]
@@ -56,10 +55,26 @@ class Index:
   manifest: Mapping[str, Any]
   mesh: Mesh
 
+  batch_size = 64
+
   @property
   def width(self) -> int:
     """The embedding width e."""
     return self.embeddings.shape[1]
+
+  def search(
+    self, queries: Shaped[Array | np.ndarray, "..."], k: int
+  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+    """See `Searchable`; the result lies on every device."""
+    host = checked_queries(self, queries, k)
+    if not len(host):
+      return no_rows(k)
+    placed = replicate(self.mesh, host)
+    return search_placed(self.mesh, self.embeddings, self.count, placed, k)
+
+  def metrics(self) -> dict[str, Any]:
+    """Nothing: what is found is the best."""
+    return {}
 
 
 def index_from_rows(

@@ -1,29 +1,29 @@
-"""Renewing an index while the encoder that made it is being trained.
+"""Refreshing an index while the encoder that made it is being trained.
 
     refresher = Refresher("snapshot", 500, encode, corpus, mesh, max_length=256)
     state = refresher.begin(index, params, step=0)
     for step in 1, 2, …:
       … train on refresher.index(state) …
-      state = refresher.advance(state, params, step)
+      state = refresher.step(state, params, step)
 
-A round is `every` training steps, in which every row is made anew once:
+A period is so many training steps, in which every row is refreshed once:
 
-- `blocking` embeds the whole corpus at the end of the round: a fresh index
+- `blocking` embeds the whole corpus at the end of the period: a fresh index
   after a pause;
-- `snapshot` copies the weights at the beginning of the round, embeds a share of
-  the corpus with the copy after each step, and puts the new index in the old
-  one's place at the end. What is searched is then `every` steps old, and
-  nearly 2·`every` before the next one: the ages of "End-to-End Training of
-  Neural Retrievers", which has half of its devices do nothing else;
+- `snapshot` copies the weights at the beginning of the period, embeds a share
+  of the corpus with the copy after each step, and puts the new index in the old
+  one's place at the end. What is searched is then one period old, and nearly
+  two before the next one: the ages of "End-to-End Training of Neural
+  Retrievers", which has half of its devices do nothing else;
 - `rolling` writes a share over the searched rows after each step, with the
-  weights of that step: one index in memory instead of two, `every`/2 steps old
+  weights of that step: one index in memory instead of two, half a period old
   on average.
 
-The share of a step is a range of `reembed`'s batches, all of about one size;
-where there are fewer batches than steps, some steps have none.
+The share of a step is a range of `RefreshBatches`, all of about one size; where
+there are fewer batches than steps, some steps have none.
 
 The state is a tree of arrays. Saved and restored beside the training state, in
-the middle of a round too, it goes on with the same bits.
+the middle of a period too, it goes on with the same bits.
 """
 
 import functools
@@ -37,9 +37,14 @@ from jaxtyping import Array
 
 from odqa_jax.retrieval.embed import Passages
 from odqa_jax.retrieval.index import Index
-from odqa_jax.retrieval.reembed import EncodeWith, Reembedder
+from odqa_jax.retrieval.refresh_batches import EncodeWith, RefreshBatches
 from odqa_jax.retrieval.storage import DTYPES, FLOATS
-from odqa_jax.runtime.mesh import replicated, row_sharding, to_host
+from odqa_jax.runtime.mesh import (
+  replicate,
+  replicated,
+  row_sharding,
+  to_host,
+)
 
 MODES = ("none", "blocking", "snapshot", "rolling")
 
@@ -54,8 +59,8 @@ class RefreshState(NamedTuple):
     frozen: the weights that `building` is made with, `snapshot` only.
     versions: [s] int32, the training steps whose weights made the searched
       rows: one for all, or in mode `rolling` one for every step's share.
-    began: int32 scalar, the training step at which this round began; `frozen`
-      are the weights of that step. How far the round is follows from the step.
+    began: int32 scalar, the training step at which this period began; `frozen`
+      are the weights of that step. How far it is follows from the step.
     division: int32 scalar, `Refresher.division`.
   """
 
@@ -68,11 +73,11 @@ class RefreshState(NamedTuple):
 
 
 class Refresher:
-  """Renews an index: all that stays the same during a run.
+  """Refreshes an index: all that stays the same during a run.
 
   Args:
     mode: one of `MODES`; `none` never changes the index.
-    every: training steps of a round.
+    period: training steps in which every row is refreshed once.
     encode: `(params, ids [n, l], lengths [n]) -> [n, e]`; traced within
       `jax.shard_map`, so it must not name axes of the mesh.
     corpus: the passages, row for row those of the index.
@@ -83,8 +88,8 @@ class Refresher:
       default what suits the device.
 
   Raises:
-    ValueError: if the mode or the type is unknown, `every` is less than 1, or
-      the corpus is empty.
+    ValueError: if the mode or the type is unknown, the period is less than 1,
+      or the corpus is empty.
 
   Attributes:
     division: a checksum of the batches that the corpus falls into; a state can
@@ -94,7 +99,7 @@ class Refresher:
   def __init__(
     self,
     mode: str,
-    every: int,
+    period: int,
     encode: EncodeWith,
     corpus: Passages,
     mesh: Mesh,
@@ -103,17 +108,17 @@ class Refresher:
     dtype: str = "float32",
     batch_tokens: int | None = None,
   ) -> None:
-    _check(mode, every, corpus, dtype)
-    self.mode, self.every, self.mesh = mode, every, mesh
+    _check(mode, period, corpus, dtype)
+    self.mode, self.period, self.mesh = mode, period, mesh
     self._encode, self._corpus = encode, corpus
     self._max_length, self._dtype = max_length, dtype
-    self._reembedder = Reembedder(
+    self._batches = RefreshBatches(
       encode, corpus, mesh, max_length=max_length, batch_tokens=batch_tokens
     )
-    self.division = self._reembedder.division
+    self.division = self._batches.division
     # Passages of every step's share, for their mean version.
-    done = np.insert(np.cumsum(self._reembedder.passages()), 0, 0)
-    shares = [done[self._share(i).stop] for i in range(every)]
+    done = np.insert(np.cumsum(self._batches.passages()), 0, 0)
+    shares = [done[self._share(i).stop] for i in range(period)]
     self._passages = np.diff(shares, prepend=0)
     # jit may hand the buffers of a plain identity on, and the training step
     # donates them.
@@ -127,7 +132,7 @@ class Refresher:
     )
 
   @property
-  def changes(self) -> bool:
+  def refreshes(self) -> bool:
     """Whether the index ever changes.
 
     Where it does not, a run that began with an index on disk need not save the
@@ -136,11 +141,11 @@ class Refresher:
     return self.mode != "none"
 
   def begin(self, index: Index | None, params: Any, step: int) -> RefreshState:
-    """The state after `step` updates, when the first round begins.
+    """The state after `step` updates, when the first period begins.
 
     Args:
       index: what is searched first, made by these weights. The state takes it
-        over: a later `advance` donates its arrays. None has it made now.
+        over: a later `step` donates its arrays. None has it made now.
       params: what `encode` takes; copied where they are kept.
       step: updates made so far.
 
@@ -151,9 +156,8 @@ class Refresher:
       self._check_index(index, params)
       rows = index.embeddings
     else:
-      everything = range(len(self._reembedder))
       rows = self._zeros(self.abstract(params).embeddings.shape)
-      rows = self._reembedder.embed(rows, params, everything)
+      rows = self._batches.write(rows, params)
     snapshot = self.mode == "snapshot"
     return RefreshState(
       embeddings=rows,
@@ -175,7 +179,7 @@ class Refresher:
       return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
 
     rows = jax.ShapeDtypeStruct(
-      (self._reembedder.padded, self._width(params)),
+      (self._batches.padded, self._width(params)),
       DTYPES[self._dtype],
       sharding=row_sharding(self.mesh),
     )
@@ -193,7 +197,7 @@ class Refresher:
   def check_division(self, saved: int) -> None:
     """Refuses to go on with a state that was begun with other batches.
 
-    Which rows are made already would not be known. `advance` checks it; a
+    Which rows are refreshed already would not be known. `step` checks it; a
     caller that saves `division` can check it before anything is restored.
 
     Raises:
@@ -207,10 +211,8 @@ class Refresher:
         "corpus or passage length; resume with those of before."
       )
 
-  def advance(
-    self, state: RefreshState, params: Any, step: int
-  ) -> RefreshState:
-    """Does what falls due after an update.
+  def step(self, state: RefreshState, params: Any, step: int) -> RefreshState:
+    """Refreshes what is due after an update.
 
     Args:
       state: the state after the update before; must not be used again, for
@@ -221,29 +223,28 @@ class Refresher:
     Raises:
       ValueError: if a step was left out, or the state is of another division.
     """
-    if self.mode == "none":
+    if not self.refreshes:
       return state
     self.check_division(int(self._read(state.division)))
     began = int(self._read(state.began))
     at = step - began - 1
-    if not 0 <= at < self.every:
+    if not 0 <= at < self.period:
       raise ValueError(
-        f"advance was called for step {step} in the round of the steps "
-        f"{began + 1} to {began + self.every}; call it once after every step."
+        f"a refresh for step {step} in the period of the steps {began + 1} to "
+        f"{began + self.period}; ask for one after every step."
       )
-    ends = at + 1 == self.every
+    ends = at + 1 == self.period
     if self.mode == "blocking" and ends:
-      everything = range(len(self._reembedder))
-      rows = self._reembedder.embed(state.embeddings, params, everything)
+      rows = self._batches.write(state.embeddings, params)
       state = state._replace(embeddings=rows, versions=self._place([step]))
     elif self.mode == "rolling":
-      rows = self._reembedder.embed(state.embeddings, params, self._share(at))
+      rows = self._batches.write(state.embeddings, params, self._share(at))
       versions = self._read(state.versions).tolist()
       versions[at] = step
       state = state._replace(embeddings=rows, versions=self._place(versions))
     elif self.mode == "snapshot":
       share = self._share(at)
-      rows = self._reembedder.embed(state.building, state.frozen, share)
+      rows = self._batches.write(state.building, state.frozen, share)
       state = state._replace(building=rows)
       if ends:
         state = state._replace(
@@ -259,7 +260,7 @@ class Refresher:
     return step - self._version(state)
 
   def index(self, state: RefreshState) -> Index:
-    """What is searched now; valid until the next `advance`.
+    """What is searched now; valid until the next `step`.
 
     In the manifest stands, as `version`, the training step whose weights made
     it (the mean, where rows differ), and no encoder's fingerprint.
@@ -279,12 +280,12 @@ class Refresher:
   @property
   def _versions(self) -> int:
     """How many versions the state holds."""
-    return self.every if self.mode == "rolling" else 1
+    return self.period if self.mode == "rolling" else 1
 
   def _share(self, at: int) -> range:
-    """The batches of the step `at` of a round, from 0."""
-    batches = len(self._reembedder)
-    return range(batches * at // self.every, batches * (at + 1) // self.every)
+    """The batches of the step `at` of a period, from 0."""
+    batches = len(self._batches)
+    return range(batches * at // self.period, batches * (at + 1) // self.period)
 
   def _version(self, state: RefreshState) -> float:
     """The mean version of the searched rows."""
@@ -314,17 +315,14 @@ class Refresher:
     ]
     if wrong:
       raise ValueError(
-        f"this index cannot be renewed here: {'; '.join(wrong)}. Begin with "
+        f"this index cannot be refreshed here: {'; '.join(wrong)}. Begin with "
         "one made from this corpus by this encoder, opened on this mesh."
       )
 
   def _place(self, value: int | list[int]) -> Array:
     """Numbers of the host, int32, on every device."""
-    held = np.array(value, np.int32)
     with jax.transfer_guard("allow"):
-      return jax.make_array_from_callback(
-        held.shape, replicated(self.mesh), lambda where: held[where]
-      )
+      return replicate(self.mesh, np.array(value, np.int32))
 
   def _read(self, value: Array) -> np.ndarray:
     """The reverse of `_place`; these arrays wait for no computation."""
@@ -332,17 +330,17 @@ class Refresher:
       return np.asarray(to_host(value))
 
 
-def _check(mode: str, every: int, corpus: Passages, dtype: str) -> None:
+def _check(mode: str, period: int, corpus: Passages, dtype: str) -> None:
   """Refuses settings that mean nothing."""
   if mode not in MODES:
     raise ValueError(
       f"config.retrieval.refresh={mode!r} is not known; choose one of "
       f"{', '.join(MODES)}."
     )
-  if every < 1:
+  if period < 1:
     raise ValueError(
-      f"config.retrieval.refresh_every={every} must be 1 or more: the training "
-      "steps in which every row is made anew once."
+      f"config.retrieval.refresh_every={period} must be 1 or more: the "
+      "training steps in which every row is refreshed once."
     )
   if dtype not in FLOATS:
     raise ValueError(

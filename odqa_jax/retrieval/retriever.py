@@ -5,7 +5,12 @@
     ranking = search_questions(retriever, index, questions, k=100)
 
 A checkpoint is a training workdir, one step of it, or a Hugging Face or
-sentence-transformers folder.
+sentence-transformers folder. `search_questions` first makes sure that the index
+belongs to the retriever. Whoever knows (training searches an index of weights
+that are changing) takes its two other steps alone:
+
+    embeddings = encode_questions(retriever, questions)
+    scores, rows = search_embeddings(index, embeddings, k=100)
 """
 
 import dataclasses
@@ -18,19 +23,16 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus, UntitledPassages
 from odqa_jax.data.examples.loader import question_batches
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import load_encoder
-from odqa_jax.retrieval.embed import bulk_tokens
+from odqa_jax.retrieval.backends.table import open_index
+from odqa_jax.retrieval.embed import Progress, bulk_tokens
 from odqa_jax.retrieval.index import build_index, check_index
-from odqa_jax.retrieval.searchable import (
-  Searchable,
-  batches,
-  open_index,
-  search,
-)
+from odqa_jax.retrieval.searchable import Searchable, search_embeddings
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.mesh import (
   make_mesh,
@@ -40,8 +42,6 @@ from odqa_jax.runtime.mesh import (
   to_host,
 )
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,15 +335,23 @@ def check_tokenizer(retriever: Retriever, corpus: Corpus) -> None:
 
 
 def encode_questions(
-  retriever: Retriever, questions: Sequence[str], *, batch_size: int = 64
-) -> np.ndarray:
-  """Embeds questions, `[n, e]` f32, the same on every process."""
+  retriever: Retriever, questions: Sequence[str]
+) -> Float32[np.ndarray, "n e"]:
+  """Embeds questions; the result is the same on every process."""
+  tokens = retriever.tokenizer.encode_batch(list(questions))
+  return encode_question_tokens(retriever, tokens)
+
+
+def encode_question_tokens(
+  retriever: Retriever, tokens: list[list[int]], *, batch_size: int = 64
+) -> Float32[np.ndarray, "n e"]:
+  """`encode_questions` that are tokenised, without special tokens."""
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
   devices = jax.local_device_count()
-  batch_size = -(-min(batch_size, max(len(questions), 1)) // devices) * devices
+  batch_size = -(-min(batch_size, max(len(tokens), 1)) // devices) * devices
   encode, _ = compiled_encoders(retriever.encoder.config)
-  tokens = retriever.tokenizer.encode_batch(list(questions))
-  parts = []
+  width = retriever.encoder.config.output_dim
+  parts = [np.zeros((0, width), np.float32)]
   for ids, lengths, real in question_batches(
     tokens,
     retriever.tokenizer,
@@ -363,7 +371,7 @@ def search_questions(
   *,
   k: int,
   progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float32[np.ndarray, "n {k}"], Int32[np.ndarray, "n {k}"]]:
   """The k best rows for every question.
 
   Args:
@@ -384,15 +392,4 @@ def search_questions(
   """
   retriever = fit_to_index(retriever, corpus, index.manifest)
   embeddings = encode_questions(retriever, questions)
-  scores, rows = [], []
-  parts = batches(index, len(embeddings))
-  for part in parts:
-    # One shape for all batches: one compiled search.
-    rest = len(parts[0]) - len(part)
-    batch = np.pad(embeddings[part], ((0, rest), (0, 0)), mode="edge")
-    found = jax.device_get(search(index, batch, k))
-    scores.append(found[0][: len(part)])
-    rows.append(found[1][: len(part)])
-    if progress:
-      progress(part.stop, len(embeddings))
-  return np.concatenate(scores), np.concatenate(rows)
+  return search_embeddings(index, embeddings, k, progress=progress)

@@ -1,112 +1,142 @@
-"""The evidence index, opened and searched by any backend.
+"""What can be searched, whatever holds the rows.
 
     index = open_index("work/index", mesh, backend="exact")
-    scores, rows = search(index, queries, k=100)
+    scores, rows = index.search(queries, k=100)
 
-| backend | rows lie                 | finds                               |
-|---------|--------------------------|-------------------------------------|
-| `exact` | on the devices           | the best; of int8 rows nearly       |
-| `host`  | on the disk of the host  | the best; every batch streams them  |
-| `scann` | in the host's memory     | nearly the best; no device is used  |
+`backends/table.py` lists the kinds of index and opens them; `Index`, which
+training searches, is one of them.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
-from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import exact, scann
-from odqa_jax.retrieval.backends import host as streamed
-from odqa_jax.retrieval.backends import int8 as quantized
-from odqa_jax.retrieval.backends.host import HostIndex
-from odqa_jax.retrieval.backends.int8 import Int8Index
-from odqa_jax.retrieval.backends.scann import ScannIndex
-from odqa_jax.retrieval.index import Index, load_index
+from odqa_jax.retrieval.embed import Progress
+from odqa_jax.runtime.mesh import to_host
 
-BACKENDS = ("exact", "host", "scann")
-Searchable = Index | Int8Index | HostIndex | ScannIndex
-
-_SEARCH: dict[type, Callable[..., Any]] = {
-  Index: exact.search,
-  Int8Index: quantized.search,
-  HostIndex: streamed.search,
-  ScannIndex: scann.search,
-}
+_QUERY_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def open_index(
-  directory: str | Path, mesh: Mesh, *, backend: str = "exact"
-) -> Searchable:
-  """Opens an index on any number of devices and processes.
+@runtime_checkable
+class Searchable(Protocol):
+  """An index of a corpus, opened."""
 
-  All processes must open it together.
+  @property
+  def manifest(self) -> Mapping[str, Any]:
+    """What the index was made from."""
 
-  Args:
-    directory: what `build_index` made.
-    mesh: the devices that hold it, or search it.
-    backend: one of `BACKENDS`; `scann:key=value,…` sets fields of `ScannConfig`
-      and builds anew where the build there has others.
+  @property
+  def count(self) -> int:
+    """How many passages."""
 
-  Raises:
-    ImportError: if the backend needs an extra that is not installed.
-    ValueError: if the backend is unknown, a file is missing or damaged, or the
-      rows do not fit in memory.
-  """
-  name, _, settings = backend.partition(":")
-  if name not in BACKENDS or (settings and name != "scann"):
+  @property
+  def width(self) -> int:
+    """The embedding width e."""
+
+  @property
+  def batch_size(self) -> int:
+    """Questions that are best searched together."""
+
+  def search(
+    self, queries: Shaped[Array | np.ndarray, "..."], k: int
+  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+    """Finds k rows with the largest inner products for every query.
+
+    Args:
+      queries: [b, e], float32 (or a shorter float, which is widened); the same
+        on every process. Where it is compiled, once per (b, k): keep b fixed.
+      k: how many rows, 1 ≤ k ≤ `count`.
+
+    Returns:
+      Scores, float32, best first, and corpus rows, int32, the same on every
+      process; equal scores are ordered by row.
+
+    Raises:
+      ValueError: if k is out of range, or the queries have another width, shape
+        or type than the index takes, or are not finite.
+    """
+
+  def metrics(self) -> dict[str, Any]:
+    """What is worth knowing of the index and its searches, for JSON."""
+
+
+def check_k(k: int, count: int) -> None:
+  """Raises a ValueError unless an index of `count` rows has k best ones."""
+  if not 1 <= k <= count:
     raise ValueError(
-      f"backend {backend!r} is not known; choose one of {', '.join(BACKENDS)}, "
-      "or scann:key=value,…"
+      f"k={k} is out of range for an index of {count} rows; "
+      f"choose 1 <= k <= {count}."
     )
-  if name == "host":
-    return streamed.open_host(directory, mesh)
-  if name == "scann":
-    return scann.open_scann(directory, mesh, settings)
-  if storage.read_manifest(Path(directory))["dtype"] == "int8":
-    return quantized.load_int8(directory, mesh)
-  return load_index(directory, mesh)
 
 
-def search(
+def checked_queries(
   index: Searchable, queries: Shaped[Array | np.ndarray, "..."], k: int
-) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
-  """Finds k rows with the largest inner products for every query.
+) -> Float32[np.ndarray, "b e"]:
+  """The queries as a host matrix, or a ValueError that says why not."""
+  check_k(k, index.count)
+  if queries.ndim != 2 or queries.shape[1] != index.width:
+    raise ValueError(
+      f"queries have the shape {tuple(queries.shape)}, but the index holds "
+      f"embeddings of width {index.width}; pass [questions, {index.width}] "
+      "made by the encoder that the index was built with."
+    )
+  if queries.dtype.name not in _QUERY_DTYPES:
+    raise ValueError(
+      f"queries are {queries.dtype.name}; search takes "
+      f"{', '.join(_QUERY_DTYPES)}: convert them with .astype('float32')."
+    )
+  host = np.asarray(to_host(queries)).astype(np.float32)
+  finite = np.isfinite(host).all(axis=1)
+  if not finite.all():
+    raise ValueError(
+      f"query {int(np.argmin(finite))} holds NaN or infinity; every value "
+      "must be finite: look at the question encoder's weights."
+    )
+  return host
+
+
+def no_rows(
+  k: int,
+) -> tuple[Float32[np.ndarray, "0 {k}"], Int32[np.ndarray, "0 {k}"]]:
+  """What is found for no queries."""
+  return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
+
+
+def search_embeddings(
+  index: Searchable,
+  embeddings: Float32[np.ndarray, "n e"],
+  k: int,
+  *,
+  progress: Progress | None = None,
+) -> tuple[Float32[np.ndarray, "n {k}"], Int32[np.ndarray, "n {k}"]]:
+  """The k best rows for any number of questions.
 
   Args:
-    index: what `open_index` gave.
-    queries: [b, e], float32 (or a shorter float, which is widened); the same
-      on every process.
-    k: how many rows, 1 ≤ k ≤ `index.count`.
+    index: where to search; that it belongs to the encoder of the questions and
+      to a corpus is the caller's to know.
+    embeddings: of the questions.
+    k: rows of a question.
+    progress: called with questions done and in all.
 
   Returns:
-    Scores, float32, best first, and corpus rows, int32, the same on every
-    process; equal scores are ordered by row.
+    As `Searchable.search`, on the host.
 
   Raises:
-    ValueError: if k is out of range, or the queries have another width, shape
-      or type than the index takes, or are not finite.
+    ValueError: likewise.
   """
-  return _SEARCH[type(index)](index, queries, k)
-
-
-def batches(index: Searchable, questions: int) -> list[range]:
-  """Questions that are best searched together; the last may be fewer.
-
-  Rows that must travel to the devices do so once for all questions of a batch,
-  and ScaNN shares a batch among the cores: those take large ones.
-  """
-  most = 64 if isinstance(index, Index | Int8Index) else 1024
-  return [range(questions)[i : i + most] for i in range(0, questions, most)]
-
-
-def figures(index: Searchable) -> dict[str, Any]:
-  """What is worth knowing of the searches so far, to be printed as JSON."""
-  if isinstance(index, HostIndex):
-    return {"streamed": index.figures()}
-  if isinstance(index, ScannIndex):
-    return {"recall_when_built": index.build["recall"]}
-  return {}
+  check_k(k, index.count)
+  n = len(embeddings)
+  scores, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
+  size = min(index.batch_size, n)
+  for start in range(0, n, index.batch_size):
+    part = embeddings[start : start + size]
+    # One shape for all batches: one compiled search.
+    batch = np.pad(part, ((0, size - len(part)), (0, 0)), mode="edge")
+    stop = start + len(part)
+    found = to_host(index.search(batch, k))
+    scores[start:stop], rows[start:stop] = (x[: len(part)] for x in found)
+    if progress:
+      progress(stop, n)
+  return scores, rows

@@ -193,6 +193,13 @@ def to_global(mesh: Mesh, batch: Any) -> Any:
     )
 
 
+def replicate(mesh: Mesh, x: np.ndarray) -> jax.Array:
+  """An array that every process holds → the same on every device."""
+  return jax.make_array_from_callback(
+    x.shape, replicated(mesh), lambda where: x[where]
+  )
+
+
 def to_host(tree: Any) -> Any:
   """Arrays → NumPy arrays with all rows, on every process.
 

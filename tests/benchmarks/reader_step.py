@@ -4,7 +4,7 @@
 
 Takes the config of a training workdir, and times its parts one by one, each
 waited for: question encoding with search, gathering of tokens, the training
-step, and one step's share of an index renewal in every mode. In training the
+step, and one step's share of an index refresh in every mode. In training the
 first two overlap with the step before. Prints one JSON line.
 """
 
@@ -115,13 +115,13 @@ def main() -> None:
       mesh,
       max_length=config.data.passage_length,
     )
-    renewed = refresher.begin(None, params["retriever"], 0)
+    refreshed = refresher.begin(None, params["retriever"], 0)
     seconds = []
     for at in range(1, args.every + 1):
       start = time.perf_counter()
-      renewed = refresher.advance(renewed, params["retriever"], at)
-      jax.block_until_ready(renewed.embeddings)
-      jax.block_until_ready(renewed.building)
+      refreshed = refresher.step(refreshed, params["retriever"], at)
+      jax.block_until_ready(refreshed.embeddings)
+      jax.block_until_ready(refreshed.building)
       seconds.append(time.perf_counter() - start)
     per_step = 1000 * sum(seconds) / args.every
     result[f"{mode}_ms_per_step"] = round(per_step, 1)

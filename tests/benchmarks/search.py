@@ -31,9 +31,8 @@ import torch
 from jax import lax
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import int8 as quantized
+from odqa_jax.retrieval.backends import int8
 from odqa_jax.retrieval.index import index_from_rows
-from odqa_jax.retrieval.searchable import search
 from odqa_jax.runtime.mesh import make_mesh
 
 # A search, and the bytes that it reads of every number of a row.
@@ -60,11 +59,11 @@ def ours(rows: np.ndarray, k: int) -> dict[str, tuple[Search, int]]:
   """Exact search of float32 rows, int8 codes with rescoring, and a baseline."""
   mesh = make_mesh(devices=jax.devices()[:1])
   floats = index_from_rows(rows, mesh, {})
-  codes = quantized.index_from_rows(rows, mesh, {})
+  codes = int8.index_from_rows(rows, mesh, {})
   naive = jax.jit(lambda x, q: lax.top_k(q @ x.T, k)[1])
   return {
-    "ours, f32": (lambda q: np.asarray(search(floats, q, k)[1]), 4),
-    "ours, int8": (lambda q: np.asarray(search(codes, q, k)[1]), 1),
+    "ours, f32": (lambda q: np.asarray(floats.search(q, k)[1]), 4),
+    "ours, int8": (lambda q: np.asarray(codes.search(q, k)[1]), 1),
     "naive lax.top_k": (lambda q: np.asarray(naive(floats.embeddings, q)), 4),
   }
 
@@ -108,7 +107,7 @@ def with_scann(rows: np.ndarray, k: int) -> Search:
   made_from = {"dtype": "float32", "count": len(rows), "encoder": "random"}
   storage.finish(partial, folder, made_from, 1)
   index = scann.open_scann(folder, make_mesh(devices=jax.devices()[:1]))
-  return lambda queries: np.asarray(search(index, queries, k)[1])
+  return lambda queries: np.asarray(index.search(queries, k)[1])
 
 
 def recall(found: np.ndarray, best: np.ndarray) -> float:

@@ -14,7 +14,6 @@ from random_corpus import IDENTITY, Encoder, Tokens, build, first_devices
 
 from odqa_jax.data.corpus.corpus import Corpus, Passage, build_corpus
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import exact
 from odqa_jax.retrieval.index import (
   Index,
   build_index,
@@ -49,7 +48,7 @@ def test_rows_are_in_corpus_order(tmp_path: Path, count: int):
   }
   row = count // 2
   query = corpus.embeddings()[row : row + 1] * 100
-  _, found = exact.search(index, query, 1)
+  _, found = index.search(query, 1)
   scores = corpus.embeddings() @ query[0]
   assert int(found[0, 0]) == int(np.argmax(scores))
 

@@ -1,4 +1,4 @@
-"""Renewing an index during training, against embedding everything anew."""
+"""Refreshing an index during training, against embedding everything anew."""
 
 import os
 import socket
@@ -14,12 +14,23 @@ import ml_dtypes
 import numpy as np
 import pytest
 from random_corpus import Tokens, first_devices
+from small_retriever import small_encoder, small_retriever
 
-from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
-from odqa_jax.retrieval.backends import exact
-from odqa_jax.retrieval.index import Index, check_index, index_from_rows
-from odqa_jax.retrieval.reembed import Reembedder
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.retrieval.index import (
+  Index,
+  check_index,
+  index_from_rows,
+  load_index,
+)
 from odqa_jax.retrieval.refresh import MODES, Refresher, RefreshState
+from odqa_jax.retrieval.refresh_batches import RefreshBatches
+from odqa_jax.retrieval.retriever import (
+  encode_questions,
+  index_corpus,
+  write_index,
+)
+from odqa_jax.retrieval.searchable import search_embeddings
 from odqa_jax.runtime.checkpoint import Checkpoints
 from odqa_jax.runtime.mesh import (
   make_mesh,
@@ -29,7 +40,7 @@ from odqa_jax.runtime.mesh import (
 )
 
 LENGTH = 80
-RENEWING = [mode for mode in MODES if mode != "none"]
+REFRESHING = [mode for mode in MODES if mode != "none"]
 
 
 def bag_of_words(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -58,9 +69,9 @@ def truth(
   return np.array(found, np.float32).reshape(-1, words.shape[1])
 
 
-def make(mode: str, every: int, corpus: Tokens, mesh: Any, **options: Any):
+def make(mode: str, period: int, corpus: Tokens, mesh: Any, **options: Any):
   settings = {"max_length": LENGTH, "batch_tokens": 320} | options
-  return Refresher(mode, every, bag_of_words, corpus, mesh, **settings)
+  return Refresher(mode, period, bag_of_words, corpus, mesh, **settings)
 
 
 def index_of(corpus: Tokens, mesh: Any, dtype: Any = np.float32) -> Index:
@@ -82,31 +93,31 @@ def searched(refresher: Refresher, state: RefreshState) -> np.ndarray:
 def run(
   refresher: Refresher, state: RefreshState, steps: range
 ) -> Iterator[tuple[int, RefreshState]]:
-  """Advances as a training loop does, which donates its own weights."""
+  """Steps as a training loop does, which donates its own weights."""
   for step in steps:
     params = weights(step, refresher.mesh)
     with jax.transfer_guard("disallow"):
-      state = refresher.advance(state, params, step)
+      state = refresher.step(state, params, step)
     params["w"].delete()
     yield step, state
 
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
-@pytest.mark.parametrize("count, every", [(7, 20), (300, 1), (300, 4)])
+@pytest.mark.parametrize("count, period", [(7, 20), (300, 1), (300, 4)])
 @pytest.mark.parametrize("mode", ["none", "blocking", "snapshot"])
 def test_whole_indexes_at_their_time(
-  mode: str, count: int, every: int, devices: int
+  mode: str, count: int, period: int, devices: int
 ):
   corpus, mesh = Tokens(count), first_devices(devices)
-  refresher = make(mode, every, corpus, mesh)
+  refresher = make(mode, period, corpus, mesh)
   first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
-  assert refresher.changes == (mode != "none")
-  for step, state in run(refresher, first, range(1, 3 * every + 2)):
+  assert refresher.refreshes == (mode != "none")
+  for step, state in run(refresher, first, range(1, 3 * period + 2)):
     version = {
       "none": 0,
-      "blocking": step // every * every,
-      # What was frozen a whole round before the last boundary.
-      "snapshot": max(step // every - 1, 0) * every,
+      "blocking": step // period * period,
+      # What was frozen a whole period before the last boundary.
+      "snapshot": max(step // period - 1, 0) * period,
     }[mode]
     np.testing.assert_array_equal(
       searched(refresher, state), truth(corpus, version)
@@ -117,32 +128,32 @@ def test_whole_indexes_at_their_time(
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
 @pytest.mark.parametrize(
-  "count, every", [(7, 20), (300, 1), (300, 4), (300, 7), (300, 40)]
+  "count, period", [(7, 20), (300, 1), (300, 4), (300, 7), (300, 40)]
 )
-def test_rolling_writes_every_row_once_a_round(
-  count: int, every: int, devices: int
+def test_rolling_writes_every_row_once_a_period(
+  count: int, period: int, devices: int
 ):
   corpus, mesh = Tokens(count), first_devices(devices)
-  refresher = make("rolling", every, corpus, mesh)
+  refresher = make("rolling", period, corpus, mesh)
   first = refresher.begin(index_of(corpus, mesh), weights(0, mesh), 0)
   versions, order = np.zeros(count, int), []
   before = searched(refresher, first)
-  for step, state in run(refresher, first, range(1, 2 * every + 2)):
+  for step, state in run(refresher, first, range(1, 2 * period + 2)):
     rows = searched(refresher, state)
     changed = np.flatnonzero((rows != before).any(axis=1))
     np.testing.assert_array_equal(rows[changed], truth(corpus, step, changed))
-    assert (versions[changed] <= max(step - every, 0)).all()
+    assert (versions[changed] <= max(step - period, 0)).all()
     versions[changed], before = step, rows
     order.append(changed.tolist())
     assert refresher.age(state, step) == pytest.approx(
       step - versions.mean(), abs=1e-9
     )
-    if step == every:
+    if step == period:
       assert versions.min() >= 1
-  # Every round in the same order; shares are equal within a batch.
-  assert order[: every + 1] == order[every:]
-  batches = len(refresher._reembedder)
-  largest = -(-batches // every) * devices * 320 // 32
+  # Every period in the same order; shares are equal within a batch.
+  assert order[: period + 1] == order[period:]
+  batches = len(refresher._batches)
+  largest = -(-batches // period) * devices * 320 // 32
   assert max(len(rows) for rows in order) <= largest
 
 
@@ -157,7 +168,7 @@ def test_frozen_weights_are_a_copy():
   np.testing.assert_array_equal(state.frozen["w"], table(10))
 
 
-@pytest.mark.parametrize("mode", RENEWING)
+@pytest.mark.parametrize("mode", REFRESHING)
 def test_buffers_are_written_in_place(mode: str):
   corpus, mesh = Tokens(300), make_mesh()
   refresher = make(mode, 1, corpus, mesh)
@@ -176,7 +187,7 @@ def test_begins_without_an_index(mode: str):
   first = refresher.begin(None, weights(3, mesh), 3)
   np.testing.assert_array_equal(searched(refresher, first), truth(corpus, 3))
   assert refresher.age(first, 5) == 2
-  # Rounds are counted from the beginning.
+  # Periods are counted from the beginning.
   for step, state in run(refresher, first, range(4, 8)):
     if mode == "blocking":
       assert refresher.age(state, step) == (0 if step == 7 else step - 3)
@@ -212,21 +223,21 @@ def assert_same_bits(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("killed_at", [3, 7, 12])
-@pytest.mark.parametrize("mode", RENEWING)
+@pytest.mark.parametrize("mode", REFRESHING)
 def test_a_killed_run_goes_on_with_the_same_bits(
   mode: str, killed_at: int, tmp_path: Path
 ):
   """The state is kept in one Orbax step with the rest of the training's."""
   corpus, mesh = Tokens(300), make_mesh()
 
-  def advance(refresher: Refresher, state: RefreshState, step: int):
-    return refresher.advance(state, real_weights(step, mesh), step)
+  def stepped(refresher: Refresher, state: RefreshState, step: int):
+    return refresher.step(state, real_weights(step, mesh), step)
 
   whole = make(mode, 7, corpus, mesh)
   state = whole.begin(None, real_weights(0, mesh), 0)
   with Checkpoints(tmp_path) as checkpoints:
     for step in range(1, 22):
-      state = advance(whole, state, step)
+      state = stepped(whole, state, step)
       if step == killed_at:
         tree = {"params": real_weights(step, mesh), "refresh": state}
         checkpoints.save(step, tree, {"refresh": whole.division})
@@ -245,7 +256,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
   resumed = restored["refresh"]
   assert isinstance(resumed, RefreshState)
   for step in range(killed_at + 1, 22):
-    resumed = advance(again, resumed, step)
+    resumed = stepped(again, resumed, step)
   assert_same_bits(resumed, state)
 
 
@@ -263,12 +274,79 @@ def test_the_abstract_state_is_that_of_the_real_one(mode: str):
     assert a.sharding.is_equivalent_to(b.sharding, b.ndim)
 
 
+@pytest.mark.parametrize("mode", REFRESHING)
+def test_a_refreshed_row_is_its_passage_encoded_by_the_right_weights(mode: str):
+  """Row by row against a real encoder, whose weights change at every step."""
+  corpus, mesh, model, period = (
+    Tokens(100),
+    first_devices(2),
+    small_encoder(),
+    3,
+  )
+  inputs = corpus.passage_inputs(np.arange(100), 32)
+  last = 2 * period + 1
+  trained = [model.init(jax.random.key(step)) for step in range(last + 1)]
+  encode = jax.jit(model.encode_passage)
+  direct = np.stack([encode(params, *inputs) for params in trained])
+  # Other weights would be noticed.
+  apart = np.abs(direct[:, None] - direct[None]).max(axis=(2, 3))
+  assert (apart[~np.eye(last + 1, dtype=bool)] > 0.1).all()
+  refresher = Refresher(
+    mode, period, model.encode_passage, corpus, mesh,
+    max_length=32, batch_tokens=256,
+  )  # fmt: skip
+  state = refresher.begin(None, trained[0], 0)
+  made_by, before = np.zeros(100, int), searched(refresher, state)
+  for step in range(1, last + 1):
+    state = refresher.step(state, trained[step], step)
+    rows = searched(refresher, state)
+    if mode == "rolling":
+      made_by[(rows != before).any(axis=1)] = step
+    elif step % period == 0:
+      made_by[:] = step if mode == "blocking" else step - period
+    np.testing.assert_allclose(
+      rows, direct[made_by, np.arange(100)], rtol=0, atol=1e-5
+    )
+    assert refresher.age(state, step) == pytest.approx(step - made_by.mean())
+    before = rows
+  # A period ago at most, or where a copy is encoded, two of them.
+  least = {"blocking": 6, "snapshot": 3, "rolling": 5}[mode]
+  assert made_by.min() == least
+
+
+@pytest.mark.parametrize("mode", REFRESHING)
+def test_a_refreshed_index_is_one_built_by_the_same_weights(
+  mode: str, toy_data: Path, tmp_path: Path
+):
+  """From an index on disk, and searched with questions."""
+  corpus, mesh = Corpus(toy_data / "corpus"), make_mesh()
+  retrievers = [small_retriever(corpus, step) for step in range(4)]
+  encode = retrievers[0].encoder.encode_passage
+  refresher = Refresher(mode, 1, encode, corpus, mesh, max_length=64)
+  write_index(retrievers[0], corpus, tmp_path / "first", mesh=mesh)
+  first = load_index(tmp_path / "first", mesh)
+  state = refresher.begin(first, retrievers[0].params, 0)
+  for step in (1, 2, 3):
+    params = jax.device_put(retrievers[step].params, replicated(mesh))
+    state = refresher.step(state, params, step)
+  index = refresher.index(state)
+  version = 2 if mode == "snapshot" else 3
+  assert index.manifest["version"] == version
+  built = index_corpus(
+    retrievers[version], corpus, tmp_path / "built", mesh=mesh
+  )
+  assert isinstance(built, Index)
+  np.testing.assert_allclose(
+    index.embeddings, built.embeddings, rtol=0, atol=1e-5
+  )
+  questions = encode_questions(retrievers[3], ["the red castle", "a painter"])
+  found, wanted = (search_embeddings(x, questions, 5) for x in (index, built))
+  np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-4)
+
+
 def test_a_real_encoder_on_one_and_eight_devices():
   """Also with weights that are split over the devices."""
-  corpus = Tokens(200)
-  sizes = {"vocab_size": 2048, "width": 16, "heads": 2, "mlp_dim": 32}
-  bert = BertConfig(layers=2, max_positions=64, **sizes)
-  model = DualEncoder(EncoderConfig(bert=bert))
+  corpus, model = Tokens(200), small_encoder()
   params = model.init(jax.random.key(0))
   inputs = corpus.passage_inputs(np.arange(200), 32)
   want = np.asarray(jax.jit(model.encode_passage)(params, *inputs))
@@ -286,12 +364,12 @@ def test_a_real_encoder_on_one_and_eight_devices():
     )
     state = refresher.begin(None, placed, 0)
     for step in range(1, 7):
-      state = refresher.advance(state, placed, step)
+      state = refresher.step(state, placed, step)
     np.testing.assert_allclose(
       searched(refresher, state), want, rtol=0, atol=1e-5
     )
     index = refresher.index(state)
-    found.append(np.asarray(exact.search(index, queries, 20)[1]))
+    found.append(np.asarray(index.search(queries, 20)[1]))
   np.testing.assert_array_equal(found[0], found[1])
   np.testing.assert_array_equal(found[0], found[2])
 
@@ -319,7 +397,7 @@ def test_few_programs_and_little_padding():
   shapes.clear()
   list(run(refresher, first, range(1, 28)))
   assert sorted(shapes) == [(8, 80), (10, 64), (20, 32)]
-  # As many batches as the devices need that work in step, in each of 3 rounds.
+  # As many batches as the devices need that work in step, in each of 3 periods.
   lengths = np.pad(corpus.packed_lengths(LENGTH), (0, 72)).reshape(8, 384)
   least = [
     8 * n * l * -(-((lengths > low) & (lengths <= l)).sum(axis=1).max() // n)
@@ -332,7 +410,7 @@ def test_few_programs_and_little_padding():
 def test_nothing_but_the_weights_travels():
   """One batch's program has no collective where weights are replicated."""
   corpus, mesh = Tokens(300), make_mesh()
-  made = Reembedder(
+  made = RefreshBatches(
     bag_of_words, corpus, mesh, max_length=LENGTH, batch_tokens=640
   )
   rows = jax.ShapeDtypeStruct(
@@ -426,7 +504,7 @@ def test_a_step_left_out_is_told(step: int):
   refresher = make("snapshot", 5, corpus, mesh)
   state = refresher.begin(None, weights(0, mesh), 0)
   with pytest.raises(ValueError, match=f"step {step} in .* steps 1 to 5"):
-    refresher.advance(state, weights(0, mesh), step)
+    refresher.step(state, weights(0, mesh), step)
 
 
 @pytest.mark.parametrize("devices, batch_tokens", [(1, 320), (8, 640)])
@@ -442,7 +520,7 @@ def test_other_batches_are_refused(devices: int, batch_tokens: int):
     here.abstract(weights(0, mesh)),
   )
   with pytest.raises(ValueError, match=r"other batches.*resume with those"):
-    here.advance(placed, weights(1, mesh), 1)
+    here.step(placed, weights(1, mesh), 1)
 
 
 @pytest.mark.slow

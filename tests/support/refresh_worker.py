@@ -2,8 +2,8 @@
 
 Usage: refresh_worker.py PORT PROCESSES PROCESS FOLDER
 
-Renews an index in every mode, saving it in the middle of a round, going on with
-what was restored, and writing the last index to FOLDER/MODE.npy.
+Refreshes an index in every mode, saving it in the middle of a period, going on
+with what was restored, and writing the last index to FOLDER/MODE.npy.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from random_corpus import Tokens
-from refresh_test import LENGTH, RENEWING, bag_of_words, table
+from refresh_test import LENGTH, REFRESHING, bag_of_words, table
 
 from odqa_jax.retrieval.refresh import Refresher
 from odqa_jax.runtime.checkpoint import Checkpoints
@@ -51,7 +51,7 @@ def main(port: str, processes: int, process: int, folder: Path) -> None:
       "w": jax.make_array_from_callback(whole.shape, where, whole.__getitem__)
     }
 
-  for mode in RENEWING:
+  for mode in REFRESHING:
     refresher = Refresher(
       mode, 6, bag_of_words, corpus, mesh, max_length=LENGTH, batch_tokens=320
     )
@@ -60,7 +60,7 @@ def main(port: str, processes: int, process: int, folder: Path) -> None:
       for step in range(1, 16):
         params = weights(step)
         with jax.transfer_guard("disallow"):
-          state = refresher.advance(state, params, step)
+          state = refresher.step(state, params, step)
           assert refresher.age(state, step) >= 0
         if step == 9:
           checkpoints.save(step, {"refresh": state}, {})

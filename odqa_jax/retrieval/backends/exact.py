@@ -8,8 +8,8 @@ rows are taken in blocks with a running top k. Temporaries are bounded, never
 (all questions × all passages).
 
 Ties go to the lowest row, however many devices there are (`top_k.py`), because
-every product is over a multiple of `index.ROW_MULTIPLE` rows, so that equal
-rows get bit-identical scores wherever they lie.
+every product is over a multiple of `ROW_MULTIPLE` rows, so that equal rows
+get bit-identical scores wherever they lie.
 """
 
 import functools
@@ -20,57 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from odqa_jax.retrieval.backends.grouped import GROUP, best_by_groups
 from odqa_jax.retrieval.backends.top_k import (
+  ROW_MULTIPLE,
   in_parts,
   merge,
   over_shards,
   questions_at_once,
   top_rows,
 )
-from odqa_jax.retrieval.index import ROW_MULTIPLE, Index
-from odqa_jax.runtime.mesh import replicated, to_host
+from odqa_jax.retrieval.searchable import check_k
 
-_QUERY_DTYPES = ("float32", "bfloat16", "float16")
 # Scores of a block, 64 MiB. A block is copied before the product: on a CPU
 # 32 MiB keep that copy in cache; elsewhere fewer, larger launches win.
 _BLOCK_SCORES = 2**24
 _CPU_BLOCK_BYTES = 2**25
 _BLOCK_BYTES = 2**28
-
-
-def search(
-  index: Index, queries: Shaped[Array | np.ndarray, "..."], k: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """Finds the k rows with the largest inner product for every query.
-
-  Compiled once per (index shape, number of queries, k): keep `b` fixed.
-
-  Args:
-    index: the rows; any number of them over any number of devices.
-    queries: [b, e], float32 (or a shorter float, which is widened); the same
-      on every process.
-    k: how many rows, 1 ≤ k ≤ `index.count`.
-
-  Returns:
-    Scores, float32, best first, and corpus rows, int32; equal scores are
-    ordered by row. Both are replicated over the index's mesh. The products
-    are float32 at the highest precision, also over bfloat16 rows.
-
-  Raises:
-    ValueError: if k is out of range, or the queries have another width, shape
-      or type than the index takes, or are not finite.
-  """
-  check_k(k, index.count)
-  host = checked_queries(queries, index.width)
-  if not len(host):
-    return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32)
-  placed = jax.make_array_from_callback(
-    host.shape, replicated(index.mesh), lambda where: host[where]
-  )
-  return search_placed(index.mesh, index.embeddings, index.count, placed, k)
 
 
 def search_placed(
@@ -80,11 +47,11 @@ def search_placed(
   queries: Float[Array, "b w"],
   k: int,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """`search` for queries on the devices: nothing comes to the host.
+  """The k best rows for queries on the devices: nothing comes to the host.
 
   Only shapes are checked: a query that is not finite gets rows of the index,
   but not the best ones. May be called within `jax.jit`, and where transfers
-  are forbidden.
+  are forbidden. Compiled once per (shape of the rows, number of queries, k).
 
   Args:
     mesh: where the embeddings lie.
@@ -95,7 +62,9 @@ def search_placed(
     k: how many rows, 1 ≤ k ≤ `count`.
 
   Returns:
-    As `search`.
+    Scores, float32, best first, and corpus rows, int32; equal scores are
+    ordered by row. Both are replicated over the mesh. The products are float32
+    at the highest precision, also over bfloat16 rows.
 
   Raises:
     ValueError: if k is out of range, or the queries have another width, no
@@ -111,40 +80,6 @@ def search_placed(
   # The one number that travels, to the devices, is meant.
   with jax.transfer_guard_host_to_device("allow"):
     return _searcher(mesh, k)(queries, embeddings, np.int32(count))
-
-
-def check_k(k: int, count: int) -> None:
-  """Raises a ValueError unless an index of `count` rows has k best ones."""
-  if not 1 <= k <= count:
-    raise ValueError(
-      f"k={k} is out of range for an index of {count} rows; "
-      f"choose 1 <= k <= {count}."
-    )
-
-
-def checked_queries(
-  queries: Shaped[Array | np.ndarray, "..."], width: int
-) -> Float[np.ndarray, "b e"]:
-  """The queries as a host float32 matrix, or a ValueError that says why not."""
-  if queries.ndim != 2 or queries.shape[1] != width:
-    raise ValueError(
-      f"queries have the shape {tuple(queries.shape)}, but the index holds "
-      f"embeddings of width {width}; pass [questions, {width}] made by the "
-      "encoder that the index was built with."
-    )
-  if queries.dtype.name not in _QUERY_DTYPES:
-    raise ValueError(
-      f"queries are {queries.dtype.name}; search takes "
-      f"{', '.join(_QUERY_DTYPES)}: convert them with .astype('float32')."
-    )
-  host = np.asarray(to_host(queries)).astype(np.float32)
-  finite = np.isfinite(host).all(axis=1)
-  if not finite.all():
-    raise ValueError(
-      f"query {int(np.argmin(finite))} holds NaN or infinity; every value "
-      "must be finite: look at the question encoder's weights."
-    )
-  return host
 
 
 def _block_rows(queries: int, rows: int, width: int, *, cpu: bool) -> int:

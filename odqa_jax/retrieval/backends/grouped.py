@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from odqa_jax.retrieval.backends.top_k import in_parts, merge, tidy
 
 # Rows per group: the tile of bfloat16 on a TPU has 16 rows, and a group that is
-# a whole tile needs no copy. It divides `index.ROW_MULTIPLE`.
+# a whole tile needs no copy. It divides `ROW_MULTIPLE`.
 GROUP = 16
 # Questions per pass over the rows: the maxima of their groups stay in on-chip
 # memory (84 MB for 21M rows on 8 chips), and with more the matrix units, not

@@ -1,7 +1,7 @@
-"""Exact search over rows that stay on the host.
+"""Exact search of a host-resident index: its rows stay on the host.
 
-For an index that the devices cannot hold: every batch of questions streams
-all rows to the devices, block by block, so a batch takes as long as the rows
+For an index that the devices cannot hold: all rows travel to the devices for
+every batch of questions, block by block, so a batch takes as long as the rows
 take to travel, however many questions it has. Ask many at once.
 
 Three things go on at a time: block i is searched, block i + 1 travels, and
@@ -10,6 +10,7 @@ blocks, the host three.
 """
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -24,15 +25,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends.exact import (
-  check_k,
-  checked_queries,
-  search_placed,
-)
+from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
-from odqa_jax.retrieval.backends.top_k import merge
-from odqa_jax.retrieval.index import ROW_MULTIPLE, Fill
-from odqa_jax.runtime.mesh import replicated, row_sharding
+from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE, merge
+from odqa_jax.retrieval.index import Fill
+from odqa_jax.retrieval.searchable import checked_queries, no_rows
+from odqa_jax.runtime.mesh import replicate, row_sharding
 
 # Of a block on one device. A CPU keeps it in cache; elsewhere it is large
 # enough for the launch of a search to vanish.
@@ -55,7 +53,7 @@ class HostIndex:
     block_rows: rows of a block, over all devices.
     manifest: what the index was made from.
     mesh: where it is searched. A process reads the rows of its own devices.
-    batches: (seconds, seconds spent waiting for rows) of every search.
+    timings: (seconds, seconds spent waiting for rows) of every search.
   """
 
   read: Fill
@@ -64,14 +62,46 @@ class HostIndex:
   block_rows: int
   manifest: Mapping[str, Any]
   mesh: Mesh
-  batches: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+  timings: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+
+  # The rows travel once for all questions of a batch.
+  batch_size = 1024
 
   @property
   def width(self) -> int:
     """The embedding width e."""
     return self.manifest["width"]
 
-  def figures(self) -> dict[str, float | int]:
+  def search(
+    self, queries: Shaped[Array | np.ndarray, "..."], k: int
+  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+    """See `Searchable`; finds what an `Index` of the rows does.
+
+    k may exceed a block's rows. All processes must search together.
+    """
+    host = checked_queries(self, queries, k)
+    if not len(host):
+      return no_rows(k)
+    begun = time.perf_counter()
+    waited = 0.0
+    placed = replicate(self.mesh, host)
+    # The best of no rows: any row beats them.
+    best = (
+      replicate(self.mesh, np.full((len(host), k), -np.inf, np.float32)),
+      replicate(self.mesh, np.zeros((len(host), k), np.int32)),
+    )
+    for first, block, waiting in _blocks(self):
+      waited += waiting
+      rows = min(self.count - first, self.block_rows)
+      found = search_placed(self.mesh, block, rows, placed, min(k, rows))
+      best = _merge_block(best, found, np.int32(first))
+      # The block must be free before the next but one is placed.
+      jax.block_until_ready(best)
+      del block
+    self.timings.append((time.perf_counter() - begun, waited))
+    return best
+
+  def metrics(self) -> dict[str, Any]:
     """What the searches so far have cost; nothing before the first one.
 
     Without the first search, which compiles, where there are others:
@@ -79,25 +109,23 @@ class HostIndex:
     `seconds_per_batch`, `waiting_per_batch` (the part in which the devices
     waited for rows) and `gb_per_s` (10⁹ bytes).
     """
-    if not self.batches:
+    if not self.timings:
       return {}
-    kept = np.array(self.batches[1:] or self.batches)
+    kept = np.array(self.timings[1:] or self.timings)
     seconds, waiting = kept.mean(axis=0).tolist()
-    shape = (self._blocks * self.block_rows, self.width)
-    where = row_sharding(self.mesh).shard_shape(shape)
-    sent = int(np.prod(where)) * self.dtype.itemsize
-    sent *= len(self.mesh.local_devices)
-    return {
-      "batches": len(self.batches),
+    blocks = -(-self.count // self.block_rows)
+    where = row_sharding(self.mesh)
+    shape = where.shard_shape((blocks * self.block_rows, self.width))
+    devices = len(self.mesh.local_devices)
+    sent = math.prod(shape) * self.dtype.itemsize * devices
+    measured = {
+      "batches": len(self.timings),
       "bytes_per_batch": sent,
       "seconds_per_batch": seconds,
       "waiting_per_batch": waiting,
       "gb_per_s": sent / seconds / 1e9,
     }
-
-  @property
-  def _blocks(self) -> int:
-    return -(-self.count // self.block_rows)
+    return {"host_resident": measured}
 
 
 def open_host(
@@ -113,7 +141,7 @@ def open_host(
     directory: what `build_index` made.
     mesh: where to search it.
     block_bytes: of a block of rows on one device, about, but at least
-      `index.ROW_MULTIPLE` rows; by default what suits the device.
+      `ROW_MULTIPLE` rows; by default what suits the device.
     free: says what a device has free.
 
   Raises:
@@ -150,60 +178,6 @@ def _block_rows(count: int, per_device: int, devices: int) -> int:
   most = max(per_device // ROW_MULTIPLE, 1) * unit
   blocks = max(-(-count // most), 1)
   return -(-count // (blocks * unit)) * unit
-
-
-def search(
-  index: HostIndex, queries: Shaped[Array | np.ndarray, "..."], k: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """Finds the k rows with the largest inner product for every query.
-
-  The rows found, and their order, are those of `exact.search`. Compiled once
-  per (index, number of queries, k): keep `b` fixed, and large. All processes
-  must search together.
-
-  Args:
-    index: the rows.
-    queries: [b, e], float32 (or a shorter float, which is widened); the same
-      on every process.
-    k: how many rows, 1 ≤ k ≤ `index.count`; it may exceed a block's rows.
-
-  Returns:
-    Scores, float32, best first, and corpus rows, int32; equal scores are
-    ordered by row. Both are replicated over the index's mesh.
-
-  Raises:
-    ValueError: as `exact.search`.
-  """
-  check_k(k, index.count)
-  host = checked_queries(queries, index.width)
-  b = len(host)
-  if not b:
-    return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32)
-  begun = time.perf_counter()
-  waited = 0.0
-  placed = _everywhere(host, index.mesh)
-  # The best of no rows: any row beats them.
-  best = (
-    _everywhere(np.full((b, k), -np.inf, np.float32), index.mesh),
-    _everywhere(np.zeros((b, k), np.int32), index.mesh),
-  )
-  for first, block, waiting in _blocks(index):
-    waited += waiting
-    rows = min(index.count - first, index.block_rows)
-    found = search_placed(index.mesh, block, rows, placed, min(k, rows))
-    best = _merge_block(best, found, np.int32(first))
-    # The block must be free before the next but one is placed.
-    jax.block_until_ready(best)
-    del block
-  index.batches.append((time.perf_counter() - begun, waited))
-  return best
-
-
-def _everywhere(x: np.ndarray, mesh: Mesh) -> Array:
-  """An array that every process holds, on every device."""
-  return jax.make_array_from_callback(
-    x.shape, replicated(mesh), lambda where: x[where]
-  )
 
 
 @jax.jit

@@ -23,16 +23,17 @@ from jaxtyping import Array, Float, Float32, Int, Int8, Shaped
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import dequantize, quantize
-from odqa_jax.retrieval.backends.exact import check_k, checked_queries
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.backends.top_k import (
+  ROW_MULTIPLE,
   in_parts,
   over_shards,
   questions_at_once,
   top_rows,
 )
-from odqa_jax.retrieval.index import ROW_MULTIPLE, Fill, padded_rows, place
-from odqa_jax.runtime.mesh import replicated, to_host
+from odqa_jax.retrieval.index import Fill, padded_rows, place
+from odqa_jax.retrieval.searchable import check_k, checked_queries, no_rows
+from odqa_jax.runtime.mesh import replicate, to_host
 
 # Candidates per row that is wanted. On embeddings of trained encoders 1.2 lost
 # none of the best 100, on normal ones with an outlying dimension 2 lost 0.02 %.
@@ -67,10 +68,47 @@ class Int8Index:
   manifest: Mapping[str, Any]
   mesh: Mesh
 
+  batch_size = 64
+
   @property
   def width(self) -> int:
     """The embedding width e."""
     return self.codes.shape[1]
+
+  def search(
+    self, queries: Shaped[Array | np.ndarray, "..."], k: int
+  ) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
+    """See `Searchable`.
+
+    The scores are float32 inner products with rows of 16 bits. A row that the
+    codes alone do not put among the best 2k is not found.
+    """
+    host = checked_queries(self, queries, k)
+    if not len(host):
+      return no_rows(k)
+    m = min(CANDIDATES * k, self.count)
+    placed = replicate(self.mesh, host)
+    candidates = candidates_placed(
+      self.mesh, self.codes, self.scales, self.count, placed, m
+    )
+    # In row order, so that equal scores stay in it.
+    rows = np.sort(to_host(candidates), axis=1)
+    scores = np.empty(rows.shape, np.float32)
+    step = max(_RESCORED // m, 1)
+    for i in range(0, len(rows), step):
+      wanted = rows[i : i + step]
+      found = self.rows(wanted.reshape(-1)).reshape(*wanted.shape, -1)
+      # A product and a sum per row: equal rows get equal scores.
+      scores[i : i + step] = (found * host[i : i + step, None]).sum(axis=2)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (
+      np.take_along_axis(scores, best, axis=1),
+      np.take_along_axis(rows, best, axis=1),
+    )
+
+  def metrics(self) -> dict[str, Any]:
+    """Nothing was measured."""
+    return {}
 
   def rows(self, wanted: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m e"]:
     """The embeddings of these rows, to 16 bits, from the disk."""
@@ -160,41 +198,6 @@ def _placed(
     count=count,
     manifest=manifest,
     mesh=mesh,
-  )
-
-
-def search(
-  index: Int8Index, queries: Shaped[Array | np.ndarray, "..."], k: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-  """As `exact.search`, over an int8 index.
-
-  The scores are float32 inner products with rows of 16 bits. A row that the
-  codes alone do not put among the best 2k is not found.
-  """
-  check_k(k, index.count)
-  host = checked_queries(queries, index.width)
-  if not len(host):
-    return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32)
-  m = min(CANDIDATES * k, index.count)
-  placed = jax.make_array_from_callback(
-    host.shape, replicated(index.mesh), lambda where: host[where]
-  )
-  candidates = candidates_placed(
-    index.mesh, index.codes, index.scales, index.count, placed, m
-  )
-  # In row order, so that equal scores stay in it.
-  rows = np.sort(to_host(candidates), axis=1)
-  scores = np.empty(rows.shape, np.float32)
-  step = max(_RESCORED // m, 1)
-  for i in range(0, len(rows), step):
-    wanted = rows[i : i + step]
-    found = index.rows(wanted.reshape(-1)).reshape(*wanted.shape, -1)
-    # A product and a sum per row: equal rows get equal scores.
-    scores[i : i + step] = (found * host[i : i + step, None]).sum(axis=2)
-  best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-  return (
-    jnp.asarray(np.take_along_axis(scores, best, axis=1)),
-    jnp.asarray(np.take_along_axis(rows, best, axis=1)),
   )
 
 

@@ -16,18 +16,17 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends import memory
-from odqa_jax.retrieval.backends.exact import check_k, checked_queries
 from odqa_jax.retrieval.backends.scann_build import build_scann, read_build
 from odqa_jax.retrieval.backends.scann_library import (
   ScannConfig,
   find_rows,
   library,
 )
-from odqa_jax.runtime.config import parse_arg
+from odqa_jax.retrieval.searchable import checked_queries, no_rows
 from odqa_jax.runtime.mesh import sync
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class ScannIndex:
   """An index that ScaNN searches, in the memory of every process.
 
@@ -37,7 +36,6 @@ class ScannIndex:
     config: how it was built.
     manifest: what the index was made from.
     build: what the build was made from, and the recall measured.
-    mesh: unused; other indexes have one.
   """
 
   searcher: Any
@@ -45,40 +43,61 @@ class ScannIndex:
   config: ScannConfig
   manifest: Mapping[str, Any]
   build: Mapping[str, Any]
-  mesh: Mesh
+
+  # ScaNN shares a batch among the cores.
+  batch_size = 1024
 
   @property
   def width(self) -> int:
     """The embedding width e."""
     return self.manifest["width"]
 
+  def search(
+    self, queries: Shaped[Array | np.ndarray, "..."], k: int
+  ) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
+    """See `Searchable`; the rows have large inner products, not the largest.
+
+    Where too few leaves are searched to hold k rows, more are, for the queries
+    that need it. The scores are the inner products with the rows; which of
+    several equals come last before the cut is ScaNN's choice.
+
+    Raises:
+      ValueError: also if ScaNN finds fewer than k rows.
+    """
+    host = checked_queries(self, queries, k)
+    if not len(host):
+      return no_rows(k)
+    return find_rows(self.searcher, self.config, self.count, host, k)
+
+  def metrics(self) -> dict[str, Any]:
+    """The share of the exact result that was found when it was built."""
+    return {"recall_when_built": self.build["recall"]}
+
 
 def open_scann(
-  directory: str | Path, mesh: Mesh, settings: str = ""
+  directory: str | Path, mesh: Mesh, config: ScannConfig | None = None
 ) -> ScannIndex:
   """Opens an index for ScaNN; builds what ScaNN needs when absent.
 
   Args:
     directory: what `build_index` made.
-    mesh: kept in the result; ScaNN uses the CPU alone.
-    settings: `key=value,…`, fields of `ScannConfig`; a build that has others
-      is made anew. None given: any build will do.
+    mesh: unused; ScaNN searches on the CPU.
+    config: a build that has another is made anew. None: any build will do.
 
   Raises:
     ImportError: if the extra `scann` is not installed.
     ValueError: if the build belongs to another index, a file is missing or
-      damaged, it does not fit in memory, or a setting is not known.
+      damaged, it does not fit in memory, or the config does not suit the rows.
   """
   directory = Path(directory)
   scann = library()
   manifest = storage.read_manifest(directory)
-  known = dataclasses.asdict(ScannConfig())
-  config = ScannConfig(**parse_arg(settings, **known))
-  wanted = dataclasses.asdict(config.resolved(manifest["count"]))
   build = None
   if (directory / "scann").exists():
     build = read_build(directory, manifest)
-    build = None if settings and build["config"] != wanted else build
+    if config is not None:
+      wanted = dataclasses.asdict(config.resolved(manifest["count"]))
+      build = build if build["config"] == wanted else None
   # All processes must have looked before the first one builds.
   sync("scann: looked")
   build = build or build_scann(directory, config)
@@ -90,32 +109,4 @@ def open_scann(
     scann.scann_pybind.ScannNumpy(str(folder), assets)
   )
   used = ScannConfig(**build["config"])
-  return ScannIndex(searcher, manifest["count"], used, manifest, build, mesh)
-
-
-def search(
-  index: ScannIndex, queries: Shaped[Array | np.ndarray, "..."], k: int
-) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
-  """Finds k rows with large inner products for every query.
-
-  Where too few leaves are searched to hold k rows, more are, for the queries
-  that need it.
-
-  Args:
-    index: the rows.
-    queries: [b, e], float32 (or a shorter float, which is widened).
-    k: how many rows, 1 ≤ k ≤ `index.count`.
-
-  Returns:
-    Scores, float32, best first, and corpus rows, int32, on the host. The
-    scores are the inner products with the rows; equal scores are ordered by
-    row, but which of several equals come last before the cut is ScaNN's choice.
-
-  Raises:
-    ValueError: as `exact.search`, or if ScaNN finds fewer than k rows.
-  """
-  check_k(k, index.count)
-  host = checked_queries(queries, index.width)
-  if not len(host):
-    return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
-  return find_rows(index.searcher, index.config, index.count, host, k)
+  return ScannIndex(searcher, manifest["count"], used, manifest, build)

@@ -13,6 +13,10 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+# Every device holds a multiple of this many rows. A matrix product may add up
+# in another order when their number is ragged; with a round one, equal rows
+# get bit-identical scores, and search can break ties by row.
+ROW_MULTIPLE = 64
 # Rows per group whose maximum is compared first; divides ROW_MULTIPLE.
 GROUP = 32
 # Scores held at a time: 256 MiB of float32, or those of 32 questions.

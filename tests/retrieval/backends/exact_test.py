@@ -35,7 +35,7 @@ def best(rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def rows_found(index: Index, queries: Any, k: int) -> np.ndarray:
-  scores, rows = exact.search(index, queries, k)
+  scores, rows = index.search(queries, k)
   assert scores.dtype == jnp.float32 and rows.dtype == jnp.int32
   assert scores.shape == rows.shape == (len(queries), k)
   return np.asarray(rows)
@@ -92,7 +92,7 @@ def test_scores_and_rows_of_real_numbers(e: int):
   rng = np.random.default_rng(0)
   rows = rng.standard_normal((3001, e), np.float32)
   queries = rng.standard_normal((6, e), np.float32)
-  scores, found = map(np.asarray, exact.search(index_of(rows), queries, 50))
+  scores, found = map(np.asarray, index_of(rows).search(queries, 50))
   true = queries.astype(np.float64) @ rows.astype(np.float64).T
   np.testing.assert_allclose(
     scores, -np.sort(-true, axis=1)[:, :50], rtol=0, atol=1e-4
@@ -112,7 +112,7 @@ def test_ties_go_to_the_lowest_row(width: int, queries_count: int):
   rows = kinds[rng.integers(0, 3, 2777)]
   queries = rng.standard_normal((queries_count, width), np.float32)
   one, eight = (
-    [np.asarray(x) for x in exact.search(index_of(rows, n), queries, 1000)]
+    [np.asarray(x) for x in index_of(rows, n).search(queries, 1000)]
     for n in (1, 8)
   )
   np.testing.assert_array_equal(one[1], best(rows, queries, 1000))
@@ -158,7 +158,7 @@ def test_bfloat16_rows_with_float32_queries():
   queries = rng.standard_normal((4, 64), np.float32)
   index = index_of(rows)
   assert index.embeddings.dtype == jnp.bfloat16
-  scores, found = map(np.asarray, exact.search(index, queries, 30))
+  scores, found = map(np.asarray, index.search(queries, 30))
   true = queries.astype(np.float64) @ rows.astype(np.float64).T
   np.testing.assert_allclose(
     scores, -np.sort(-true, axis=1)[:, :30], rtol=0, atol=2e-5
@@ -179,7 +179,7 @@ def test_queries_may_lie_on_devices():
 
 def test_the_result_is_on_every_device():
   index = index_of(integers((500, 8), 0))
-  for x in exact.search(index, np.ones((2, 8), np.float32), 3):
+  for x in index.search(np.ones((2, 8), np.float32), 3):
     assert x.is_fully_replicated and len(x.sharding.device_set) == 8
 
 
@@ -193,7 +193,7 @@ def test_a_search_on_the_devices_alone(split: bool):
   def find(embeddings: jax.Array, asked: jax.Array) -> tuple[Any, Any]:
     return exact.search_placed(index.mesh, embeddings, 500, asked, 7)
 
-  want = exact.search(index, queries, 7)
+  want = index.search(queries, 7)
   compiled = jax.jit(find)
   for run in (find, compiled):
     with jax.transfer_guard("disallow"):
@@ -239,8 +239,8 @@ def test_bad_arguments_on_the_devices(
 
 
 def test_no_queries():
-  scores, rows = exact.search(
-    index_of(integers((5, 4), 0)), np.zeros((0, 4), np.float32), 2
+  scores, rows = index_of(integers((5, 4), 0)).search(
+    np.zeros((0, 4), np.float32), 2
   )
   assert scores.shape == rows.shape == (0, 2)
 
@@ -263,7 +263,7 @@ ONES = np.ones((2, 4), np.float32)
 )
 def test_bad_arguments(queries: np.ndarray, k: int, message: str):
   with pytest.raises(ValueError, match=message):
-    exact.search(index_of(integers((5, 4), 0)), queries, k)
+    index_of(integers((5, 4), 0)).search(queries, k)
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_compiled_once(compilations: Callable[[], int]):
   exact._searcher.cache_clear()
   for seed in range(3):
     index = index_of(integers((700 + seed, 20), seed))
-    exact.search(index, integers((6, 20), seed), 9)
+    index.search(integers((6, 20), seed), 9)
     if seed == 0:
       first = compilations()
   assert first > 0

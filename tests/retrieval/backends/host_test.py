@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from random_corpus import Encoder, Tokens, build, first_devices, save
 
-from odqa_jax.retrieval.backends import exact
-from odqa_jax.retrieval.backends import host as streamed
+from odqa_jax.retrieval.backends import host
 from odqa_jax.retrieval.backends.host import HostIndex, open_host
 from odqa_jax.retrieval.index import load_index
+from odqa_jax.retrieval.searchable import Searchable
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
@@ -25,16 +25,16 @@ def integers(shape: tuple[int, ...], seed: int, high: int = 3) -> np.ndarray:
 
 
 def found(
-  module: Any, index: Any, queries: np.ndarray, k: int
+  index: Searchable, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  scores, rows = module.search(index, queries, k)
+  scores, rows = index.search(queries, k)
   assert scores.dtype == np.float32 and rows.dtype == np.int32
   return np.asarray(scores), np.asarray(rows)
 
 
 def assert_same(directory: Path, index: HostIndex, queries: Any, k: int):
-  wanted = found(exact, load_index(directory, index.mesh), queries, k)
-  got = found(streamed, index, queries, k)
+  wanted = found(load_index(directory, index.mesh), queries, k)
+  got = found(index, queries, k)
   np.testing.assert_array_equal(got[1], wanted[1])
   np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
 
@@ -87,9 +87,9 @@ def test_padding_is_never_returned(
     blocks.append(np.array(block))
     return search_placed(mesh, block, *rest)
 
-  search_placed = streamed.search_placed
-  monkeypatch.setattr(streamed, "search_placed", searching)
-  scores, rows_found = found(streamed, index, np.ones((2, 4), np.float32), 70)
+  search_placed = host.search_placed
+  monkeypatch.setattr(host, "search_placed", searching)
+  scores, rows_found = found(index, np.ones((2, 4), np.float32), 70)
   # The buffer of the last one has held rows of the second one.
   np.testing.assert_array_equal(np.concatenate(blocks)[:262], rows)
   assert len(blocks) == 5 and not blocks[4][6:].any()
@@ -104,7 +104,7 @@ def test_the_devices_hold_two_blocks_at_most(
   directory = save(tmp_path / "index", integers((64 * 9, 4), 0))
   index = open_host(directory, first_devices(1), block_bytes=1)
   second = threading.Event()
-  move, search_placed = streamed._move, streamed.search_placed
+  move, search_placed = host._move, host.search_placed
   placed: list[weakref.ref[Any]] = []
   searched: list[int] = []
 
@@ -122,9 +122,9 @@ def test_the_devices_hold_two_blocks_at_most(
     searched.append(sum(block() is not None for block in list(placed)))
     return search_placed(*arguments)
 
-  monkeypatch.setattr(streamed, "_move", moving)
-  monkeypatch.setattr(streamed, "search_placed", searching)
-  streamed.search(index, np.ones((2, 4), np.float32), 3)
+  monkeypatch.setattr(host, "_move", moving)
+  monkeypatch.setattr(host, "search_placed", searching)
+  index.search(np.ones((2, 4), np.float32), 3)
   assert len(searched) == len(placed) == 9
   assert max(searched) == 2
 
@@ -136,24 +136,24 @@ def test_a_read_error_is_raised(
   index = open_host(directory, first_devices(1), block_bytes=1)
   (directory / "rows-00001.npy").unlink()
   with pytest.raises(FileNotFoundError, match="rows-00001"):
-    streamed.search(index, np.ones((2, 4), np.float32), 3)
+    index.search(np.ones((2, 4), np.float32), 3)
 
 
-def test_figures(tmp_path: Path):
+def test_metrics(tmp_path: Path):
   directory = save(tmp_path / "index", integers((1000, 4), 0))
   index = open_host(directory, first_devices(4), block_bytes=1)
-  assert index.figures() == {}
+  assert index.metrics() == {}
   for _ in range(3):
-    streamed.search(index, np.ones((2, 4), np.float32), 3)
-  figures = index.figures()
-  assert figures["batches"] == 3
+    index.search(np.ones((2, 4), np.float32), 3)
+  metrics = index.metrics()["host_resident"]
+  assert metrics["batches"] == 3
   # Four blocks of 4 × 64 rows.
-  assert figures["bytes_per_batch"] == 1024 * 4 * 4
-  kept = np.array(index.batches[1:])
-  assert figures["seconds_per_batch"] == pytest.approx(kept[:, 0].mean())
-  assert figures["waiting_per_batch"] == pytest.approx(kept[:, 1].mean())
-  assert figures["gb_per_s"] == pytest.approx(
-    16384 / 1e9 / figures["seconds_per_batch"]
+  assert metrics["bytes_per_batch"] == 1024 * 4 * 4
+  kept = np.array(index.timings[1:])
+  assert metrics["seconds_per_batch"] == pytest.approx(kept[:, 0].mean())
+  assert metrics["waiting_per_batch"] == pytest.approx(kept[:, 1].mean())
+  assert metrics["gb_per_s"] == pytest.approx(
+    16384 / 1e9 / metrics["seconds_per_batch"]
   )
 
 
@@ -175,14 +175,14 @@ def test_bad_arguments(
 ):
   directory = save(tmp_path / "index", integers((5, 4), 0))
   with pytest.raises(ValueError, match=message):
-    streamed.search(open_host(directory, first_devices(2)), queries, k)
+    open_host(directory, first_devices(2)).search(queries, k)
 
 
 def test_no_queries(tmp_path: Path):
   index = open_host(
     save(tmp_path / "index", integers((5, 4), 0)), first_devices(2)
   )
-  scores, rows = streamed.search(index, ONES[:0], 2)
+  scores, rows = index.search(ONES[:0], 2)
   assert scores.shape == rows.shape == (0, 2)
 
 
@@ -196,7 +196,7 @@ def test_bad_folders(tmp_path: Path):
   path.write_bytes(content[:-1] + b"\x01")
   damaged = open_host(directory, mesh)
   with pytest.raises(ValueError, match=r"rows-00001.npy .*checksum"):
-    streamed.search(damaged, np.ones((1, 4), np.float32), 3)
+    damaged.search(np.ones((1, 4), np.float32), 3)
   path.write_bytes(content[:-1])
   with pytest.raises(ValueError, match=r"rows-00001.npy .* bytes"):
     open_host(directory, mesh)

@@ -10,11 +10,10 @@ import pytest
 from random_corpus import IDENTITY, Encoder, Tokens, build, first_devices
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import exact, top_k
-from odqa_jax.retrieval.backends import int8 as quantized
+from odqa_jax.retrieval.backends import int8, top_k
 from odqa_jax.retrieval.backends.codes import dequantize, quantize
+from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.index import build_index, export_npy, load_index
-from odqa_jax.retrieval.searchable import open_index, search
 from odqa_jax.runtime.mesh import make_mesh
 
 
@@ -26,8 +25,8 @@ def embeddings(n: int, e: int, seed: int, outlier: float = 1) -> np.ndarray:
   return rows * rng.uniform(0.5, 2, (n, 1)).astype(np.float32)
 
 
-def index_of(rows: np.ndarray, devices: int = 8) -> quantized.Int8Index:
-  return quantized.index_from_rows(rows, first_devices(devices), {})
+def index_of(rows: np.ndarray, devices: int = 8) -> int8.Int8Index:
+  return int8.index_from_rows(rows, first_devices(devices), {})
 
 
 def recall(found: np.ndarray, rows: np.ndarray, queries: np.ndarray) -> float:
@@ -57,7 +56,7 @@ def test_codes_are_within_half_a_step():
 def test_recall(outlier: float, questions: int):
   rows = embeddings(20_001, 64, 1, outlier)
   queries = embeddings(questions, 64, 2, outlier)
-  scores, found = map(np.asarray, search(index_of(rows), queries, 100))
+  scores, found = map(np.asarray, index_of(rows).search(queries, 100))
   assert scores.dtype == np.float32 and found.dtype == np.int32
   assert recall(found, rows, queries) >= 0.995
   true = np.einsum("bke,be->bk", rows[found], queries)
@@ -72,14 +71,14 @@ def test_one_device_equals_eight(
 ):
   """In several parts and blocks, with copies of rows among the rows."""
   monkeypatch.setattr(top_k, "_SCORES", 2**14)
-  monkeypatch.setattr(quantized, "_WIDENED", 192)
-  quantized._searcher.cache_clear()
+  monkeypatch.setattr(int8, "_WIDENED", 192)
+  int8._searcher.cache_clear()
   kinds = embeddings(97, 32, n)
   rows = kinds[np.random.default_rng(0).integers(0, 97, n)]
   queries = embeddings(questions, 32, 5)
   k = min(n, 60)
   one, eight = (
-    [np.asarray(x) for x in search(index_of(rows, d), queries, k)]
+    [np.asarray(x) for x in index_of(rows, d).search(queries, k)]
     for d in (1, 8)
   )
   np.testing.assert_array_equal(one[1], eight[1])
@@ -88,12 +87,12 @@ def test_one_device_equals_eight(
     assert len(set(found.tolist())) == k and found.max() < n
     same = np.diff(scores) == 0
     assert (np.diff(found)[same] > 0).all()
-  quantized._searcher.cache_clear()
+  int8._searcher.cache_clear()
 
 
 def test_padding_is_never_found():
   rows = -np.abs(embeddings(70, 16, 3))
-  _, found = search(index_of(rows), np.ones((4, 16), np.float32), 70)
+  _, found = index_of(rows).search(np.ones((4, 16), np.float32), 70)
   np.testing.assert_array_equal(np.sort(found, axis=1)[0], np.arange(70))
 
 
@@ -121,7 +120,7 @@ def test_build_open_and_resume(tmp_path: Path, devices: int):
 
   make(encoder)
   index = open_index(folder, first_devices(devices))
-  assert isinstance(index, quantized.Int8Index)
+  assert isinstance(index, int8.Int8Index)
   assert index.width == rows.shape[1] and index.count == 200
   codes, scales, residuals = quantize(rows)
   np.testing.assert_array_equal(np.asarray(index.codes)[:200], codes)
@@ -132,8 +131,8 @@ def test_build_open_and_resume(tmp_path: Path, devices: int):
   )
   queries = embeddings(3, rows.shape[1], 0)
   np.testing.assert_array_equal(
-    search(index, queries, 20)[1],
-    exact.search(whole, queries, 20)[1],
+    index.search(queries, 20)[1],
+    whole.search(queries, 20)[1],
   )
   export_npy(folder, tmp_path / "rows.npy")
   np.testing.assert_array_equal(
@@ -165,13 +164,13 @@ def test_damage_is_found_by_name(tmp_path: Path):
     dtype="int8",
   )
   mesh = make_mesh()
-  quantized.load_int8(folder, mesh)
+  int8.load_int8(folder, mesh)
   path = folder / "residuals-00001.npy"
   content = bytearray(path.read_bytes())
   content[-1] ^= 1
   path.write_bytes(content)
   with pytest.raises(ValueError, match=r"residuals-00001.npy \(rows 64 to 99"):
-    quantized.load_int8(folder, mesh)
+    int8.load_int8(folder, mesh)
   path.write_bytes(content[:-1])
   with pytest.raises(ValueError, match=r"residuals-00001.npy .* bytes"):
     open_index(folder, mesh)
@@ -188,7 +187,7 @@ def test_codes_that_do_not_fit_are_refused(tmp_path: Path):
   storage.save_shard(partial, 0, 0, codes, scales=scales, residuals=residuals)
   storage.finish(partial, folder, {"dtype": "int8", "count": 10}, 1)
   with pytest.raises(ValueError, match=r"needs .* bytes"):
-    quantized.load_int8(folder, make_mesh(), free=lambda device: 3)
+    int8.load_int8(folder, make_mesh(), free=lambda device: 3)
   with pytest.raises(ValueError, match="int8"):
     load_index(folder, make_mesh())
 
@@ -197,16 +196,16 @@ def test_codes_that_do_not_fit_are_refused(tmp_path: Path):
 def test_k_out_of_range(k: int):
   index = index_of(embeddings(10, 8, 0))
   with pytest.raises(ValueError, match=f"k={k} is out of range"):
-    search(index, np.ones((1, 8), np.float32), k)
+    index.search(np.ones((1, 8), np.float32), k)
 
 
 def test_bad_queries():
   index = index_of(embeddings(10, 8, 0))
   with pytest.raises(ValueError, match="width 8"):
-    search(index, np.ones((1, 7), np.float32), 2)
+    index.search(np.ones((1, 7), np.float32), 2)
   with pytest.raises(ValueError, match="NaN"):
-    search(index, np.full((1, 8), np.nan, np.float32), 2)
-  assert search(index, np.ones((0, 8), np.float32), 2)[1].shape == (0, 2)
+    index.search(np.full((1, 8), np.nan, np.float32), 2)
+  assert index.search(np.ones((0, 8), np.float32), 2)[1].shape == (0, 2)
 
 
 def test_candidates_may_be_found_within_a_jitted_function():
@@ -214,7 +213,7 @@ def test_candidates_may_be_found_within_a_jitted_function():
   index = index_of(rows)
   queries = jnp.asarray(embeddings(4, 16, 1))
   found = jax.jit(
-    lambda q: quantized.candidates_placed(
+    lambda q: int8.candidates_placed(
       index.mesh, index.codes, index.scales, index.count, q, 40
     )
   )(queries)
@@ -225,6 +224,6 @@ def test_rescored_ties_go_to_the_lowest_row():
   """Of two equals the codes of the question put the second first."""
   rows = np.array([[127, 4, 0], [126, 8, 127]], np.float32)
   queries = np.array([[1, 0.25, 0]] * 2, np.float32)
-  scores, found = search(index_of(rows), queries, 2)
+  scores, found = index_of(rows).search(queries, 2)
   np.testing.assert_array_equal(found, [[0, 1]] * 2)
   np.testing.assert_array_equal(scores, np.full((2, 2), 128))

@@ -17,7 +17,7 @@ from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.backends.scann import ScannIndex, open_scann
 from odqa_jax.retrieval.backends.scann_build import build_scann
 from odqa_jax.retrieval.backends.scann_library import ScannConfig
-from odqa_jax.retrieval.searchable import open_index
+from odqa_jax.retrieval.backends.table import open_index
 
 SMALL = ScannConfig(leaves=40, leaves_searched=20, brute_force_below=0)
 
@@ -46,7 +46,7 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 def search(
   index: ScannIndex, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  scores, rows = scann.search(index, queries, k)
+  scores, rows = index.search(queries, k)
   assert scores.dtype == np.float32 and rows.dtype == np.int32
   assert scores.shape == rows.shape == (len(queries), k)
   assert (np.diff(scores, axis=1) <= 0).all()
@@ -152,14 +152,14 @@ class Sparse:
 
 def sparse(count: int) -> tuple[ScannIndex, Sparse]:
   config = ScannConfig(leaves=40, leaves_searched=3).resolved(count)
-  searcher, mesh = Sparse(), first_devices(1)
+  searcher = Sparse()
   manifest = {"width": 2, "count": count}
-  return ScannIndex(searcher, count, config, manifest, {}, mesh), searcher
+  return ScannIndex(searcher, count, config, manifest, {}), searcher
 
 
 def test_queries_without_enough_rows_look_at_more_leaves():
   index, searcher = sparse(30_000)
-  scores, _ = scann.search(index, np.float32([[1, 0], [11, 0], [5, 0]]), 5)
+  scores, _ = index.search(np.float32([[1, 0], [11, 0], [5, 0]]), 5)
   assert searcher.calls == [(3, 3), (2, 6), (1, 12)]
   assert np.isfinite(scores).all()
 
@@ -167,17 +167,17 @@ def test_queries_without_enough_rows_look_at_more_leaves():
 def test_fewer_rows_than_k_are_an_error():
   index, searcher = sparse(30_000)
   with pytest.raises(ValueError, match=r"fewer than k=5 of 30000 rows for 1 q"):
-    scann.search(index, np.float32([[1, 0], [41, 0]]), 5)
+    index.search(np.float32([[1, 0], [41, 0]]), 5)
   assert [leaves for _, leaves in searcher.calls] == [3, 6, 12, 24, 40]
 
 
 def test_a_small_share_of_the_rows_is_searched_at_least():
   index, searcher = sparse(1000)
-  scann.search(index, np.float32([[1, 0]]), 5)
+  index.search(np.float32([[1, 0]]), 5)
   # 25 rows a leaf: two leaves hold 10·k, the three of the config hold more.
   assert searcher.calls.pop() == (1, 3)
   index, searcher = sparse(200)
-  scann.search(index, np.float32([[1, 0]]), 5)
+  index.search(np.float32([[1, 0]]), 5)
   assert searcher.calls.pop() == (1, 10)
 
 
@@ -291,10 +291,10 @@ def test_other_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   index = open_scann(directory, first_devices(1))
   queries = np.ones((2, 32), np.float32)
   with pytest.raises(ValueError, match=r"k=501 .* 500 rows"):
-    scann.search(index, queries, 501)
+    index.search(queries, 501)
   with pytest.raises(ValueError, match=r"\(2, 4\).* width 32"):
-    scann.search(index, queries[:, :4], 3)
-  scores, rows = scann.search(index, queries[:0], 3)
+    index.search(queries[:, :4], 3)
+  scores, rows = index.search(queries[:0], 3)
   assert scores.shape == rows.shape == (0, 3)
   monkeypatch.setattr(scann.memory, "host_bytes", lambda: 1000)
   with pytest.raises(
@@ -337,7 +337,3 @@ def test_settings_are_part_of_the_backend(
     assert capfd.readouterr().err.count("built in") == builds
   config = open_index(directory, mesh, backend="scann:leaves=20").config
   assert config.leaves == 20 and config.brute_force_below == 20_000
-  with pytest.raises(ValueError, match="did you mean 'leaves'"):
-    open_index(directory, mesh, backend="scann:leafs=3")
-  with pytest.raises(ValueError, match="'host:leaves=3' is not known"):
-    open_index(directory, mesh, backend="host:leaves=3")

@@ -1,10 +1,10 @@
-"""One index behind every backend, and the memory that each needs."""
+"""One index behind every backend, and a backend of one's own."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import ml_dtypes
@@ -15,14 +15,18 @@ from random_corpus import first_devices, save
 
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import save_encoder
-from odqa_jax.retrieval import searchable as retrieval
-from odqa_jax.retrieval.backends import memory
 from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.backends.host import HostIndex
 from odqa_jax.retrieval.backends.int8 import Int8Index
 from odqa_jax.retrieval.backends.scann import ScannIndex
+from odqa_jax.retrieval.backends.table import BACKENDS, Backend, open_index
 from odqa_jax.retrieval.index import Index, load_index
-from odqa_jax.retrieval.searchable import open_index
+from odqa_jax.retrieval.searchable import (
+  Searchable,
+  checked_queries,
+  search_embeddings,
+)
+from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import to_host
 from odqa_jax.text.tokenizer import load_tokenizer
 
@@ -50,11 +54,12 @@ def test_every_backend_finds_the_same(
   index = open_index(
     directory, first_devices(devices), backend=with_library(backend)
   )
-  assert type(index) is TYPES[backend]
+  assert type(index) is TYPES[backend] and isinstance(index, Searchable)
   assert index.count == 1500 and index.width == 24
+  assert index.batch_size == (64 if backend == "exact" else 1024)
   assert index.manifest["count"] == 1500
   queries = normal((9, 24), 1)
-  scores, found = retrieval.search(index, queries, 20)
+  scores, found = index.search(queries, 20)
   assert scores.dtype == np.float32 and found.dtype == np.int32
   exact = queries.astype(np.float64) @ rows.astype(np.float64).T
   wanted = np.argsort(-exact, axis=1)[:, :20]
@@ -68,76 +73,93 @@ def test_the_manifest_says_what_exact_opens(tmp_path: Path):
   codes, scales, residuals = quantize(normal((300, 24), 0))
   sides = {"scales": scales, "residuals": residuals}
   directory = save(tmp_path / "index", codes, sides=sides)
-  assert type(open_index(directory, first_devices(2))) is Int8Index
+  index = open_index(directory, first_devices(2))
+  assert type(index) is Int8Index and isinstance(index, Searchable)
+  assert index.batch_size == 64 and index.metrics() == {}
   with pytest.raises(
     ValueError, match=r"holds int8 codes.*--dtype f32 or bf16"
   ):
     load_index(directory, first_devices(2))
-  with pytest.raises(ValueError, match=r"'gpu' is not known.*exact, host, sca"):
-    open_index(directory, first_devices(2), backend="gpu")
 
 
-def test_questions_searched_together(tmp_path: Path):
-  directory = save(tmp_path / "index", normal((300, 24), 0))
-  mesh = first_devices(1)
-  for backend, most in (("exact", 64), ("host", 1024)):
-    index = open_index(directory, mesh, backend=backend)
-    assert retrieval.batches(index, 0) == []
-    assert retrieval.batches(index, 3) == [range(3)]
-    assert retrieval.batches(index, most + 1) == [
-      range(most),
-      range(most, most + 1),
-    ]
+@pytest.mark.parametrize(
+  "backend, message",
+  [
+    ("gpu", r"'gpu' is not known; There are: exact \(rows.*; host .*; scann "),
+    ("exakt", r"'exakt' is not known; did you mean 'exact'\? There are"),
+    ("scan:leaves=3", r"'scan' is not known; did you mean 'scann'\?"),
+    ("host:leaves=3", r"'host:leaves=3': host takes no settings; leave out 'l"),
+    ("scann:leafs=3", r"did you mean 'leaves'"),
+  ],
+)
+def test_unknown_names(tmp_path: Path, backend: str, message: str):
+  """Told before the folder, which is not there, is looked at."""
+  with pytest.raises(ValueError, match=message):
+    open_index(tmp_path / "absent", first_devices(1), backend=backend)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_rows_that_do_not_fit_are_refused(tmp_path: Path, devices: int):
-  """Before anything is placed; what to do is in the message."""
-  directory = save(tmp_path / "index", normal((1000, 24), 0))
-  mesh = first_devices(devices)
-  # Every device holds a multiple of 64 rows.
-  needed = -(-1000 // (64 * devices)) * 64 * 24 * 4
-  load_index(directory, mesh, free=lambda device: needed)
-  load_index(directory, mesh, free=lambda device: None)
-  before = len(jax.live_arrays())
-  with pytest.raises(ValueError) as error:
-    # The last device has the least.
-    devices_free = {d: needed for d in mesh.devices.flat}
-    devices_free[mesh.devices.flat[-1]] = needed - 1
-    load_index(directory, mesh, free=devices_free.get)
-  assert len(jax.live_arrays()) == before
-  message = str(error.value)
-  for part in (
-    f"index needs {needed:,} bytes on each of {devices} devices",
-    f"only {needed - 1:,} are free",
-    "--backend host",
-    "--dtype bf16 or int8",
-    "more devices",
-  ):
-    assert part in message
+@dataclasses.dataclass(frozen=True)
+class Backwards:
+  """A throw-away backend: the last rows, as good as their number times bias."""
+
+  manifest: dict[str, Any]
+  bias: float
+  batch_size = 7
+
+  @property
+  def count(self) -> int:
+    return self.manifest["count"]
+
+  @property
+  def width(self) -> int:
+    return self.manifest["width"]
+
+  def search(self, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(self.count - 1, self.count - 1 - k, -1, np.int32)
+    rows = np.tile(rows, (len(checked_queries(self, queries, k)), 1))
+    return (rows * self.bias).astype(np.float32), rows
+
+  def metrics(self) -> dict[str, Any]:
+    return {"bias": self.bias}
 
 
-def device(platform: str, stats: dict[str, int] | None) -> Any:
-  """A device that says what memory it has."""
-  made = mock.create_autospec(jax.Device, instance=True)
-  made.platform = platform
-  made.memory_stats = lambda: stats
-  return made
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  bias: float = 1.0
 
 
-def test_free_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-  free = memory.free_bytes
-  assert free(device("gpu", {"bytes_limit": 100, "bytes_in_use": 30})) == 70
-  assert free(device("gpu", None)) is None
-  assert free(device("tpu", {})) is None
-  info = tmp_path / "meminfo"
-  monkeypatch.setattr(memory, "_MEMINFO", info)
-  assert memory.host_bytes() is None
-  assert free(device("cpu", None)) is None
-  info.write_text("MemTotal: 99 kB\nMemAvailable:   80 kB\n")
-  assert memory.host_bytes() == 80 * 1024
-  # Eight CPU devices share the host.
-  assert free(device("cpu", None)) == 10 * 1024
+def open_backwards(
+  directory: Path, mesh: Any, settings: Settings | None = None
+) -> Backwards:
+  chosen = settings or Settings()
+  return Backwards(read_manifest(Path(directory)), chosen.bias)
+
+
+def test_a_backend_is_a_class_and_a_row(
+  capsys, tmp_path, toy_data, checkpoint, monkeypatch
+):
+  """Found by the command too, which asks nobody for the kind of an index."""
+  row = Backend(open_backwards, "from the end", Settings)
+  monkeypatch.setitem(BACKENDS, "backwards", row)
+  call = functools.partial(commands, capsys, checkpoint, toy_data)
+  call("index", "--out", tmp_path / "index")
+  index = open_index(
+    tmp_path / "index", first_devices(1), backend="backwards:bias=0.5"
+  )
+  assert isinstance(index, Searchable)
+  found = search_embeddings(index, normal((20, 32), 0), 3)
+  np.testing.assert_array_equal(found[1], [[199, 198, 197]] * 20)
+  figures = call(
+    "search", "--index", tmp_path / "index", "--k", 2, "--out",
+    tmp_path / "run.trec", "--questions", toy_data / "questions" / "toy",
+    "--backend", "backwards:bias=0.5",
+  )  # fmt: skip
+  assert figures["bias"] == 0.5
+  first, second = (tmp_path / "run.trec").read_text().splitlines()[:2]
+  assert first.split()[2:5] == ["p199", "1", "99.5"]
+  assert second.split()[2:5] == ["p198", "2", "99"]
+  with pytest.raises(ValueError, match="did you mean 'bias'"):
+    open_index(tmp_path, first_devices(1), backend="backwards:bia=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +214,8 @@ def test_by_commands(capsys, tmp_path, toy_data, checkpoint, backend):
     found[name] = [line[:4] for line in lines]
   assert found["exact"] == found[backend]
   if backend == "host":
-    assert figures["streamed"]["batches"] == 1
-    assert figures["streamed"]["bytes_per_batch"] >= 200 * 32 * 4
+    assert figures["host_resident"]["batches"] == 1
+    assert figures["host_resident"]["bytes_per_batch"] >= 200 * 32 * 4
   else:
     assert figures["recall_when_built"]["100"] > 0.99
 

@@ -1,4 +1,4 @@
-"""Embedding an index anew in place, batch by batch.
+"""What a refresh encodes: the rows of an index, in place, batch by batch.
 
 Every device encodes rows of its own part of the index and writes them there:
 nothing but the weights travels between devices, and each host reads the tokens
@@ -16,14 +16,14 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from odqa_jax.retrieval.embed import Passages, batch_sizes, bulk_tokens
-from odqa_jax.retrieval.index import ROW_MULTIPLE
+from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.runtime.mesh import to_global
 
 # Parameters, ids [n, l] and lengths [n] → embeddings [n, e].
 EncodeWith = Callable[[Any, Array, Array], Array]
 
 
-class Reembedder:
+class RefreshBatches:
   """The rows of an index in batches; `len` says how many there are.
 
   A batch has rows of every device. Which ones depends on the lengths of the
@@ -55,9 +55,8 @@ class Reembedder:
     if batch_tokens is None:
       batch_tokens = bulk_tokens(mesh.devices.flat[0].platform, 1)
     self._corpus, self._mesh = corpus, mesh
-    unit = mesh.size * ROW_MULTIPLE
-    self._local = max(-(-len(corpus) // unit), 1) * ROW_MULTIPLE
-    self.padded = self._local * mesh.size
+    self.padded = padded_rows(len(corpus), mesh)
+    self._local = self.padded // mesh.size
     self._own = _own_shards(mesh)
     self._sizes = list(
       batch_sizes(max_length, batch_tokens, rows=self._local, devices=1).items()
@@ -84,20 +83,23 @@ class Reembedder:
     held = np.diff(self._edges, axis=1)[:, buckets] - first[None, :]
     return np.clip(held, 0, sizes[None, :]).sum(axis=0)
 
-  def embed(
-    self, rows: Float[Array, "n_padded e"], params: Any, batches: range
+  def write(
+    self,
+    rows: Float[Array, "n_padded e"],
+    params: Any,
+    batches: range | None = None,
   ) -> Float[Array, "n_padded e"]:
-    """Writes the rows of some batches; returns before it is done.
+    """Encodes batches into the rows; returns before it is done.
 
     Args:
       rows: split over the mesh as those of an `Index`; donated.
       params: what `encode` takes; gathered on every device.
-      batches: which ones.
+      batches: which ones; by default all.
 
     Raises:
       ValueError: if `encode` returns another shape than the rows need.
     """
-    for i in batches:
+    for i in range(len(self)) if batches is None else batches:
       bucket, first = self._batches[i]
       length = self._sizes[bucket][0]
       at = np.stack([self._positions(d, bucket, first) for d in self._own])

@@ -1,0 +1,96 @@
+"""Questions encoded once, and the indexes that a retriever may search."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_retriever import small_retriever
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval.retriever import (
+  encode_question_tokens,
+  encode_questions,
+  index_corpus,
+  search_questions,
+  truncate,
+)
+from odqa_jax.retrieval.searchable import search_embeddings
+from odqa_jax.runtime.mesh import make_mesh
+
+QUESTIONS = [f"what is known of the red castle {i}" for i in range(70)]
+
+
+@pytest.fixture(scope="module")
+def corpus(toy_data: Path) -> Corpus:
+  return Corpus(toy_data / "corpus")
+
+
+@pytest.fixture(scope="module")
+def index(corpus: Corpus, tmp_path_factory: Any) -> Index:
+  folder = tmp_path_factory.mktemp("retriever") / "index"
+  made = index_corpus(
+    small_retriever(corpus, 0), corpus, folder, mesh=make_mesh()
+  )
+  assert isinstance(made, Index)
+  return made
+
+
+def test_texts_or_their_tokens(corpus: Corpus):
+  """In batches of any size; a question's embedding is its own."""
+  retriever = small_retriever(corpus, 0)
+  whole = encode_questions(retriever, QUESTIONS)
+  assert whole.dtype == np.float32 and whole.shape == (70, 16)
+  tokens = retriever.tokenizer.encode_batch(QUESTIONS)
+  np.testing.assert_array_equal(
+    encode_question_tokens(retriever, tokens), whole
+  )
+  few = encode_question_tokens(retriever, tokens[60:], batch_size=8)
+  np.testing.assert_allclose(few, whole[60:], rtol=0, atol=1e-5)
+  # Ten times what rounding may do.
+  assert np.ptp(whole, axis=0).min() > 1e-4
+  assert encode_questions(retriever, []).shape == (0, 16)
+
+
+def test_a_live_index_is_searched_by_those_who_know_it(
+  corpus: Corpus, index: Index
+):
+  """Its manifest names no encoder, so that nobody takes it for one on disk."""
+  retriever, told = small_retriever(corpus, 0), []
+  wanted = search_questions(
+    retriever, index, corpus, QUESTIONS, k=5, progress=lambda *n: told.append(n)
+  )
+  assert told == [(64, 70), (70, 70)]
+  made_by = {"encoder": "the weights of training step 3"}
+  live = dataclasses.replace(index, manifest={**index.manifest, **made_by})
+  with pytest.raises(ValueError, match=r"its encoder is the weights of train"):
+    search_questions(retriever, live, corpus, QUESTIONS, k=5)
+  embeddings = encode_questions(retriever, QUESTIONS)
+  for a, b in zip(wanted, search_embeddings(live, embeddings, 5), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_an_index_of_another_retriever_or_corpus_is_refused(
+  corpus: Corpus, index: Index
+):
+  with pytest.raises(ValueError, match="its encoder is"):
+    search_questions(small_retriever(corpus, 1), index, corpus, ["x"], k=1)
+  other = dataclasses.replace(
+    index, manifest={**index.manifest, "corpus": "another"}
+  )
+  with pytest.raises(ValueError, match="its corpus is another"):
+    search_questions(small_retriever(corpus, 0), other, corpus, ["x"], k=1)
+
+
+def test_questions_take_the_width_of_the_index(corpus: Corpus, tmp_path: Path):
+  retriever = small_retriever(corpus, 0)
+  narrow = truncate(retriever, 8)
+  index = index_corpus(narrow, corpus, tmp_path / "index", mesh=make_mesh())
+  assert index.width == 8
+  found, wanted = (
+    search_questions(x, index, corpus, QUESTIONS[:3], k=5)
+    for x in (retriever, narrow)
+  )
+  np.testing.assert_array_equal(found[0], wanted[0])
