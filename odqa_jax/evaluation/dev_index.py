@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.sample import PassageSample, sample_passages
+from odqa_jax.data.corpus.views import PassageSample, sample_passages
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (

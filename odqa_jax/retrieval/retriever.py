@@ -25,9 +25,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
-from odqa_jax.data.corpus.corpus import Corpus, UntitledPassages
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
 from odqa_jax.data.examples.loader import question_batches
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
@@ -245,7 +247,7 @@ def fit_to_index(
 
 def write_index(
   retriever: Retriever,
-  corpus: Corpus,
+  corpus: Corpus | PassageSample,
   directory: str | Path,
   *,
   mesh: Mesh,
@@ -295,7 +297,7 @@ def write_index(
 
 def index_corpus(
   retriever: Retriever,
-  corpus: Corpus,
+  corpus: Corpus | PassageSample,
   directory: str | Path,
   *,
   mesh: Mesh,
@@ -319,7 +321,9 @@ def compiled_encoders(
   return jax.jit(encoder.encode_question), jax.jit(encoder.encode_passage)
 
 
-def check_tokenizer(retriever: Retriever, corpus: Corpus) -> None:
+def check_tokenizer(
+  retriever: Retriever, corpus: Corpus | PassageSample
+) -> None:
   """Refuses a corpus whose token ids mean something else to this encoder.
 
   Raises:

@@ -16,7 +16,7 @@ import grain
 import jax
 import numpy as np
 
-from odqa_jax.data.corpus.corpus import UntitledPassages
+from odqa_jax.data.corpus.views import UntitledPassages
 from odqa_jax.data.examples.batch import Batch
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.retrieval.index import Index, load_index

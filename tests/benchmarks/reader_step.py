@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from odqa_jax.training.tasks.tasks import make_task
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
@@ -33,7 +34,6 @@ from odqa_jax.retrieval.retriever import index_corpus, make_retriever
 from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.training.initial_reader import initial_models
 from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.tasks.tasks import make_task
 from odqa_jax.training.train import TrainState, train_step
 
 

@@ -261,32 +261,6 @@ class Corpus:
     return lengths
 
 
-class UntitledPassages:
-  """A corpus whose passages are encoded without their titles."""
-
-  def __init__(self, corpus: Corpus) -> None:
-    self._corpus = corpus
-    self.manifest = corpus.manifest
-    self.fingerprint = corpus.fingerprint
-
-  def __len__(self) -> int:
-    return len(self._corpus)
-
-  def id(self, row: int) -> str:
-    """The passage's own name."""
-    return self._corpus.id(row)
-
-  def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
-    """Tokens of every packed passage."""
-    return self._corpus.packed_lengths(max_length, title=False)
-
-  def passage_inputs(
-    self, rows: Int[np.ndarray, " n"], length: int
-  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
-    """Token ids and lengths of the packed passages."""
-    return self._corpus.passage_inputs(rows, length, title=False)
-
-
 def _check_length(length: int) -> None:
   if length < 2:
     raise ValueError(

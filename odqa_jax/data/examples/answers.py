@@ -1,51 +1,23 @@
 """Questions and answers as batches for end-to-end training.
 
-The passages are not known yet: they are retrieved with the live weights
-(`lookup.py`). A batch is a dict of int32 arrays (the mask is bool):
-
-| key                     | shape  | meaning                                   |
-|-------------------------|--------|-------------------------------------------|
-| question_ids            | [b, l] | [CLS] question [SEP], for the retriever   |
-| question_lengths        | [b]    | tokens before the padding                 |
-| reader_question_ids     | [b, l] | the question in the reader's vocabulary   |
-| reader_question_lengths | [b]    | without special tokens                    |
-| answer_ids              | [b, t] | the answer and its end, then padding      |
-| answer_lengths          | [b]    |                                           |
-| own_rows                | [b, m] | rows that may not be retrieved, −1: none  |
-| gold_rows               | [b]    | a passage known to answer, −1: none       |
-| example_mask            | [b]    | False for padding                         |
+The passages are not known yet: they are retrieved with the live weights.
+Batches are `batch.QUESTIONS`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
 from odqa_jax.data.corpus.corpus import Corpus, pack_questions
-from odqa_jax.data.examples.loader import Batch, bucket_length
+from odqa_jax.data.examples.batch import (
+  ANSWER_BUCKETS,
+  Batch,
+  bucket_length,
+  pad_tokens,
+)
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
-
-# Most answers are short, and every step of the decoder costs a vocabulary.
-ANSWER_BUCKETS = (8, 16, 32, 64)
-
-
-def pad_tokens(
-  token_lists: Sequence[Sequence[int]], length: int, pad_id: int
-) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
-  """Token lists as one array; what is longer than `length` is cut."""
-  ids = np.full((len(token_lists), length), pad_id, np.int32)
-  lengths = np.zeros(len(token_lists), np.int32)
-  for i, tokens in enumerate(token_lists):
-    lengths[i] = min(len(tokens), length)
-    ids[i, : lengths[i]] = tokens[:length]
-  return ids, lengths
-
-
-def answer_bucket(lengths: Sequence[int], longest: int) -> int:
-  """The smallest width for answers that holds all, at most `longest`."""
-  need = max(lengths, default=1)
-  return next((b for b in ANSWER_BUCKETS if need <= b <= longest), longest)
 
 
 class AnswerExamples:
@@ -53,7 +25,7 @@ class AnswerExamples:
 
   "End-to-End Training of Neural Retrievers", A.3: the target is sampled
   uniformly from a question's answers. Those that the decoder has no room for
-  are never drawn.
+  are never drawn; a question that has no other is left out.
 
   Args:
     questions: what is asked.
@@ -63,10 +35,15 @@ class AnswerExamples:
     answer_length: longest answer in tokens, with its end.
     buckets: whether a batch is padded to its own longest answer, or to
       `answer_length`.
+    strict: refuse what would be left out.
+
+  Attributes:
+    left_out: how many questions cannot be trained on, by reason.
 
   Raises:
-    ValueError: for a question without answers, with regular expressions for
-      answers, or with none that fits `answer_length`.
+    ValueError: if no question is left; or, with `strict`, for one that would
+      be left out: it has no answers, regular expressions for answers, or none
+      that fits `answer_length`.
   """
 
   def __init__(
@@ -78,48 +55,56 @@ class AnswerExamples:
     question_length: int,
     answer_length: int,
     buckets: bool = True,
+    strict: bool = False,
   ) -> None:
-    if not questions:
-      raise ValueError("config.data.questions holds no question to train on.")
-    texts = [q.question for q in questions]
     self.corpus = corpus
     self.vocabulary = vocabulary
     self.question_length = question_length
     self.answer_length = answer_length
     self.buckets = buckets
+    self.left_out = {
+      "without an answer": 0,
+      "with regular expressions for answers": 0,
+      f"with answers above {answer_length} tokens": 0,
+    }
+    self.answers: list[list[list[int]]] = []
+    kept: list[Question] = []
+    for question in questions:
+      targets, problem = self._targets(question)
+      if targets:
+        kept.append(question)
+        self.answers.append(targets)
+      elif strict:
+        raise ValueError(
+          f"question {question.id} is {problem}, so a reader cannot learn from "
+          "it; mend it, raise config.data.answer_length, or set "
+          "config.data.strict=False to leave it out."
+        )
+      else:
+        self.left_out[problem] += 1
+    if not kept:
+      raise ValueError(
+        f"config.data.questions: none of {len(questions)} questions can be "
+        f"trained on ({self.left_out}); give others, or raise "
+        "config.data.answer_length."
+      )
+    texts = [q.question for q in kept]
     self.tokens = corpus.tokenizer.encode_batch(texts)
     self.reader_tokens = vocabulary.encode_batch(texts)
-    self.answers = [self._targets(q) for q in questions]
-    self.gold = [_gold_row(q, corpus) for q in questions]
+    self.gold = [_gold_row(q, corpus) for q in kept]
 
-  def _targets(self, question: Question) -> list[list[int]]:
-    """The answers as targets, those that fit."""
-    if not question.answers:
-      raise ValueError(
-        f"question {question.id} has no answer, so a reader cannot learn from "
-        "it; remove it from the set, or give it an answer."
-      )
+  def _targets(self, question: Question) -> tuple[list[list[int]], str]:
+    """The answers that fit as targets; without any, the reason."""
+    none, regex, long = self.left_out
     if question.answer_type == "regex":
-      raise ValueError(
-        f"question {question.id} has the regular expression "
-        f"{question.answers[0]!r} for an answer, which a reader cannot learn "
-        "to write; use these sets for evaluation only."
-      )
+      return [], regex
     targets = [
       [*tokens, self.vocabulary.eos_id]
       for tokens in self.vocabulary.encode_batch(list(question.answers))
       if tokens
     ]
     fitting = [t for t in targets if len(t) <= self.answer_length]
-    if not fitting:
-      shortest = min((len(t) for t in targets), default=0)
-      raise ValueError(
-        f"question {question.id}: its shortest answer {question.answers[0]!r} "
-        f"takes {shortest} tokens with its end, the decoder has room for "
-        f"config.data.answer_length={self.answer_length}; raise that, or "
-        "remove the question."
-      )
-    return fitting
+    return fitting, long if targets else none
 
   def __len__(self) -> int:
     return len(self.answers)
@@ -132,17 +117,17 @@ class AnswerExamples:
   ) -> Batch:
     """The examples `indices`, of which this process holds `rows`."""
     draws = rng.random(len(indices))
-    counts = [len(self.tokens[i]) for i in indices]
-    reader_counts = [len(self.reader_tokens[i]) for i in indices]
     local = indices[rows]
+    counts = np.array([len(self.tokens[i]) for i in indices])
+    reader_counts = np.array([len(self.reader_tokens[i]) for i in indices])
     question_ids, question_lengths = pack_questions(
       [self.tokens[i] for i in local],
-      bucket_length(np.array(counts) + 2, self.question_length),
+      bucket_length(counts + 2, self.question_length),
       self.corpus.tokenizer,
     )
     reader_ids, reader_lengths = pad_tokens(
       [self.reader_tokens[i] for i in local],
-      bucket_length(np.array(reader_counts), self.question_length),
+      bucket_length(reader_counts, self.question_length),
       self.vocabulary.pad_id,
     )
     answers = [
@@ -151,7 +136,8 @@ class AnswerExamples:
     ]
     pad = self.answer_length
     if self.buckets:
-      pad = answer_bucket([len(a) for a in answers], pad)
+      lengths = np.array([len(a) for a in answers])
+      pad = bucket_length(lengths, pad, ANSWER_BUCKETS)
     answer_ids, answer_lengths = pad_tokens(
       answers[rows], pad, self.vocabulary.pad_id
     )
@@ -162,7 +148,7 @@ class AnswerExamples:
       "reader_question_lengths": reader_lengths,
       "answer_ids": answer_ids,
       "answer_lengths": answer_lengths,
-      "own_rows": np.full((len(local), 1), -1, np.int32),
+      "excluded_rows": np.full((len(local), 1), -1, np.int32),
       "gold_rows": np.array([self.gold[i] for i in local], np.int32),
       "example_mask": np.ones(len(local), bool),
     }

@@ -4,24 +4,26 @@ To add a source: a class with the methods of `loader.Examples`, a function
 here, a row in the table.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples import batch
 from odqa_jax.data.examples.answers import AnswerExamples
 from odqa_jax.data.examples.ict import IctExamples
-from odqa_jax.data.examples.loader import Examples, PairExamples
+from odqa_jax.data.examples.loader import Examples, tell_left_out
+from odqa_jax.data.examples.pairs import PairExamples
 from odqa_jax.data.examples.salient import SalientExamples
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.runtime.settings import DataSettings, nearest
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 
 def ict_examples(
-  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
 ) -> Examples:
   """Sentences and their blocks, from the corpus alone."""
   del vocabulary
@@ -35,7 +37,7 @@ def ict_examples(
 
 
 def pair_examples(
-  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
 ) -> Examples:
   """Questions with positives and hard negatives mined beforehand.
 
@@ -64,7 +66,7 @@ def pair_examples(
       if made_from != mine.fingerprint:
         raise ValueError(
           f"{pair_folder} was mined from other {name} ({made_from[:12]}) than "
-          f"{data[name]} ({mine.fingerprint[:12]}); run prepare again."
+          f"{getattr(data, name)} ({mine.fingerprint[:12]}); run prepare again."
         )
     sets.append((list(questions), pairs))
   return PairExamples(
@@ -78,7 +80,7 @@ def pair_examples(
 
 
 def answer_examples(
-  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
 ) -> Examples:
   """Questions with answers, for tasks with a reader; several sets as one."""
   assert vocabulary is not None
@@ -94,11 +96,12 @@ def answer_examples(
     question_length=data.question_length,
     answer_length=data.answer_length,
     buckets=data.reader_buckets,
+    strict=data.strict,
   )
 
 
 def salient_examples(
-  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
 ) -> Examples:
   """Sentences with masked entities, for tasks with a reader."""
   assert vocabulary is not None
@@ -118,19 +121,47 @@ def salient_examples(
   )
 
 
-_Maker = Callable[[ConfigDict, Corpus, ReaderVocabulary | None], Examples]
-SOURCES: dict[str, _Maker] = {
-  "ict": ict_examples,
-  "pairs": pair_examples,
-  "answers": answer_examples,
-  "salient": salient_examples,
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A row of `SOURCES`.
+
+  Attributes:
+    make: settings, corpus and the reader's vocabulary → examples.
+    fields: what its batches hold.
+  """
+
+  make: Callable[[DataSettings, Corpus, ReaderVocabulary | None], Examples]
+  fields: batch.Fields
+
+
+SOURCES: dict[str, Source] = {
+  "ict": Source(ict_examples, batch.PAIRS),
+  "pairs": Source(pair_examples, batch.PAIRS),
+  "answers": Source(answer_examples, batch.QUESTIONS),
+  "salient": Source(salient_examples, batch.QUESTIONS),
 }
-# Those whose batches have answers to read for, and no passages yet.
-READER_SOURCES = ("answers", "salient")
+
+
+def check_source(name: str, fields: batch.Fields) -> None:
+  """Refuses `config.data.source` where a task needs other batches.
+
+  Raises:
+    ValueError: naming the sources that fit.
+  """
+  if name not in SOURCES:
+    raise ValueError(f"config.data.source={name!r}; {nearest(name, SOURCES)}")
+  if SOURCES[name].fields is not fields:
+    fitting = [n for n, row in SOURCES.items() if row.fields is fields]
+    raise ValueError(
+      f"config.data.source={name!r} does not go with this config.task; choose "
+      f"one of {', '.join(fitting)}."
+    )
 
 
 def load_examples(
-  data: ConfigDict, corpus: Corpus, vocabulary: ReaderVocabulary | None = None
+  data: DataSettings,
+  corpus: Corpus,
+  vocabulary: ReaderVocabulary | None = None,
 ) -> Examples:
   """The examples that `config.data.source` names.
 
@@ -138,21 +169,7 @@ def load_examples(
     data: the block `config.data`.
     corpus: the evidence.
     vocabulary: of the task's reader, if it has one.
-
-  Raises:
-    ValueError: for an unknown name, listing the known ones; or one that does
-      not go with the task.
   """
-  if data.source not in SOURCES:
-    raise ValueError(
-      f"config.data.source={data.source!r}; known: {sorted(SOURCES)}."
-    )
-  if (data.source in READER_SOURCES) != (vocabulary is not None):
-    fits = [
-      n for n in SOURCES if (n in READER_SOURCES) == (vocabulary is not None)
-    ]
-    raise ValueError(
-      f"config.data.source={data.source!r} does not go with this config.task: "
-      f"one {'with' if vocabulary else 'without'} a reader takes {fits}."
-    )
-  return SOURCES[data.source](data, corpus, vocabulary)
+  examples = SOURCES[data.source].make(data, corpus, vocabulary)
+  tell_left_out(examples)
+  return examples

@@ -1,4 +1,4 @@
-"""A part of a corpus, as if it were one."""
+"""Views of a corpus: a part of it, or its passages without their titles."""
 
 import hashlib
 from collections.abc import Iterable
@@ -45,6 +45,32 @@ class PassageSample:
   ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
     """See `Corpus.passage_inputs`."""
     return self._corpus.passage_inputs(self.rows[rows], length, title=title)
+
+
+class UntitledPassages:
+  """A corpus whose passages are encoded without their titles."""
+
+  def __init__(self, corpus: Corpus | PassageSample) -> None:
+    self._corpus = corpus
+    self.manifest = corpus.manifest
+    self.fingerprint = corpus.fingerprint
+
+  def __len__(self) -> int:
+    return len(self._corpus)
+
+  def id(self, row: int) -> str:
+    """The passage's own name."""
+    return self._corpus.id(row)
+
+  def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
+    """Tokens of every packed passage."""
+    return self._corpus.packed_lengths(max_length, title=False)
+
+  def passage_inputs(
+    self, rows: Int[np.ndarray, " n"], length: int
+  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
+    """Token ids and lengths of the packed passages."""
+    return self._corpus.passage_inputs(rows, length, title=False)
 
 
 def sample_passages(
