@@ -13,7 +13,7 @@ To add a family: a file with a frozen config and a network whose parameters
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import PRNGKeyArray
 
@@ -23,6 +23,7 @@ from odqa_jax.models.t5 import T5, T5Config
 Params = Any
 
 
+@runtime_checkable
 class Network(Protocol):
   """What every family's networks have."""
 

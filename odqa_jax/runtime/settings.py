@@ -32,7 +32,7 @@ def _key(
   meaning: str,
   *,
   choices: tuple[str, ...] = (),
-  least: float | None = None,
+  least: int | float | None = None,
 ) -> Any:
   """A field with what `configs/README.md` says of it, and its limits."""
   limits = {"meaning": meaning, "choices": choices, "least": least}

@@ -12,18 +12,22 @@ from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
-from odqa_jax.models.components import Models
-from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.families import Components, describe
 from odqa_jax.models.t5 import T5, T5Config
 from odqa_jax.reading import answer
 from odqa_jax.reading import system as answer_system
-from odqa_jax.reading.answer import ReadingSystem, make_system
+from odqa_jax.reading.gather import PassageGatherer
+from odqa_jax.reading.system import ReadingSystem, make_system
 from odqa_jax.retrieval import retriever
 from odqa_jax.runtime.checkpoint import Checkpoints
 from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh
+from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
-from odqa_jax.training.tasks.tasks import make_task
+from odqa_jax.training.tasks.table import make_task
+from odqa_jax.training.tasks.task import Task
 
 ANSWER_LENGTH = 6
 # What puts arrays on devices while answering.
@@ -56,9 +60,14 @@ def reader_config(task: str, data: Path, **settings: Any) -> ConfigDict:
   return config.lock()
 
 
-def small_models(
+def reader_settings(task: str, data: Path, **settings: Any) -> Settings:
+  """The same, typed."""
+  return read_settings(reader_config(task, data, **settings))
+
+
+def small_components(
   corpus: Corpus, vocabulary: WordPieceVocabulary, **reader: Any
-) -> Models:
+) -> Components:
   bert = BertConfig(
     vocab_size=corpus.tokenizer.vocab_size,
     width=16,
@@ -82,17 +91,18 @@ def small_models(
     start_id=vocabulary.start_id,
     **reader,
   )
-  return Models(DualEncoder(EncoderConfig(bert, pooling="mean")), T5(t5))
+  retriever = DualEncoder(EncoderConfig(bert, pooling="mean"))
+  return {"retriever": retriever, "reader": T5(t5)}
 
 
-def small_params(config: ConfigDict, models: Models, seed: int = 0) -> Any:
+def small_params(task: Task, components: Components, seed: int = 0) -> Any:
   """Random weights that look at the passages, and end some answers early."""
-  params = jax.device_get(make_task(config, models).init(jax.random.key(seed)))
+  params = jax.device_get(task.init(jax.random.key(seed)))
   reader = params["reader"]
   # T5's head starts out so sharp that a reader repeats its input.
   table = np.array(reader["shared"]["embedding"])
   table *= 0.3
-  table[models.reader.config.eos_id] *= 5
+  table[components["reader"].config.eos_id] *= 5
   reader["shared"]["embedding"] = table
   cross = reader["decoder"]["block"]["layer_1"]["EncDecAttention"]
   cross["o"]["kernel"] = 12 * np.array(cross["o"]["kernel"])
@@ -100,38 +110,79 @@ def small_params(config: ConfigDict, models: Models, seed: int = 0) -> Any:
   return params
 
 
+def small_gatherer(settings: Settings, corpus: Corpus) -> PassageGatherer:
+  inputs = ReaderInputs(
+    WordPieceVocabulary(corpus.tokenizer),
+    corpus,
+    length=settings.data.reader_length,
+    title=settings.data.reader_title,
+    overlap_features=settings.reader.overlap_features,
+  )
+  return PassageGatherer(
+    corpus=corpus,
+    inputs=inputs,
+    passage_length=settings.data.passage_length,
+    title=settings.data.title,
+    null_document=settings.retrieval.null_document,
+    buckets=settings.data.reader_buckets,
+  )
+
+
+def small_parts(
+  settings: Settings, corpus: Corpus, seed: int = 0
+) -> tuple[Task, Components, Any, PassageGatherer]:
+  """Task, components, parameters and gatherer of a run."""
+  vocabulary = WordPieceVocabulary(corpus.tokenizer)
+  flags = {"flags": 4} if settings.reader.overlap_features else {}
+  components = small_components(corpus, vocabulary, **flags)
+  task = make_task(settings, components)
+  params = small_params(task, components, seed)
+  return task, components, params, small_gatherer(settings, corpus)
+
+
 def small_system(
   task: str, data: Path, seed: int = 0, **settings: Any
 ) -> ReadingSystem:
-  config = reader_config(task, data, **settings)
-  corpus = Corpus(data / "corpus")
-  vocabulary = WordPieceVocabulary(corpus.tokenizer)
-  flags = {"flags": 4} if config.reader.flags else {}
-  models = small_models(corpus, vocabulary, **flags)
-  inputs = ReaderInputs(
-    vocabulary,
-    corpus,
-    length=config.data.reader_length,
-    title=config.data.reader_title,
-    flags=config.reader.flags,
+  run = reader_settings(task, data, **settings)
+  made, components, params, gatherer = small_parts(
+    run, Corpus(data / "corpus"), seed
   )
-  params = small_params(config, models, seed)
-  return make_system(config, models, params, corpus, inputs)
+  assert made.reading is not None
+  return make_system(
+    made.reading,
+    components,
+    params,
+    gatherer,
+    question_length=run.data.question_length,
+  )
 
 
 def save_workdir(system: ReadingSystem, workdir: Path, step: int = 3) -> Path:
   """A training workdir as the loop leaves it behind."""
+  corpus = system.corpus
+  vocabulary = WordPieceVocabulary(corpus.tokenizer)
+  features = {"flags": 4} if system.config.overlap_features else {}
+  components = small_components(corpus, vocabulary, **features)
+  retriever = system.retriever
   extra = {
-    "config": system.config.to_dict(),
-    "encoder": dataclasses.asdict(system.models.encoder.config),
-    "reader": dataclasses.asdict(system.models.reader.config),
-    "reader_vocabulary": system.vocabulary.fingerprint,
-    "tokenizer": system.corpus.tokenizer.fingerprint,
-    "corpus": system.corpus.fingerprint,
+    "config": {},
+    "components": {
+      "retriever": describe(components["retriever"])
+      | {
+        "tokenizer": corpus.tokenizer.fingerprint,
+        "question_length": retriever.question_length,
+        "passage_length": retriever.passage_length,
+        "title": retriever.title,
+      },
+      "reader": describe(components["reader"])
+      | {"tokenizer": vocabulary.fingerprint},
+    },
+    "reading": dataclasses.asdict(system.config),
+    "corpus": corpus.fingerprint,
     "best": None,
   }
   with Checkpoints(workdir / "checkpoints") as checkpoints:
     checkpoints.save(step, {"params": system.params}, extra)
     checkpoints.wait()
-  system.corpus.tokenizer.save(workdir / "tokenizer")
+  corpus.tokenizer.save(workdir / "tokenizer")
   return workdir

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from known_names import Names
+from odqa_jax.runtime.run import Interrupted
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question, write_questions
@@ -22,7 +23,6 @@ from odqa_jax.retrieval.retriever import (
 )
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
-from odqa_jax.runtime.run import Interrupted
 from odqa_jax.training import train as train_module
 from odqa_jax.training.train import train
 
@@ -63,7 +63,7 @@ def reading(toy_config, monkeypatch):
         "reader.preset": "tiny",
         "reader.scan": False,
         "retrieval.k": 2,
-        "objective.context_encoder": task == "individual",
+        "objective.passage_encoder": task == "individual",
       }
       | settings
     )
@@ -239,7 +239,7 @@ def test_stages_hand_on_retriever_and_reader(tmp_path, reading):
   with pytest.raises(ValueError, match=r"the reader of .* is another model"):
     config = reading("joint", init_from=str(tmp_path / "fid"))
     config.unlock()
-    config.reader.flags = True
+    config.reader.overlap_features = True
     train(config, tmp_path / "other")
 
 
@@ -322,7 +322,7 @@ def test_masked_salient_spans_train_without_their_own_passage(
 
   def watched(self, batch, found):
     out = complete(self, batch, found)
-    seen.append((out["own_rows"], out["passage_rows"]))
+    seen.append((out["excluded_rows"], out["passage_rows"]))
     return out
 
   monkeypatch.setattr(Lookup, "complete", watched)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import path_name
+from odqa_jax.runtime.settings import OptimizerSettings
 from odqa_jax.training.optimizer import learning_rate, make_optimizer
 
 PARAMS = {
@@ -16,9 +16,8 @@ PARAMS = {
 
 
 def updates_after(gradients, **settings):
-  config = base_config().optimizer
-  config.update({"learning_rate": 0.1, "warmup": 0.0, **settings})
-  tx = make_optimizer(config, steps=10)
+  chosen = {"learning_rate": 0.1, "warmup": 0.0, **settings}
+  tx = make_optimizer(OptimizerSettings(**chosen), steps=10)
   out, _ = tx.update(gradients, tx.init(PARAMS), PARAMS)
   return {
     path_name(path): np.asarray(u)
@@ -27,9 +26,7 @@ def updates_after(gradients, **settings):
 
 
 def test_schedule_rises_then_falls_to_zero():
-  config = base_config().optimizer
-  config.learning_rate, config.warmup = 1.0, 0.2
-  rate = learning_rate(config, 10)
+  rate = learning_rate(OptimizerSettings(learning_rate=1.0, warmup=0.2), 10)
   values = [float(rate(i)) for i in range(11)]
   assert values[0] == pytest.approx(1 / 3)
   assert values[2] == 1.0

@@ -15,16 +15,17 @@ import pytest
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
-from odqa_jax.models.components import Models
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.runtime.checkpoint import read_extra, restore_params
+from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.mesh import make_mesh, replicated, to_global
-from odqa_jax.runtime.run import Interrupted
+from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import train as train_module
-from odqa_jax.training.initial import initial_model
+from odqa_jax.training.initial_retriever import initial_retriever
 from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.tasks.tasks import make_task
-from odqa_jax.training.train import TrainState, train, train_step
+from odqa_jax.training.program import TrainState, train_step
+from odqa_jax.training.tasks.table import make_task
+from odqa_jax.training.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +57,11 @@ def metrics_of(workdir: Path) -> list[dict]:
 def step_inputs(config):
   """Task, optimizer, state and first batch of a run, on the host."""
   corpus = Corpus(config.data.corpus)
-  model = initial_model(config, corpus, make_mesh())
-  task = make_task(config, Models(model.encoder))
-  tx = make_optimizer(config.optimizer, steps=config.steps)
-  examples = load_examples(config.data, corpus)
+  settings = read_settings(config)
+  start = initial_retriever(settings, corpus, make_mesh())
+  task = make_task(settings, {"retriever": start.network})
+  tx = make_optimizer(settings.optimizer, steps=config.steps)
+  examples = load_examples(settings.data, corpus)
   rows = slice(0, config.batch_size)
   batch = next(train_batches(examples, config.batch_size, seed=0, rows=rows))
   params = task.init(jax.random.key(0))
@@ -121,8 +123,8 @@ def test_dropout_is_the_same_on_eight_devices(toy_config):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_chunks_give_the_gradient_of_the_whole_batch(toy_config, devices):
-  whole, chunked = toy_config(**EXACT), toy_config(**EXACT, chunks=4)
+def test_micro_batches_give_the_gradient_of_the_whole(toy_config, devices):
+  whole, chunked = toy_config(**EXACT), toy_config(**EXACT, micro_batches=4)
   difference = relative_difference(
     gradients(whole, devices), gradients(chunked, devices)
   )
@@ -146,8 +148,8 @@ class TinyEncoder(DualEncoder):
   encode_passage = encode_question
 
 
-@pytest.mark.parametrize("chunks", [2, 4, 16])
-def test_chunked_gradient_is_exact_in_float64(toy_config, chunks):
+@pytest.mark.parametrize("parts", [2, 4, 16])
+def test_gradient_of_micro_batches_is_exact_in_float64(toy_config, parts):
   batch = step_inputs(toy_config(**{"data.hard_negatives": 2}))[3]
   rng = np.random.default_rng(0)
   params = {
@@ -158,17 +160,22 @@ def test_chunked_gradient_is_exact_in_float64(toy_config, chunks):
     params, batch = jax.tree.map(jnp.asarray, (params, batch))
 
     def gradient(n):
-      task = make_task(toy_config(chunks=n), Models(TinyEncoder()))
-      return jax.jit(jax.grad(lambda p: task.loss(p, batch, None)[0]))(params)
+      settings = read_settings(toy_config(micro_batches=n))
+      task = make_task(settings, {"retriever": TinyEncoder()})
 
-    whole, chunked = gradient(1), gradient(chunks)
+      def loss(weights):
+        return task.loss({"retriever": weights}, batch, None)[0]
+
+      return jax.jit(jax.grad(loss))(params)
+
+    whole, chunked = gradient(1), gradient(parts)
     assert whole["table"].dtype == jnp.float64
     assert relative_difference(whole, chunked) < 1e-12
 
 
-def test_chunks_save_memory(toy_config):
-  def temporary_bytes(chunks):
-    config = toy_config(chunks=chunks, batch_size=128)
+def test_micro_batches_save_memory(toy_config):
+  def temporary_bytes(parts):
+    config = toy_config(micro_batches=parts, batch_size=128)
     task, _, state, batch = step_inputs(config)
     grad = jax.jit(jax.grad(lambda p, b: task.loss(p, b, jax.random.key(0))[0]))
     compiled = grad.lower(state.params, batch).compile()

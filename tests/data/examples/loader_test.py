@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.batch import BUCKETS, bucket_length
 from odqa_jax.data.examples.ict import IctExamples, make_blocks
-from odqa_jax.data.examples.loader import (
-  BUCKETS,
-  bucket_length,
-  question_batches,
-  train_batches,
-)
+from odqa_jax.data.examples.loader import question_batches, train_batches
 from odqa_jax.data.examples.sources import load_examples
+from odqa_jax.runtime.settings import read_settings
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def ict(corpus, keep_query=0.1, passage_length=64, title=True):
 
 def pairs(toy_config, **settings):
   config = toy_config(**settings)
-  return load_examples(config.data, Corpus(config.data.corpus))
+  return load_examples(read_settings(config).data, Corpus(config.data.corpus))
 
 
 def take(batches, n):
@@ -238,7 +235,7 @@ def test_articles_of_one_sentence_are_left_out_and_counted(tmp_path, toy_data):
   )
   examples = ict(made)
   assert len(examples) == 1
-  assert examples.single_sentence_articles == 1
+  assert examples.left_out == {"articles of one sentence": 1}
 
 
 def test_corpus_without_two_sentences_is_refused(tmp_path, toy_data):

@@ -9,11 +9,11 @@ from odqa_jax.data.examples.answers import AnswerExamples
 from odqa_jax.data.examples.reader_inputs import (
   NULL_ROW,
   ReaderInputs,
-  find_answers,
+  answer_places,
 )
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.reading.gather import choose_rows
 from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
+from odqa_jax.training.retrieval import choose_rows
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ ROWS = np.array([[10, 199, NULL_ROW], [0, 5, 9]], np.int32)
 @pytest.mark.parametrize("pad", [24, 96])
 def test_inputs_are_put_together_piece_by_piece(corpus, vocabulary, title, pad):
   inputs = ReaderInputs(
-    vocabulary, corpus, length=pad, title=title, flags=False
+    vocabulary, corpus, length=pad, title=title, overlap_features=False
   )
   ids, lengths = asked(vocabulary, QUESTIONS)
   out = inputs.pack(ids, lengths, ROWS, pad)
@@ -64,7 +64,9 @@ def test_inputs_are_put_together_piece_by_piece(corpus, vocabulary, title, pad):
 
 
 def test_flags_mark_shared_tokens_and_named_titles(corpus, vocabulary):
-  inputs = ReaderInputs(vocabulary, corpus, length=96, title=True, flags=True)
+  inputs = ReaderInputs(
+    vocabulary, corpus, length=96, title=True, overlap_features=True
+  )
   ids, lengths = asked(vocabulary, QUESTIONS)
   out = inputs.pack(ids, lengths, ROWS, 96)
   special = {corpus.tokenizer.cls_id, corpus.tokenizer.sep_id}
@@ -76,14 +78,16 @@ def test_flags_mark_shared_tokens_and_named_titles(corpus, vocabulary):
         inside = len(tokens) < at < out["reader_lengths"][i, j]
         shared = inside and token in tokens and token not in special
         expected = (int(shared) + 2 * int(named)) if inside else 0
-        assert out["reader_flags"][i, j, at] == expected
+        assert out["overlap_features"][i, j, at] == expected
   # Rows 9 to 11 are "Article 3", which the first question names.
-  assert (out["reader_flags"][0, 0] >= 2).any()
-  assert (out["reader_flags"][1] < 2).all()
+  assert (out["overlap_features"][0, 0] >= 2).any()
+  assert (out["overlap_features"][1] < 2).all()
 
 
 def test_answers_are_found_token_for_token(corpus, vocabulary):
-  inputs = ReaderInputs(vocabulary, corpus, length=96, title=True, flags=False)
+  inputs = ReaderInputs(
+    vocabulary, corpus, length=96, title=True, overlap_features=False
+  )
   words = corpus.text(199).split()
   answers = [" ".join(words[2:4]), "nowhere"]
   ids, lengths = asked(vocabulary, QUESTIONS)
@@ -93,7 +97,7 @@ def test_answers_are_found_token_for_token(corpus, vocabulary):
   for row, t in zip(answer_ids, targets, strict=True):
     row[: len(t)] = t
   counts = np.array([len(t) for t in targets], np.int32)
-  starts, ends = find_answers(
+  starts, ends = answer_places(
     out["reader_ids"], out["reader_lengths"], lengths, answer_ids, counts
   )
   flat = out["reader_ids"].reshape(2, -1)
@@ -108,13 +112,15 @@ def test_answers_are_found_token_for_token(corpus, vocabulary):
 
 
 def test_an_answer_in_the_question_does_not_count(vocabulary, corpus):
-  inputs = ReaderInputs(vocabulary, corpus, length=40, title=False, flags=False)
+  inputs = ReaderInputs(
+    vocabulary, corpus, length=40, title=False, overlap_features=False
+  )
   ids, lengths = asked(vocabulary, ["the red king"])
   rows = np.array([[NULL_ROW]], np.int32)
   out = inputs.pack(ids, lengths, rows, 40)
   answer = [*vocabulary.encode_batch(["king"])[0], vocabulary.eos_id]
   padded = np.array([answer + [0] * (8 - len(answer))], np.int32)
-  starts, _ = find_answers(
+  starts, _ = answer_places(
     out["reader_ids"],
     out["reader_lengths"],
     lengths,
@@ -124,17 +130,26 @@ def test_an_answer_in_the_question_does_not_count(vocabulary, corpus):
   assert (starts == -1).all()
 
 
-def make_examples(corpus, vocabulary, answer_length=16, **changes):
-  questions = [
-    Question("a", "what is red", ("a king", "the king", "king")),
-    Question("b", "who is old", ("a doctor",), positive_ids=("p7",)),
-  ]
+QUESTIONS_WITH_ANSWERS = (
+  Question("a", "what is red", ("a king", "the king", "king")),
+  Question("b", "who is old", ("a doctor",), positive_ids=("p7",)),
+)
+
+
+def make_examples(
+  corpus,
+  vocabulary,
+  answer_length=16,
+  questions=QUESTIONS_WITH_ANSWERS,
+  strict=False,
+):
   return AnswerExamples(
     questions,
     corpus,
     vocabulary,
     question_length=32,
     answer_length=answer_length,
+    strict=strict,
   )
 
 
@@ -168,8 +183,37 @@ def test_answers_too_long_are_never_drawn(corpus, vocabulary):
   longest = max(len(t) for t in vocabulary.encode_batch(["a king", "a doctor"]))
   examples = make_examples(corpus, vocabulary, answer_length=longest + 1)
   assert all(len(t) <= longest + 1 for a in examples.answers for t in a)
-  with pytest.raises(ValueError, match=r"answer_length=2; raise that"):
+  with pytest.raises(ValueError, match=r"none of 2 questions can be trained"):
     make_examples(corpus, vocabulary, answer_length=2)
+
+
+def test_questions_that_cannot_be_trained_on_are_left_out_and_counted(
+  corpus, vocabulary
+):
+  long = Question(
+    "c", "who came", ("a king and a queen and a very old doctor",)
+  )
+  regex = Question("d", "who went", (r"king\w*",), answer_type="regex")
+  none = Question("e", "who knows", ())
+  mixed = (long, *QUESTIONS_WITH_ANSWERS, regex, none, none)
+  examples = make_examples(corpus, vocabulary, 8, mixed)
+  assert examples.left_out == {
+    "without an answer": 2,
+    "with regular expressions for answers": 1,
+    "with answers above 8 tokens": 1,
+  }
+  # What remains is what it was without them, gold rows included.
+  plain = make_examples(corpus, vocabulary, 8)
+  assert examples.answers == plain.answers
+  assert examples.reader_tokens == plain.reader_tokens
+  assert examples.gold == plain.gold == [-1, 7]
+  for question, reason in (
+    (long, "question c is with answers above 8"),
+    (regex, "question d is with regular expressions"),
+    (none, "question e is without an answer"),
+  ):
+    with pytest.raises(ValueError, match=reason):
+      make_examples(corpus, vocabulary, 8, (question, *mixed), strict=True)
 
 
 @pytest.mark.parametrize("force", [False, True])

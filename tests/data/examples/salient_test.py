@@ -131,7 +131,7 @@ def test_putting_the_spans_back_gives_the_sentence(
     assert not Counter(map(tuple, chosen)) - names
     # The target's 64 tokens hold up to about ten names.
     assert len(chosen) == wanted[i] or many == 100
-    assert batch["own_rows"][i, 0] == row
+    assert batch["excluded_rows"][i, 0] == row
   assert (batch["gold_rows"] == -1).all() and batch["example_mask"].all()
   for name, values in batch.items():
     assert values.dtype == (bool if name == "example_mask" else np.int32)
@@ -161,7 +161,9 @@ def test_order_decides_and_hosts_agree(long: tuple[Corpus, Spans]) -> None:
       for rows in (slice(0, 3), slice(3, 4), slice(4, 8))
     ]
     np.testing.assert_array_equal(values, np.concatenate(parts))
-  assert any((whole[n] != other[n]).any() for n in ("answer_ids", "own_rows"))
+  assert any(
+    (whole[n] != other[n]).any() for n in ("answer_ids", "excluded_rows")
+  )
 
 
 def test_limits_are_met_exactly(long: tuple[Corpus, Spans]) -> None:
@@ -180,8 +182,8 @@ def test_limits_are_met_exactly(long: tuple[Corpus, Spans]) -> None:
   ):
     for limit in np.unique(needed)[1:-1].tolist():
       some = make_examples(corpus, spans, **{name: limit})
-      assert some.skipped[name] == (needed > limit).sum()
-      assert sum(some.skipped.values()) == some.skipped[name]
+      assert some.left_out[name] == (needed > limit).sum()
+      assert sum(some.left_out.values()) == some.left_out[name]
 
 
 def test_nothing_is_cut_at_the_limits(long: tuple[Corpus, Spans]) -> None:
@@ -194,13 +196,13 @@ def test_nothing_is_cut_at_the_limits(long: tuple[Corpus, Spans]) -> None:
     answer_length=6,
     spans_per_example=2,
   )
-  assert all(examples.skipped[name] for name in LIMITS)
+  assert all(examples.left_out[name] for name in LIMITS)
   special, vocabulary = corpus.tokenizer, examples.vocabulary
   sentences = {
     (row, tuple(special.encode(text))) for row, text, _ in read(corpus, spans)
   }
   batch = whole_batch(examples)
-  for i, (row, *_) in enumerate(batch["own_rows"].tolist()):
+  for i, (row, *_) in enumerate(batch["excluded_rows"].tolist()):
     chosen = split_target(unpad(batch, "answer", i), vocabulary)
     question = unpad(batch, "question", i)[1:-1]
     reader = unpad(batch, "reader_question", i)
@@ -230,16 +232,18 @@ def test_several_spans_stop_at_the_length_of_the_target(
   assert 1 in counts and max(counts) > 1
 
 
-def test_copies_of_the_passage_are_own_rows(
+def test_copies_of_the_passage_are_excluded_rows(
   corpus: Corpus, spans: Spans, long: tuple[Corpus, Spans]
 ) -> None:
   batch = whole_batch(make_examples(corpus, spans))
-  assert batch["own_rows"].tolist() == [
+  assert batch["excluded_rows"].tolist() == [
     [0, -1], [1, 4], [2, -1], [4, 1], [4, 1],
   ]  # fmt: skip
   corpus, spans = long
   texts = [corpus.text(row) for row in range(len(corpus))]
-  for own in whole_batch(make_examples(corpus, spans))["own_rows"].tolist():
+  for own in whole_batch(make_examples(corpus, spans))[
+    "excluded_rows"
+  ].tolist():
     same = [r for r, text in enumerate(texts) if text == texts[own[0]]]
     assert sorted(r for r in own if r >= 0) == same
 
@@ -252,8 +256,8 @@ def test_passages_with_many_copies_are_left_out(tmp_path: Path) -> None:
   corpus = make_corpus(tmp_path / "c", texts)
   build_spans(corpus, tmp_path / "s", Names(NAMES))
   examples = make_examples(corpus, Spans.open(tmp_path / "s"))
-  assert examples.skipped["many_copies"] == 9
-  own = whole_batch(examples)["own_rows"]
+  assert examples.left_out["many_copies"] == 9
+  own = whole_batch(examples)["excluded_rows"]
   assert own.shape == (8, 8)
   assert np.sort(own, axis=1).tolist() == [list(range(9, 17))] * 8
 
@@ -359,7 +363,7 @@ def test_another_readers_questions_are_cut_around_their_span(
     assert question.count(corpus.tokenizer.mask_id) == len(chosen)
     assert len(chosen) == sum(t in Characters.sentinel_ids for t in reader)
     if len(chosen) == 1:
-      known = questions[int(batch["own_rows"][i, 0])]
+      known = questions[int(batch["excluded_rows"][i, 0])]
       assert any(is_window(reader, k) for k in known)
       cut += reader not in known
       # Whole, or as long as may be with as much on both sides as there is.

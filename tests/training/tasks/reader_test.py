@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odqa_jax.models.components import Models
-from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.t5 import T5, T5Config
 from odqa_jax.objectives import contrastive
-from odqa_jax.reading.likelihoods import read_passages, retrieval_scores
+from odqa_jax.reading.likelihoods import live_scores, read_passages
 from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh, row_sharding
-from odqa_jax.training.tasks.tasks import make_task
+from odqa_jax.runtime.settings import read_settings
+from odqa_jax.training.tasks.table import make_task
 
 B, K, L, T, V = 8, 3, 12, 5, 40
 BERT = BertConfig(V, 16, 1, 2, 32, max_positions=16, dropout=0.0)
@@ -36,14 +37,14 @@ def make_config(task, **settings):
   config.batch_size = B
   config.objective.temperature = 1.0
   config.update_from_flattened_dict(settings)
-  return config
+  return read_settings(config)
 
 
-def make_models(shared=False, **reader):
+def make_components(shared=False, **reader):
   # Mean pooling: with [CLS] of random weights all embeddings are alike.
   encoder = EncoderConfig(BERT, shared=shared, pooling="mean")
   config = T5Config(**(READER.__dict__ | reader))
-  return Models(DualEncoder(encoder), T5(config))
+  return {"retriever": DualEncoder(encoder), "reader": T5(config)}
 
 
 def make_batch(k=K, seed=0):
@@ -74,8 +75,8 @@ def make_batch(k=K, seed=0):
   }
 
 
-def loss_and_gradients(config, models, batch, params=None):
-  task = make_task(config, models)
+def loss_and_gradients(config, components, batch, params=None):
+  task = make_task(config, components)
   if params is None:
     params = task.init(jax.random.key(0))
   (loss, metrics), gradients = jax.jit(
@@ -84,26 +85,38 @@ def loss_and_gradients(config, models, batch, params=None):
   return loss, metrics, gradients, params
 
 
+def scores_of(config, components, params, batch):
+  return live_scores(
+    make_task(config, components).reading,
+    components["retriever"],
+    params,
+    batch,
+    None,
+    train_passages=True,
+  )
+
+
 def size(tree):
   return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
 
 
 def test_individual_is_equation_5_over_the_models_outputs():
   """Against a NumPy sum over passages of p(a|q,z) p(z|q), in probabilities."""
-  config, models = make_config("individual"), make_models()
+  config, components = make_config("individual"), make_components()
   batch = jax.tree.map(jnp.asarray, make_batch())
-  loss, _, _, params = loss_and_gradients(config, models, batch)
-  scores = retrieval_scores(config, models, params, batch, None)
-  memory = read_passages(models.reader, params, batch, None)
+  loss, _, _, params = loss_and_gradients(config, components, batch)
+  scores = scores_of(config, components, params, batch)
+  reader = components["reader"]
+  states = read_passages(reader, params, batch, None)
   total = []
   for i in range(B):
     exp = np.exp(np.asarray(scores[i], np.float64))
     likelihood = 0.0
     for z in range(K):
-      logits = models.reader.decode(
+      logits = reader.decode(
         params["reader"],
-        models.reader.shift_right(jnp.asarray(batch["answer_ids"][i : i + 1])),
-        memory[i : i + 1, z : z + 1],
+        reader.shift_right(jnp.asarray(batch["answer_ids"][i : i + 1])),
+        states[i : i + 1, z : z + 1],
         jnp.asarray(batch["reader_lengths"][i : i + 1, z : z + 1]),
       )
       probs = np.asarray(jax.nn.softmax(logits[0]), np.float64)
@@ -115,7 +128,7 @@ def test_individual_is_equation_5_over_the_models_outputs():
 
 
 def test_gradients_reach_what_the_config_says():
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   cases = {
     ("individual", True, "prob"): (True, True),
     ("individual", False, "prob"): (True, False),
@@ -127,9 +140,9 @@ def test_gradients_reach_what_the_config_says():
   for (task, context, bias), (question, passage) in cases.items():
     config = make_config(
       task,
-      **{"objective.context_encoder": context, "objective.bias": bias},
+      **{"objective.passage_encoder": context, "objective.bias": bias},
     )
-    _, _, gradients, _ = loss_and_gradients(config, models, batch)
+    _, _, gradients, _ = loss_and_gradients(config, components, batch)
     assert size(gradients["reader"]) > 1e-4
     reached = size(gradients["retriever"]["question"]) > 0
     assert reached == question, (task, context, bias)
@@ -140,10 +153,10 @@ def test_gradients_reach_what_the_config_says():
 
 
 def test_what_is_not_trained_is_frozen_in_the_optimizer():
-  models = make_models()
+  components = make_components()
   frozen = {
     task: make_task(
-      make_config(task, **{"objective.context_encoder": context}), models
+      make_config(task, **{"objective.passage_encoder": context}), components
     ).frozen
     for task, context in (
       ("individual", True),
@@ -160,20 +173,20 @@ def test_what_is_not_trained_is_frozen_in_the_optimizer():
 
 def test_a_shared_encoder_cannot_be_half_trained():
   config = make_config(
-    "joint", **{"objective.context_encoder": False, "model.shared": True}
+    "joint", **{"objective.passage_encoder": False, "model.shared": True}
   )
   with pytest.raises(ValueError, match=r"config\.model\.shared=False to train"):
-    make_task(config, make_models(shared=True))
+    make_task(config, make_components(shared=True))
 
 
 def test_zero_lambda_and_no_bias_are_fusion_in_decoder_bit_for_bit():
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   fid, _, gradients, params = loss_and_gradients(
-    make_config("fid"), models, batch
+    make_config("fid"), components, batch
   )
   start = {"objective.bias_start": 0.0}
   zero, _, zero_gradients, _ = loss_and_gradients(
-    make_config("joint", **start), models, batch
+    make_config("joint", **start), components, batch
   )
   assert fid == zero
   for a, b in zip(
@@ -183,25 +196,28 @@ def test_zero_lambda_and_no_bias_are_fusion_in_decoder_bit_for_bit():
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
   none, *_ = loss_and_gradients(
-    make_config("joint", **{"objective.bias": "none"}), models, batch, params
+    make_config("joint", **{"objective.bias": "none"}),
+    components,
+    batch,
+    params,
   )
   assert fid == none
-  one, *_ = loss_and_gradients(make_config("joint"), models, batch)
+  one, *_ = loss_and_gradients(make_config("joint"), components, batch)
   assert one != fid
 
 
 def test_one_passage_makes_all_tasks_one():
   """With k = 1, p(z|q) is 1: no marginal, no choice for the bias."""
-  models, batch = make_models(), make_batch(k=1)
+  components, batch = make_components(), make_batch(k=1)
   losses = [
-    float(loss_and_gradients(make_config(task), models, batch)[0])
+    float(loss_and_gradients(make_config(task), components, batch)[0])
     for task in ("individual", "joint", "fid")
   ]
   np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
 
 
 def test_order_of_passages_and_padded_examples_do_not_matter():
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   order = np.array([2, 0, 1])
   turned = {
     name: x[:, order] if name.startswith(("passage_", "reader_")) else x
@@ -215,21 +231,21 @@ def test_order_of_passages_and_padded_examples_do_not_matter():
   } | {"example_mask": padded["example_mask"]}
   for task in ("individual", "joint"):
     config = make_config(task)
-    loss, *_ = loss_and_gradients(config, models, batch)
-    same, *_ = loss_and_gradients(config, models, turned)
+    loss, *_ = loss_and_gradients(config, components, batch)
+    same, *_ = loss_and_gradients(config, components, turned)
     np.testing.assert_allclose(loss, same, rtol=1e-6)
-    a, metrics, *_ = loss_and_gradients(config, models, padded)
-    b, *_ = loss_and_gradients(config, models, replaced)
+    a, metrics, *_ = loss_and_gradients(config, components, padded)
+    b, *_ = loss_and_gradients(config, components, replaced)
     assert a == b and metrics["loss"][1] == 5
 
 
 @pytest.mark.parametrize("task", ["individual", "joint", "fid"])
 def test_accumulation_equals_the_whole_batch(task):
-  models, batch = make_models(span_head=True), make_batch()
+  components, batch = make_components(span_head=True), make_batch()
   settings = {"reader.span_loss": 0.5, "retrieval.null_document": True}
-  whole = loss_and_gradients(make_config(task, **settings), models, batch)
+  whole = loss_and_gradients(make_config(task, **settings), components, batch)
   parts = loss_and_gradients(
-    make_config(task, chunks=4, **settings), models, batch
+    make_config(task, micro_batches=4, **settings), components, batch
   )
   np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
   assert whole[1].keys() == parts[1].keys()
@@ -248,11 +264,11 @@ def test_accumulation_equals_the_whole_batch(task):
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("task", ["individual", "joint"])
 def test_eight_devices_equal_one(task):
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   config = make_config(task)
-  one = loss_and_gradients(config, models, batch)
+  one = loss_and_gradients(config, components, batch)
   spread = jax.device_put(batch, row_sharding(make_mesh()))
-  eight = loss_and_gradients(config, models, spread, one[3])
+  eight = loss_and_gradients(config, components, spread, one[3])
   assert len(spread["reader_ids"].devices()) == 8
   np.testing.assert_allclose(one[0], eight[0], rtol=1e-6)
   for a, b in zip(
@@ -262,13 +278,11 @@ def test_eight_devices_equal_one(task):
 
 
 def test_metrics_say_what_they_are_called():
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   config = make_config("individual", **{"retrieval.null_document": True})
-  _, metrics, _, params = loss_and_gradients(config, models, batch)
+  _, metrics, _, params = loss_and_gradients(config, components, batch)
   scores = np.asarray(
-    retrieval_scores(
-      config, models, params, jax.tree.map(jnp.asarray, batch), None
-    ),
+    scores_of(config, components, params, jax.tree.map(jnp.asarray, batch)),
     np.float64,
   )
   probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -286,7 +300,7 @@ def test_metrics_say_what_they_are_called():
     for name, x in batch.items()
   }
   alone, *_ = loss_and_gradients(
-    make_config("individual"), models, null, params
+    make_config("individual"), components, null, params
   )
   np.testing.assert_allclose(
     mean["retrieval_utility"], float(alone) - mean["loss"], atol=1e-5
@@ -294,18 +308,16 @@ def test_metrics_say_what_they_are_called():
 
 
 def test_lambda_scopes_and_their_names():
-  models, batch = make_models(), make_batch()
+  components, batch = make_components(), make_batch()
   for scope, count in (("model", 1), ("layer", 2), ("head", 4)):
     config = make_config("joint", **{"objective.bias_scope": scope})
-    _, metrics, _, params = loss_and_gradients(config, models, batch)
+    _, metrics, _, params = loss_and_gradients(config, components, batch)
     assert params["bias"]["lambda"].size == count
     named = [name for name in metrics if name.startswith("lambda/")]
     assert len(named) == count
     assert all(float(metrics[n][0] / metrics[n][1]) == 1.0 for n in named)
   with pytest.raises(ValueError, match=r"config\.objective\.bias_scope='all'"):
-    make_task(
-      make_config("joint", **{"objective.bias_scope": "all"}), models
-    ).init(jax.random.key(0))
+    make_config("joint", **{"objective.bias_scope": "all"})
 
 
 def test_masked_scores_are_finite():
