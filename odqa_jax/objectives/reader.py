@@ -86,7 +86,8 @@ def attention_bias(
 
   λ·p(z|q), the same for every token of passage z, before the softmax. The
   paper writes the probability ("prob"); "logprob" makes λ = 1 a document
-  prior, "score" leaves the scores unnormalised, "none" is Fusion-in-Decoder.
+  prior, "none" is Fusion-in-Decoder. Raw scores would be "logprob" again: they
+  differ by λ·log Z, the same for all passages, which the softmax cancels.
 
   Args:
     scores: scaled relevance scores of the k passages.

@@ -283,3 +283,34 @@ def base_config() -> ConfigDict:
   config.evaluate.k = 0  # passages read; 0: as many as in training
   config.evaluate.max_questions = 0  # evenly spaced; 0: all
   return config
+
+
+# What makes a recipe take seconds on a laptop.
+_SMALL = {
+  "steps": 10,
+  "batch_size": 16,
+  "log_every": 5,
+  "checkpoint.every": 5,
+  "model.preset": "tiny",
+  "model.dtype": "float32",
+  "data.question_length": 32,
+  "data.passage_length": 64,
+}
+_SMALL_READER = {
+  "batch_size": 8,
+  "reader.preset": "tiny",
+  "reader.dtype": "float32",
+  "data.reader_length": 96,
+  "retrieval.k": 4,
+  "retrieval.dtype": "float32",
+}
+
+
+def debug(config: ConfigDict, *, reader: bool = False) -> None:
+  """Shrinks a recipe, in place, until its stage runs in seconds.
+
+  Args:
+    config: what `get_config` has made.
+    reader: whether the stage has a reader, and searches for what it reads.
+  """
+  config.update_from_flattened_dict(_SMALL | (_SMALL_READER if reader else {}))
