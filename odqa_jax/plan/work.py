@@ -5,8 +5,13 @@ HBM, and no collective; of a GPU program compiled without a GPU it says nothing.
 Here loops count as often as they run, and bytes are those of buffers in the
 main memory, by their shapes (tiles may pad them).
 
-    work = measure(compiled.as_text())
-    work.hbm_bytes, work.matmul_flops, work.collectives
+    >>> import jax
+    >>> x = jax.ShapeDtypeStruct((8, 8), "float32")
+    >>> step = lambda x, _: (x @ x, None)
+    >>> loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=5)[0])
+    >>> work = measure(loop.lower(x).as_text("hlo"))
+    >>> work.matmul_flops == 5 * 2 * 8**3, work.unknown_loops
+    (True, 0)
 """
 
 import dataclasses

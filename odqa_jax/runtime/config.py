@@ -19,6 +19,10 @@ from ml_collections import ConfigDict
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   """Reads the text after `:` in `configs/NAME.py:key=value,flag`.
 
+      >>> arg = parse_arg("size=large,debug", size="base", debug=False)
+      >>> arg.size, arg.debug
+      ('large', True)
+
   Args:
     arg: comma-separated `key=value`; a bare `key` sets a boolean to True.
     **defaults: every key that is understood, with its default; the default's
