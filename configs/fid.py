@@ -1,10 +1,11 @@
 r"""Fusion-in-Decoder: the reader alone, on what a fixed retriever finds.
 
 "Leveraging Passage Retrieval with Generative Models for Open Domain Question
-Answering" (Izacard and Grave 2020); the baseline of Table 7 and Figure 5 of
-"End-to-End Training of Neural Retrievers". Steps, batch and rates are those of
-`joint.py`, so that the two differ in the objective alone. It also makes the
-first reader of `individual.py` and `joint.py` where no T5 weights are at hand.
+Answering" (Izacard and Grave 2020); the baseline of Table 7 of "End-to-End
+Training of Neural Retrievers". Steps, batch and rates are those of `joint.py`,
+so that the two differ in the objective alone. Where no T5 weights are at hand
+it also makes a first reader for `individual.py` and `joint.py`, which the paper
+starts from a pre-trained T5.
 
     odqa train --config configs/fid.py:size=base --workdir work/fid \
       --config.init_from=work/sup --config.reader.init_from=t5-base/ \
@@ -12,13 +13,14 @@ first reader of `individual.py` and `joint.py` where no T5 weights are at hand.
       --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/nq-train
 
-Hardware and time at this size: not run. Expected on NQ test (the authors', 100
-passages): EM 48.2 base, 51.4 large. `:debug` runs 10 steps of tiny models.
+Hardware and time at this size: not run. Expected on NQ test (the authors', with
+DPR as retriever and 100 passages): EM 48.2 base, 51.4 large. `:debug` runs 10
+steps of tiny models.
 """
 
 from ml_collections import ConfigDict
 
-from odqa_jax.runtime.config import base_config, parse_arg
+from odqa_jax.runtime.config import base_config, debug, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -53,17 +55,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.evaluate.best = "em"
 
   if args.debug:
-    config.steps = 10
-    config.batch_size = 8
-    config.log_every = 5
-    config.checkpoint.every = 5
-    config.model.preset = "tiny"
-    config.model.dtype = "float32"
-    config.reader.preset = "tiny"
-    config.reader.dtype = "float32"
-    config.data.question_length = 32
-    config.data.passage_length = 64
-    config.data.reader_length = 96
-    config.retrieval.k = 4
-    config.retrieval.dtype = "float32"
+    debug(config, reader=True)
   return config

@@ -18,7 +18,7 @@ the gradient of the whole. `:debug` runs 10 steps of a tiny model.
 
 from ml_collections import ConfigDict
 
-from odqa_jax.runtime.config import base_config, parse_arg
+from odqa_jax.runtime.config import base_config, debug, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -46,12 +46,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.checkpoint.every = 2000
 
   if args.debug:
-    config.steps = 10
-    config.batch_size = 16
-    config.log_every = 5
-    config.checkpoint.every = 5
-    config.model.preset = "tiny"
-    config.model.dtype = "float32"
-    config.data.question_length = 32
-    config.data.passage_length = 64
+    debug(config)
   return config

@@ -16,7 +16,7 @@ trained with, in place of sqrt(d).
 
 from ml_collections import ConfigDict
 
-from odqa_jax.runtime.config import base_config, parse_arg
+from odqa_jax.runtime.config import base_config, debug, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -42,9 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.optimizer.warmup = 0.1
 
   if args.debug:
-    config.steps = 10
+    debug(config)
     config.batch_size = 8
-    config.log_every = 5
-    config.checkpoint.every = 5
-    config.data.passage_length = 64
+    config.model.preset = args.size
+    config.data.question_length = 64
   return config

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from odqa_jax.plan.hlo import parse
 from odqa_jax.plan.programs import (
   DTYPES,
   Planned,
@@ -29,7 +28,7 @@ from odqa_jax.plan.programs import (
   trained_rows,
   training_state,
 )
-from odqa_jax.plan.work import collective_totals, measure
+from odqa_jax.plan.work import measure
 from odqa_jax.reading.likelihoods import READER_TASKS
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
@@ -251,8 +250,7 @@ def compiled_figures(program: Planned, limit: int) -> dict[str, Any]:
   # Outputs that take the place of donated arguments.
   aliased = memory.alias_size_in_bytes
   peak = sum(sizes.values()) - aliased
-  work = measure(parse(compiled.as_text() or ""))
-  cost = compiled.cost_analysis() or {}
+  work = measure(compiled.as_text() or "")
   return {
     "note": program.note,
     "fits": peak <= limit,
@@ -261,11 +259,8 @@ def compiled_figures(program: Planned, limit: int) -> dict[str, Any]:
     "peak": peak,
     "bytes_accessed": work.hbm_bytes,
     "matmul_flops": work.matmul_flops,
-    "collectives": collective_totals(work),
+    "collectives": work.collectives,
     "unknown_loops": work.unknown_loops,
-    # Loops counted once, on-chip memory included.
-    "xla_bytes_accessed": cost.get("bytes accessed"),
-    "xla_flops": cost.get("flops"),
     "compile_seconds": round(seconds, 1),
   }
 

@@ -1,11 +1,17 @@
-"""What a compiled program does on one device, added up from its HLO text.
+"""What a compiled program does on one device, read from its HLO text.
 
 XLA's own `cost_analysis` counts the body of a loop once, on-chip memory like
-HBM, and no collective. Here loops count as often as they run, and bytes are
-those of buffers in the main memory, by their shapes (tiles may pad them).
+HBM, and no collective; of a GPU program compiled without a GPU it says nothing.
+Here loops count as often as they run, and bytes are those of buffers in the
+main memory, by their shapes (tiles may pad them).
 
-    work = measure(parse(compiled.as_text()))
-    work.hbm_bytes, work.matmul_flops, collective_totals(work)
+    >>> import jax
+    >>> x = jax.ShapeDtypeStruct((8, 8), "float32")
+    >>> step = lambda x, _: (x @ x, None)
+    >>> loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=5)[0])
+    >>> work = measure(loop.lower(x).as_text("hlo"))
+    >>> work.matmul_flops == 5 * 2 * 8**3, work.unknown_loops
+    (True, 0)
 """
 
 import dataclasses
@@ -14,35 +20,33 @@ import math
 import re
 from collections.abc import Iterator
 
-from odqa_jax.plan.hlo import Computation, Instruction, Program, Shape
-
 _COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "reduce-scatter",
-  "all-to-all",
-  "ragged-all-to-all",
-  "collective-permute",
-  "collective-broadcast",
-)
+  "all-gather all-reduce reduce-scatter all-to-all ragged-all-to-all "
+  "collective-permute collective-broadcast"
+).split()
 # They touch no memory.
 _FREE = (
-  "parameter",
-  "constant",
-  "tuple",
-  "get-tuple-element",
-  "bitcast",
-  "after-all",
-  "partition-id",
-  "replica-id",
-  "opt-barrier",
-)
+  "parameter constant tuple get-tuple-element bitcast after-all partition-id "
+  "replica-id opt-barrier"
+).split()
 # They read of their first operand what they return.
 _SLICES = ("slice", "dynamic-slice", "gather")
 # They change their first operand where it lies, if they may.
 _UPDATES = ("dynamic-update-slice", "scatter")
+_COPIES = ("copy", "bitcast", "copy-done", "copy-start")
+
+_HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+).*\{$")
+_LINE = re.compile(
+  r"\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(, [a-z_\-]+=.*)?$"
+)
+_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|condition|body|branch_computations"
+  r"|(?:true|false)_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_NOISE = re.compile(r"/\*.*?\*/|[\[{][^\]}]*[\]}]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 
 @dataclasses.dataclass
@@ -52,247 +56,305 @@ class Work:
   Attributes:
     hbm_bytes: read from and written to the main memory.
     matmul_flops: of products and convolutions; one of m·k by k·n has 2mkn.
-    collectives: (operation, bytes of its result, how often) each.
+    collectives: operation → `count`, `bytes` of all results, and those of the
+      `largest`.
     unknown_loops: loops whose length the text does not tell, counted once.
   """
 
   hbm_bytes: int = 0
   matmul_flops: int = 0
-  collectives: list[tuple[str, int, int]] = dataclasses.field(
-    default_factory=list
+  collectives: dict[str, dict[str, int]] = dataclasses.field(
+    default_factory=dict
   )
   unknown_loops: int = 0
 
 
-def collective_totals(work: Work) -> dict[str, dict[str, int]]:
-  """Operation → `count`, `bytes` of all results, and those of the `largest`."""
-  totals: dict[str, dict[str, int]] = {}
-  for name, size, times in work.collectives:
-    total = totals.setdefault(name, {"count": 0, "bytes": 0, "largest": 0})
-    total["count"] += times
-    total["bytes"] += size * times
-    total["largest"] = max(total["largest"], size)
-  return totals
+def measure(text: str) -> Work:
+  """Adds up what a program does.
 
+  Args:
+    text: `compiled.as_text()`, or `lowered.as_text("hlo")`.
 
-def measure(program: Program) -> Work:
-  """Adds up what the entry computation does."""
+  Raises:
+    ValueError: if no entry computation is found.
+  """
   work = Work()
-  _add(program, program.entry, 1, work)
+  _add(_parse(text), 1, work)
   return work
 
 
-def _add(program: Program, name: str, times: int, work: Work) -> None:
+def _add(computation: "Computation", times: int, work: Work) -> None:
   """Adds `times` runs of a computation."""
-  computation = program.computations[name]
-  for made in computation.values():
+  for made in computation:
     if made.opcode == "while":
-      trips = trip_count(program, computation, made)
+      trips = _trip_count(made)
       work.unknown_loops += trips is None
-      assert made.called
-      _add(program, made.called, times * (1 if trips is None else trips), work)
+      _add(made.called[-1], times * (1 if trips is None else trips), work)
     elif made.opcode == "conditional":
-      _add_dearest(program, made, times, work)
-    elif made.opcode in ("call", "async-start") and made.called:
-      _add(program, made.called, times, work)
+      _add(max(made.called, key=_cost), times, work)
+    elif made.opcode in ("call", "async-start"):
+      _add(made.called[0], times, work)
     else:
-      work.hbm_bytes += times * _traffic(program, computation, made)
-      for around, inner in _inside(program, computation, made):
-        work.matmul_flops += times * _flops(around, inner)
-        found = _collective(inner)
-        if found:
-          work.collectives.append((*found, times))
+      work.hbm_bytes += times * _traffic(made)
+      for inner in _unfused(made):
+        work.matmul_flops += times * _flops(inner)
+        _add_collective(inner, times, work)
 
 
-def _add_dearest(
-  program: Program, made: Instruction, times: int, work: Work
-) -> None:
-  """Adds the branch of a conditional that moves most."""
-  branches = []
-  for name in made.branches:
-    branches.append(Work())
-    _add(program, name, times, branches[-1])
-  dearest = max(branches, key=lambda b: (b.hbm_bytes, b.matmul_flops))
-  work.hbm_bytes += dearest.hbm_bytes
-  work.matmul_flops += dearest.matmul_flops
-  work.collectives += dearest.collectives
-  work.unknown_loops += dearest.unknown_loops
+def _cost(computation: "Computation") -> tuple[int, int]:
+  """By which the dearest branch of a conditional is chosen."""
+  alone = Work()
+  _add(computation, 1, alone)
+  return alone.hbm_bytes, alone.matmul_flops
 
 
-def _inside(
-  program: Program, computation: Computation, made: Instruction
-) -> Iterator[tuple[Computation, Instruction]]:
+def _unfused(made: "Instruction") -> Iterator["Instruction"]:
   """An instruction, or those of the fusion that it is."""
-  if made.opcode != "fusion" or made.called is None:
-    yield computation, made
+  if made.opcode != "fusion":
+    yield made
     return
-  fused = program.computations[made.called]
-  for other in fused.values():
-    yield from _inside(program, fused, other)
+  for inner in made.called[0]:
+    yield from _unfused(inner)
 
 
-# ---- Collectives ----
-
-
-def _collective(made: Instruction) -> tuple[str, int] | None:
-  """The operation and the bytes of its result."""
+def _add_collective(made: "Instruction", times: int, work: Work) -> None:
   name = made.opcode.removesuffix("-start")
   if name not in _COLLECTIVES:
-    return None
-  return name, sum(s.bytes for s in _results(made))
+    return
+  size = sum(a.bytes for a in _results(made))
+  total = work.collectives.setdefault(
+    name, {"count": 0, "bytes": 0, "largest": 0}
+  )
+  total["count"] += times
+  total["bytes"] += size * times
+  total["largest"] = max(total["largest"], size)
 
 
-def _results(made: Instruction) -> list[Shape]:
+# ---- The text ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """One array of an instruction's result.
+
+  Attributes:
+    bits: of one element.
+    dims: its dimensions.
+    in_hbm: whether it lies in the main memory.
+  """
+
+  bits: int
+  dims: tuple[int, ...]
+  in_hbm: bool
+
+  @property
+  def bytes(self) -> int:
+    """Bytes without padding."""
+    return math.prod(self.dims) * self.bits // 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instruction:
+  """One line of a computation.
+
+  Attributes:
+    opcode: as in `fusion` or `all-gather-start`.
+    arrays: of its result; several for a tuple.
+    inputs: its operands.
+    literal: what stands in the parentheses.
+    attributes: what follows them.
+    called: the computations that it runs; of a loop, condition and body.
+    root: whether it is what its computation returns.
+  """
+
+  opcode: str
+  arrays: list[Array]
+  inputs: list["Instruction"]
+  literal: str
+  attributes: str
+  called: list["Computation"]
+  root: bool
+
+  @property
+  def bytes(self) -> int:
+    """Bytes of the result, wherever it lies."""
+    return sum(a.bytes for a in self.arrays)
+
+  @property
+  def in_hbm(self) -> bool:
+    """Whether all of the result lies in the main memory."""
+    return all(a.in_hbm for a in self.arrays)
+
+
+Computation = list[Instruction]
+
+
+def _parse(text: str) -> Computation:
+  """The entry computation; the text defines whatever it uses before."""
+  computations: dict[str, Computation] = {}
+  entry: Computation | None = None
+  inside: Computation = []
+  named: dict[str, Instruction] = {}
+  for line in text.splitlines():
+    found = _LINE.match(line)
+    if found:
+      root, name, result, opcode, literal, attributes = found.groups("")
+      named[name] = Instruction(
+        opcode=opcode,
+        arrays=_arrays(result),
+        inputs=[named[n] for n in _operands(opcode, literal)],
+        literal=literal,
+        attributes=attributes,
+        called=_called(attributes, computations),
+        root=bool(root),
+      )
+      inside.append(named[name])
+    elif " = " in line and line.startswith(" "):
+      raise ValueError(f"this line of an HLO module is not understood: {line}")
+    elif (head := _HEAD.match(line)) and not line.startswith("HloModule"):
+      inside = computations[head.group(2)] = []
+      named = {}
+      if head.group(1):
+        entry = inside
+  if entry is None:
+    raise ValueError("this is no HLO module: it has no ENTRY computation.")
+  return entry
+
+
+def _arrays(result: str) -> list[Array]:
+  arrays = []
+  for kind, dims, layout in _ARRAY.findall(result):
+    digits = re.search(r"\d+", kind)
+    bits = _BITS.get(kind, int(digits.group()) if digits else 8)
+    sizes = tuple(int(d.lstrip("<=")) for d in dims.split(",") if d)
+    arrays.append(Array(bits, sizes, not re.search(r"S\([1-9]", layout)))
+  return arrays
+
+
+def _operands(opcode: str, literal: str) -> list[str]:
+  """The names in the parentheses; their types may stand before them."""
+  if opcode in ("parameter", "constant"):
+    return []
+  parts = _NOISE.sub("", literal).split(",")
+  return [p.split()[-1].removeprefix("%") for p in parts if p.strip()]
+
+
+def _called(
+  attributes: str, computations: dict[str, Computation]
+) -> list[Computation]:
+  names = re.findall(r"[\w.\-]+", " ".join(_CALLED.findall(attributes)))
+  return [computations.get(name, []) for name in names]
+
+
+def _root(computation: Computation) -> Instruction:
+  return next(i for i in computation if i.root)
+
+
+def _results(made: Instruction) -> list[Array]:
   """The arrays that an instruction makes, or will have made when it is done.
 
   All `-start` forms but all-reduce's list their operands first and end with
   scalars of their own.
   """
   if not made.opcode.endswith("-start") or made.opcode == "all-reduce-start":
-    return made.shapes
+    return made.arrays
   if made.opcode == "copy-start":
-    return made.shapes[:1]
-  inputs = len(made.operands)
-  results = made.shapes[inputs : 2 * inputs]
-  return results if len(results) == inputs else made.shapes[-1:]
+    return made.arrays[:1]
+  inputs = len(made.inputs)
+  results = made.arrays[inputs : 2 * inputs]
+  return results if len(results) == inputs else made.arrays[-1:]
 
 
 # ---- Memory ----
 
 
-def _traffic(
-  program: Program, computation: Computation, made: Instruction
-) -> int:
+def _traffic(made: Instruction) -> int:
   """Bytes of the main memory that an instruction reads and writes."""
   if made.opcode in _FREE or made.opcode.endswith(("-done", "-update")):
     return 0
+  if made.opcode == "fusion":
+    return _fusion_traffic(made)
   base = made.opcode.removesuffix("-start")
+  results = _results(made)
   if base in _SLICES:
-    moved = sum(s.bytes for s in _results(made))
-    source = computation[made.operands[0]]
-    return moved * (_in_hbm(source) + all(s.space == 0 for s in _results(made)))
+    times = made.inputs[0].in_hbm + all(a.in_hbm for a in results)
+    return times * sum(a.bytes for a in results)
   if base in _UPDATES:
-    return 2 * _updated(computation, made) * _in_hbm(made)
-  if base == "fusion" and made.called:
-    return _fusion_traffic(program, computation, made)
-  return _hbm(_results(made)) + sum(
-    _hbm(computation[name].shapes) for name in _distinct(made)
-  )
+    return 2 * _updated(made) * made.in_hbm
+  read = [a for i in dict.fromkeys(made.inputs) for a in i.arrays]
+  return sum(a.bytes for a in results + read if a.in_hbm)
 
 
-def _hbm(shapes: list[Shape]) -> int:
-  return sum(s.bytes for s in shapes if s.space == 0)
-
-
-def _in_hbm(made: Instruction) -> bool:
-  return all(s.space == 0 for s in made.shapes)
-
-
-def _distinct(made: Instruction) -> list[str]:
-  return list(dict.fromkeys(made.operands))
-
-
-def _fusion_traffic(
-  program: Program, computation: Computation, made: Instruction
-) -> int:
+def _fusion_traffic(made: Instruction) -> int:
   """As XLA counts it: of what is only sliced, the slices; in place, updates."""
-  assert made.called
-  fused = program.computations[made.called]
-  total = 0
-  inputs = [i for i in fused.values() if i.opcode == "parameter"]
-  for parameter in inputs:
-    source = computation[made.operands[int(parameter.literal)]]
-    if _in_hbm(source):
-      total += _read(program, fused, parameter)
-  root = next(i for i in fused.values() if i.root)
-  roots = (
-    [fused[n] for n in root.operands] if root.opcode == "tuple" else [root]
+  fused = made.called[0]
+  total = sum(
+    _read(fused, i)
+    for i in fused
+    if i.opcode == "parameter" and made.inputs[int(i.literal)].in_hbm
   )
-  for shape, part in zip(made.shapes, roots, strict=False):
-    if shape.space == 0:
-      total += _written(program, fused, part, shape)
+  root = _root(fused)
+  parts = root.inputs if root.opcode == "tuple" else [root]
+  for array, part in zip(made.arrays, parts, strict=False):
+    total += _written(part, array) * array.in_hbm
   return total
 
 
-def _users(fused: Computation, made: Instruction) -> list[Instruction]:
-  return [i for i in fused.values() if made.name in i.operands]
-
-
-def _read(program: Program, fused: Computation, made: Instruction) -> int:
+def _read(fused: Computation, made: Instruction) -> int:
   """Bytes of a fusion's input, or of a view of it, that the fusion reads."""
-  whole = sum(s.bytes for s in made.shapes)
   total = 0
-  for user in _users(fused, made):
-    only_first = (
-      user.operands.index(made.name)
-      == 0
-      == (user.operands.count(made.name) - 1)
-    )
+  for user in (i for i in fused if made in i.inputs):
+    only_first = user.inputs[0] is made and user.inputs.count(made) == 1
     if user.opcode == "bitcast":
-      total += _read(program, fused, user)
-    elif user.opcode in _SLICES and only_first:
-      total += sum(s.bytes for s in user.shapes)
-    elif user.opcode in _UPDATES and only_first:
+      total += _read(fused, user)
+    elif only_first and user.opcode in _SLICES:
+      total += user.bytes
+    elif only_first and user.opcode in _UPDATES:
       continue  # What is not replaced stays where it is.
-    elif user.opcode == "fusion" and user.called and only_first:
-      inner = program.computations[user.called]
-      parameter = next(
-        i
-        for i in inner.values()
-        if i.opcode == "parameter" and i.literal == "0"
-      )
-      total += (
-        _read(program, fused, user)
-        if _is_view(inner)
-        else _read(program, inner, parameter)
-      )
+    elif only_first and user.opcode == "fusion":
+      inner = user.called[0]
+      # A fusion that only looks at its input in another shape reads nothing.
+      if {i.opcode for i in inner} <= {"parameter", "bitcast"}:
+        total += _read(fused, user)
+      else:
+        total += _read(inner, next(i for i in inner if i.literal == "0"))
     else:
-      return whole
-  return whole if made.root else min(total, whole)
+      return made.bytes
+  return made.bytes if made.root else min(total, made.bytes)
 
 
-def _is_view(fused: Computation) -> bool:
-  """Whether a fusion only looks at its input in another shape."""
-  return {i.opcode for i in fused.values()} <= {"parameter", "bitcast"}
-
-
-def _written(
-  program: Program, fused: Computation, root: Instruction, shape: Shape
-) -> int:
+def _written(root: Instruction, array: Array) -> int:
   """Bytes of a fusion's output that it writes."""
-  while root.opcode in ("bitcast", "copy") and root.operands:
-    root = fused[root.operands[0]]
-  if root.opcode == "fusion" and root.called:
-    inner = program.computations[root.called]
-    last = next(i for i in inner.values() if i.root)
-    return _written(program, inner, last, shape)
+  while root.opcode in ("bitcast", "copy"):
+    root = root.inputs[0]
+  if root.opcode == "fusion":
+    return _written(_root(root.called[0]), array)
   if root.opcode in _UPDATES:
-    first = fused[root.operands[0]]
+    first = root.inputs[0]
     while first.opcode == "bitcast":
-      first = fused[first.operands[0]]
+      first = first.inputs[0]
     if first.opcode == "parameter":
-      return _updated(fused, root)
-  return shape.bytes
+      return _updated(root)
+  return array.bytes
 
 
-def _updated(computation: Computation, made: Instruction) -> int:
+def _updated(made: Instruction) -> int:
   """Bytes that an update in place writes."""
-  arrays = (len(made.operands) - 1) // 2  # Of a scatter; its indices follow.
-  names = made.operands[1:2]
-  if made.opcode == "scatter":
-    names = made.operands[arrays + 1 :]
-  return sum(s.bytes for name in names for s in computation[name].shapes)
+  if made.opcode != "scatter":
+    return made.inputs[1].bytes
+  arrays = (len(made.inputs) - 1) // 2  # Their indices follow, then updates.
+  return sum(i.bytes for i in made.inputs[arrays + 1 :])
 
 
 # ---- FLOPs ----
 
 
-def _flops(computation: Computation, made: Instruction) -> int:
+def _flops(made: Instruction) -> int:
   """FLOPs of a product or convolution."""
   if made.opcode not in ("dot", "convolution"):
     return 0
-  lhs, rhs = (computation[name].shapes[0].dims for name in made.operands[:2])
-  out = made.shapes[0].dims
+  lhs, rhs = (i.arrays[0].dims for i in made.inputs[:2])
+  out = made.arrays[0].dims
   if made.opcode == "dot":
     found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", made.attributes)
     axes = [int(d) for d in found.group(1).split(",") if d] if found else []
@@ -302,31 +364,30 @@ def _flops(computation: Computation, made: Instruction) -> int:
   of_lhs, of_rhs, of_out = labels.groups()
   total = 2 * out[of_out.index("f")] * out[of_out.index("b")]
   total *= rhs[of_rhs.index("i")]
-  window = _window(made.attributes)
-  for axis, settings in enumerate(window):
+  for axis, window in enumerate(_windows(made.attributes)):
+    name = str(axis)
     total *= _positions(
-      lhs[of_lhs.index(str(axis))], out[of_out.index(str(axis))], settings
+      lhs[of_lhs.index(name)], out[of_out.index(name)], window
     )
   return total
 
 
-def _window(attributes: str) -> list[dict[str, str]]:
+def _windows(attributes: str) -> list[dict[str, str]]:
   """The window's settings, axis by axis."""
-  found = _WINDOW.search(attributes)
+  found = re.search(r"\bwindow=\{([^}]*)\}", attributes)
   pairs = [p.split("=") for p in found.group(1).split()] if found else []
-  columns = {key: value.split("x") for key, value in pairs}
-  count = len(columns.get("size", []))
-  return [{k: v[axis] for k, v in columns.items()} for axis in range(count)]
+  columns = [[(key, v) for v in value.split("x")] for key, value in pairs]
+  return [dict(settings) for settings in zip(*columns, strict=True)]
 
 
-def _positions(length: int, out: int, settings: dict[str, str]) -> int:
+def _positions(length: int, out: int, window: dict[str, str]) -> int:
   """Pairs of an output and a window position that meet a real input."""
-  size, stride = int(settings["size"]), int(settings.get("stride", 1))
-  low = int(settings.get("pad", "0_0").split("_")[0])
-  spread, base = (
-    int(settings.get(key, 1)) for key in ("rhs_dilate", "lhs_dilate")
+  low = int(window.get("pad", "0_0").split("_")[0])
+  size, stride, spread, base = (
+    int(window.get(key, 1))
+    for key in ("size", "stride", "rhs_dilate", "lhs_dilate")
   )
-  if size == 1 and stride == 1 and base == 1 and low == 0:
+  if size == stride == base == 1 and low == 0:
     return out
   total = 0
   for at, step in itertools.product(range(out), range(size)):
@@ -338,54 +399,40 @@ def _positions(length: int, out: int, settings: dict[str, str]) -> int:
 # ---- Loops ----
 
 
-def trip_count(
-  program: Program, computation: Computation, made: Instruction
-) -> int | None:
+def _trip_count(loop: Instruction) -> int | None:
   """How often the body of a while loop runs; None if the text does not tell.
 
   Either XLA has noted it, or the condition compares a counter that begins at a
   constant, and goes up by one, with a constant.
   """
-  noted = _TRIPS.search(made.attributes)
+  noted = _TRIPS.search(loop.attributes)
   if noted:
     return int(noted.group(1))
-  condition = program.computations[made.condition or ""]
-  root = next(i for i in condition.values() if i.root)
-  around: dict[str, str] = {}
-  if root.opcode == "fusion" and root.called:
-    fused = program.computations[root.called]
-    around = {
-      p.name: root.operands[int(p.literal)]
-      for p in fused.values()
-      if p.opcode == "parameter"
-    }
-    condition = condition | fused
-    root = next(i for i in fused.values() if i.root)
+  root = _root(loop.called[0])
+  given: list[Instruction] = []
+  if root.opcode == "fusion":
+    given, root = root.inputs, _root(root.called[0])
   if root.opcode != "compare" or "direction=LT" not in root.attributes:
     return None
   start, end = (
-    _number(computation, made, condition, around.get(name, name))
-    for name in root.operands
+    _number(
+      loop, given[int(i.literal)] if given and i.opcode == "parameter" else i
+    )
+    for i in root.inputs
   )
   return None if start is None or end is None else max(end - start, 0)
 
 
-def _number(
-  computation: Computation,
-  loop: Instruction,
-  condition: Computation,
-  name: str,
-) -> int | None:
+def _number(loop: Instruction, made: Instruction) -> int | None:
   """The value of a loop's variable at its start, or of a constant."""
-  made = condition[name]
   if made.opcode == "get-tuple-element":
     index = re.search(r"index=(\d+)", made.attributes)
-    first = computation[loop.operands[0]]
+    first = loop.inputs[0]
     if not index or first.opcode != "tuple":
       return None
-    made = computation[first.operands[int(index.group(1))]]
-    while made.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
-      made = computation[made.operands[0]]
+    made = first.inputs[int(index.group(1))]
+    while made.opcode in _COPIES:
+      made = made.inputs[0]
   if made.opcode != "constant" or not re.fullmatch(r"-?\d+", made.literal):
     return None
   return int(made.literal)

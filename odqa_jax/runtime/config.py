@@ -24,6 +24,10 @@ HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   """Reads the text after `:` in `configs/NAME.py:key=value,flag`.
 
+      >>> arg = parse_arg("size=large,debug", size="base", debug=False)
+      >>> arg.size, arg.debug
+      ('large', True)
+
   Args:
     arg: comma-separated `key=value`; a bare `key` sets a boolean to True.
     **defaults: every key that is understood, with its default; the default's
@@ -174,3 +178,34 @@ def _as_list(value: Any) -> Any:
   if isinstance(value, tuple | list):
     return [_as_list(v) for v in value]
   return value
+
+
+# What makes a recipe take seconds on a laptop.
+_SMALL = {
+  "steps": 10,
+  "batch_size": 16,
+  "log_every": 5,
+  "checkpoint.every": 5,
+  "model.preset": "tiny",
+  "model.dtype": "float32",
+  "data.question_length": 32,
+  "data.passage_length": 64,
+}
+_SMALL_READER = {
+  "batch_size": 8,
+  "reader.preset": "tiny",
+  "reader.dtype": "float32",
+  "data.reader_length": 96,
+  "retrieval.k": 4,
+  "retrieval.dtype": "float32",
+}
+
+
+def debug(config: ConfigDict, *, reader: bool = False) -> None:
+  """Shrinks a recipe, in place, until its stage runs in seconds.
+
+  Args:
+    config: what `get_config` has made.
+    reader: whether the stage has a reader, and searches for what it reads.
+  """
+  config.update_from_flattened_dict(_SMALL | (_SMALL_READER if reader else {}))

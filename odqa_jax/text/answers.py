@@ -4,8 +4,10 @@ Two normalisers are in use in the literature and differ on accented text, so
 the choice is an argument: "nq" is the rule of the NQ-open evaluation script
 (NFD first), "squad" that of the SQuAD script (no Unicode normalisation).
 
-    exact_match("The Beatles", ["beatles"])                  # 1.0
-    has_answer("born in Ulm, Germany", ["ulm"])              # True
+    >>> exact_match("The Beatles", ["beatles"])
+    1.0
+    >>> has_answer("born in Ulm, Germany", ["ulm"])
+    True
 """
 
 import re

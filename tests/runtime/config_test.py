@@ -27,6 +27,33 @@ def test_every_config_builds_and_is_locked(path, arg):
   assert set(config.keys()) == set(base_config().keys())
 
 
+def flat(config, prefix=""):
+  values = {}
+  for key, value in config.items():
+    inner = flat(value, f"{prefix}{key}.") if hasattr(value, "items") else None
+    values |= {f"{prefix}{key}": value} if inner is None else inner
+  return values
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_debug_changes_sizes_and_nothing_else(path):
+  full, small = flat(load_config(str(path))), flat(load_config(f"{path}:debug"))
+  changed = {key for key in full if full[key] != small[key]}
+  assert changed <= {
+    "steps", "batch_size", "log_every", "checkpoint.every",
+    "model.preset", "model.dtype", "reader.preset", "reader.dtype",
+    "data.question_length", "data.passage_length", "data.reader_length",
+    "retrieval.k", "retrieval.dtype", "retrieval.refresh_every",
+  }  # fmt: skip
+  assert small["model.preset"] == ("init" if path.stem == "minilm" else "tiny")
+  assert small["model.dtype"] == small["retrieval.dtype"] == "float32"
+  reads = small["data.source"] in ("answers", "salient")
+  assert small["batch_size"] == (
+    16 if path.stem in ("ict", "supervised") else 8
+  )
+  assert (small["reader.preset"] == "tiny") == reads
+
+
 def test_parse_arg_reads_types():
   arg = parse_arg("size=large,debug,rate=1", size="base", debug=False, rate=0.5)
   assert (arg.size, arg.debug, arg.rate) == ("large", True, 1.0)

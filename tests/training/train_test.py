@@ -300,9 +300,7 @@ def refused(config, workdir, message):
 def test_refusals_come_before_the_first_step(toy_config, tmp_path):
   refused(toy_config(batch_size=12), tmp_path, "8 devices cannot share")
   refused(toy_config(task="x"), tmp_path, "known: contrastive")
-  refused(
-    toy_config(**{"data.source": "x"}), tmp_path, "known: answers, ict"
-  )
+  refused(toy_config(**{"data.source": "x"}), tmp_path, "known: answers, ict")
   refused(toy_config(**{"model.preset": "x"}), tmp_path, "config.model.preset")
   refused(
     toy_config(sharding=(("a", ()),)), tmp_path, "no sharding rule matches"
