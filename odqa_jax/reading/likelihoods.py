@@ -67,38 +67,32 @@ def retrieval_scores(
   )
 
 
-def _reader_inputs(batch: Batch) -> tuple[Array, Array, Array | None]:
-  """Ids, lengths and flags with questions and passages as one axis."""
-  b, k, l = batch["reader_ids"].shape
-  flags = batch.get("reader_flags")
-  return (
-    batch["reader_ids"].reshape(b * k, l),
-    batch["reader_lengths"].reshape(b * k),
-    None if flags is None else flags.reshape(b * k, l),
-  )
-
-
 def read_passages(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> Float[Array, "b k l d"]:
   """The encoder states of every question with each of its passages."""
-  ids, lengths, flags = _reader_inputs(batch)
-  states = reader.encode(
-    params["reader"], ids, lengths, flags=flags, rng=fold(rng, 2)
+  return reader.encode(
+    params["reader"],
+    batch["reader_ids"],
+    batch["reader_lengths"],
+    overlap_features=batch.get("reader_flags"),
+    rng=fold(rng, 2),
   )
-  return states.reshape(*batch["reader_ids"].shape, -1)
 
 
 def read_with_spans(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> tuple[Float[Array, "b k l d"], Float[Array, "b m 2"]]:
   """As `read_passages`, and span scores of the m = k·l tokens of a question."""
-  ids, lengths, flags = _reader_inputs(batch)
   states, logits = reader.encode_with_spans(
-    params["reader"], ids, lengths, flags=flags, rng=fold(rng, 2)
+    params["reader"],
+    batch["reader_ids"],
+    batch["reader_lengths"],
+    overlap_features=batch.get("reader_flags"),
+    rng=fold(rng, 2),
   )
   b, k, l = batch["reader_ids"].shape
-  return states.reshape(b, k, l, -1), logits.reshape(b, k * l, 2)
+  return states, logits.reshape(b, k * l, 2)
 
 
 def answer_mask(batch: Batch) -> Bool[Array, "b t"]:

@@ -103,9 +103,9 @@ def reader_config(reader: ConfigDict, vocabulary: ReaderIds) -> T5Config:
         "pad_id": vocabulary.pad_id,
         "eos_id": vocabulary.eos_id,
         "start_id": vocabulary.start_id,
-        "mixing": reader.mixing,
+        "depthwise_convolution": reader.mixing,
         "mimetic": reader.mimetic,
-        "flags": FLAGS if reader.flags else 0,
+        "overlap_features": FLAGS if reader.flags else 0,
         "span_head": bool(reader.span_loss),
       }
       | {name: reader[name] for name in _RUN_SETTINGS}

@@ -106,7 +106,7 @@ def small_system(
   config = reader_config(task, data, **settings)
   corpus = Corpus(data / "corpus")
   vocabulary = WordPieceVocabulary(corpus.tokenizer)
-  flags = {"flags": 4} if config.reader.flags else {}
+  flags = {"overlap_features": 4} if config.reader.flags else {}
   models = small_models(corpus, vocabulary, **flags)
   inputs = ReaderInputs(
     vocabulary,
