@@ -311,13 +311,13 @@ class _FeedForward(nn.Module):
     config = self.config
     first, second = (None, None) if seeds is None else seeds
 
-    def wide(name: str) -> Float[Array, "b l f"]:
+    def widened(name: str) -> Float[Array, "b l f"]:
       return layers.by_token(_dense(config, config.mlp_dim, name), x)
 
     if config.gated:
-      hidden = jax.nn.gelu(wide("wi_0"), approximate=True) * wide("wi_1")
+      hidden = jax.nn.gelu(widened("wi_0"), approximate=True) * widened("wi_1")
     else:
-      hidden = jax.nn.relu(wide("wi"))
+      hidden = jax.nn.relu(widened("wi"))
     hidden = layers.dropout(hidden, config.dropout, first)
     out = layers.by_token(_dense(config, config.width, "wo"), hidden)
     return layers.dropout(out, config.dropout, second)
@@ -334,16 +334,6 @@ class _Normed(nn.Module):
   def __call__(self, x: Float[Array, "b l d"], *args: Any, **kw: Any) -> Any:
     block = self.block(self.config, name=self.published_name)
     return block(Norm(self.config, name="layer_norm")(x), *args, **kw)
-
-
-def _blocks_of_layer(config: T5Config, *attentions: str) -> list[nn.Module]:
-  """The blocks of one layer; call it in a module's compact method."""
-  blocks: list[type[nn.Module]] = [_Attention] * len(attentions)
-  names = (*attentions, "DenseReluDense")
-  return [
-    _Normed(config, block, name, name=f"layer_{i}")
-    for i, (block, name) in enumerate(zip([*blocks, _FeedForward], names))
-  ]
 
 
 def _per_block(seeds: UInt32[Array, "s 2"] | None, blocks: int) -> Any:
@@ -364,10 +354,12 @@ class EncoderLayer(nn.Module):
     seeds: UInt32[Array, "4 2"] | None = None,
   ) -> Float[Array, "n l d"]:
     """Runs one layer; `seeds` are of the four dropouts."""
-    attend, feed_forward = _blocks_of_layer(self.config, "SelfAttention")
+    config = self.config
+    attend = _Normed(config, _Attention, "SelfAttention", name="layer_0")
+    wide = _Normed(config, _FeedForward, "DenseReluDense", name="layer_1")
     one, two = _per_block(seeds, 2)
     x = x + attend(x, one, bias=bias, lengths=lengths[:, None])[0]
-    return x + feed_forward(x, two)
+    return x + wide(x, two)
 
 
 class DecoderLayer(nn.Module):
@@ -401,19 +393,20 @@ class DecoderLayer(nn.Module):
     Returns:
       Hidden states, and the keys and values that the self-attention used.
     """
-    attend, attend_to_passages, feed_forward = _blocks_of_layer(
-      self.config, "SelfAttention", "EncDecAttention"
-    )
+    config, name = self.config, "EncDecAttention"
+    attend = _Normed(config, _Attention, "SelfAttention", name="layer_0")
+    attend_across = _Normed(config, _Attention, name, name="layer_1")
+    wide = _Normed(config, _FeedForward, "DenseReluDense", name="layer_2")
     one, two, three = _per_block(seeds, 3)
     out, own = attend(x, one, bias=bias, cached=cached)
     x = x + out
     # The hypotheses of a question are queries to one set of keys.
     grouped = x.reshape(lengths.shape[0], -1, x.shape[2])
-    out, _ = attend_to_passages(
+    out, _ = attend_across(
       grouped, two, source=source, bias=source_bias, lengths=lengths
     )
     x = (grouped + out).reshape(x.shape)
-    return x + feed_forward(x, three), own
+    return x + wide(x, three), own
 
 
 def passage_heads(
