@@ -33,7 +33,7 @@ class _Greedy(NamedTuple):
 def greedy(
   model: T5,
   params: Mapping[str, Any],
-  memory: Float[Array, "b k l d"],
+  encoder_states: Float[Array, "b k l d"],
   lengths: Int[Array, "b k"],
   *,
   bias: Float[Array, "yb b hb k"] | None = None,
@@ -44,7 +44,7 @@ def greedy(
   Args:
     model: the reader.
     params: its parameters.
-    memory: encoder states of the passages of each question.
+    encoder_states: encoder states of the passages of each question.
     lengths: real tokens of each passage.
     bias: score added to every token of a passage, see `T5.decode`.
     max_tokens: longest answer, with its end token; an answer that is not over
@@ -60,9 +60,9 @@ def greedy(
   config = model.config
   _check("max_tokens", max_tokens)
   prepared, cache = prepare(
-    config, params, memory, lengths, bias, max_tokens=max_tokens
+    config, params, encoder_states, lengths, bias, max_tokens=max_tokens
   )
-  b = memory.shape[0]
+  b = encoder_states.shape[0]
 
   def step(state: _Greedy) -> _Greedy:
     logits, cache = decode_token(
@@ -121,7 +121,7 @@ class _Beams(NamedTuple):
 def beam_search(
   model: T5,
   params: Mapping[str, Any],
-  memory: Float[Array, "b k l d"],
+  encoder_states: Float[Array, "b k l d"],
   lengths: Int[Array, "b k"],
   *,
   bias: Float[Array, "yb b hb k"] | None = None,
@@ -142,7 +142,7 @@ def beam_search(
   Args:
     model: the reader.
     params: its parameters.
-    memory: encoder states of the passages of each question.
+    encoder_states: encoder states of the passages of each question.
     lengths: real tokens of each passage.
     bias: score added to every token of a passage, see `T5.decode`.
     max_tokens: longest answer, with its end token.
@@ -169,13 +169,13 @@ def beam_search(
   prepared, cache = prepare(
     config,
     params,
-    memory,
+    encoder_states,
     lengths,
     bias,
     max_tokens=max_tokens,
     hypotheses=beams,
   )
-  b = memory.shape[0]
+  b = encoder_states.shape[0]
   nothing = jnp.full((b, beams), _NONE)
 
   def step(state: _Beams) -> _Beams:

@@ -1,9 +1,14 @@
 """The dual encoder that retrieval trains, on two BERTs or one.
 
-config = EncoderConfig(BertConfig(**PRESETS["mini"]))
-encoder = DualEncoder(config)
-params = encoder.init(jax.random.key(0))
-vectors = encoder.encode_question(params, ids, lengths)
+>>> import jax, jax.numpy as jnp
+>>> from odqa_jax.models.bert import BertConfig
+>>> from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig, PRESETS
+>>> bert = BertConfig(**PRESETS["tiny"] | {"vocab_size": 9})
+>>> encoder = DualEncoder(EncoderConfig(bert))
+>>> params = encoder.init(jax.random.key(0))
+>>> ids, lengths = jnp.array([[2, 5, 3]]), jnp.array([3])
+>>> encoder.encode_question(params, ids, lengths).shape
+(1, 128)
 """
 
 import dataclasses
@@ -18,13 +23,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from odqa_jax.models import layers
 from odqa_jax.models.bert import (
   BertConfig,
-  Params,
   apply_bert,
-  apply_module,
-  check_choice,
   init_bert,
   init_kernel,
 )
+from odqa_jax.models.layers import Params, apply_module, check_choice
 
 
 def _preset(width: int, layers: int, heads: int) -> dict[str, int]:

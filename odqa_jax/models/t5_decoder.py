@@ -10,34 +10,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from odqa_jax.models import layers
-from odqa_jax.models.t5_network import (
-  DECODER_MIXING,
-  Params,
+from odqa_jax.models import layers, small_reader
+from odqa_jax.models.layers import Params, apply_module
+from odqa_jax.models.t5_layers import (
+  DecoderLayer,
+  Embedding,
+  Heads,
+  Norm,
   T5Config,
-  attend,
-  feed_forward,
-  heads_of,
-  memory_bias,
-  mix,
-  norm,
+  passage_heads,
   position_bias,
-  run_stack,
 )
-
-
-class Heads(NamedTuple):
-  """Keys and values of one layer, or of all: stacked or as a list.
-
-  Attributes:
-    keys: `[b, h, m, c]` in a layer.
-    values: likewise.
-  """
-
-  keys: Any
-  values: Any
 
 
 class Cache(NamedTuple):
@@ -45,7 +30,7 @@ class Cache(NamedTuple):
 
   Attributes:
     own: keys and values of every layer for `max_tokens` positions.
-    recent: embeddings of the last two tokens, for mixing.
+    recent: embeddings of the last tokens, for a depthwise convolution.
   """
 
   own: Any
@@ -57,69 +42,16 @@ class Prepared(NamedTuple):
 
   Attributes:
     params: all parameters.
-    per_layer: parameters and cross bias, then cross heads, of the layers.
+    per_layer: parameters, bias of the cross-attention, and keys and values of
+      the passages, of the layers.
     positions: self-attention biases with the causal mask.
+    lengths: real tokens of every passage.
   """
 
   params: Mapping[str, Any]
-  per_layer: Any
+  per_layer: tuple[Any, Any, Any]
   positions: Float[Array, "1 h t t"]
-
-
-def _layer(
-  config: T5Config,
-  params: Mapping[str, Any],
-  x: Float[Array, "r t d"],
-  own_bias: Float[Array, "1 h t m"],
-  cross: Heads,
-  cross_bias: Float[Array, "b hb 1 n"],
-  seeds: UInt32[Array, "6 2"] | None,
-  cached: tuple[Heads, Int[Array, ""]] | None = None,
-) -> tuple[Float[Array, "r t d"], Heads]:
-  """One layer; `r` is the batch `b` or a multiple of it.
-
-  Args:
-    config: shape of the network.
-    params: those of the layer.
-    x: hidden states.
-    own_bias: biases of the self-attention.
-    cross: keys and values of the `n` tokens of all passages.
-    cross_bias: see `t5_network.memory_bias`.
-    seeds: random words of the six dropouts.
-    cached: keys and values so far and the position of the one token in `x`.
-
-  Returns:
-    Hidden states, and the keys and values that the self-attention used.
-  """
-  one, two, three = (None,) * 3 if seeds is None else seeds.reshape(3, 2, 2)
-  block = params["layer_0"]["SelfAttention"]
-  normed = norm(config, params["layer_0"]["layer_norm"], x)
-  query, key, value = (heads_of(config, block[i], normed) for i in "qkv")
-  own = Heads(key, value)
-  if cached is not None:
-    own = jax.tree.map(
-      lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-        old, new, cached[1], axis=2
-      ),
-      cached[0],
-      own,
-    )
-  x = x + attend(config, block, query, own.keys, own.values, own_bias, one)
-  # The hypotheses of a question are queries to one set of keys.
-  grouped = x.reshape(cross.keys.shape[0], -1, x.shape[2])
-  block = params["layer_1"]["EncDecAttention"]
-  normed = norm(config, params["layer_1"]["layer_norm"], grouped)
-  query = heads_of(config, block["q"], normed)
-  grouped = grouped + attend(config, block, query, *cross, cross_bias, two)
-  x = grouped.reshape(x.shape)
-  return feed_forward(config, params["layer_2"], x, three), own
-
-
-def _cross_heads(
-  config: T5Config, params: Mapping[str, Any], memory: Float[Array, "b n d"]
-) -> Heads:
-  block = params["layer_1"]["EncDecAttention"]
-  return Heads(*(heads_of(config, block[i], memory) for i in "kv"))
+  lengths: Int[Array, "b k"]
 
 
 def _embed(
@@ -128,24 +60,18 @@ def _embed(
   ids: Int[Array, "r t"],
   recent: Float[Array, "r w d"],
 ) -> tuple[Float[Array, "r t d"], Float[Array, "r w d"]]:
-  """Embeddings with causal mixing, and the last `w` ones without."""
-  x = params["shared"]["embedding"][ids].astype(config.dtype)
-  if not config.mixing:
+  """Embeddings, and what a convolution keeps of them for the next tokens."""
+  words = Embedding(config.vocab_size, config.width)
+  x = apply_module(words, params["shared"], ids).astype(config.dtype)
+  if not config.depthwise_convolution:
     return x, recent
-  window = jnp.concatenate([recent, x], axis=1)
-  return mix(params["decoder"]["mixing"], x, window), window[:, ids.shape[1] :]
-
-
-def _no_tokens(config: T5Config, rows: int) -> Float[Array, "r w d"]:
-  """What mixing sees before the first token."""
-  before = DECODER_MIXING - 1 if config.mixing else 0
-  return jnp.zeros((rows, before, config.width), config.dtype)
+  return small_reader.convolve_answer(params["decoder"]["mixing"], x, recent)
 
 
 def _logits(
   config: T5Config, params: Mapping[str, Any], x: Float[Array, "b t d"]
 ) -> Float[Array, "b t v"]:
-  """float32 scores of every token of the vocabulary, from normed states."""
+  """float32 scores of every token of the vocabulary, from the last states."""
   if config.tied:
     x = x * config.width**-0.5
     kernel = params["shared"]["embedding"].T
@@ -160,61 +86,70 @@ def _logits(
   return logits.reshape(b, t, -1)
 
 
+def _passage_bias(
+  config: T5Config, bias: Float[Array, "yb b hb k"] | None, size: int
+) -> Float[Array, "y b hb 1 n"] | None:
+  """The bias of every layer for the `n = k * size` tokens of all passages.
+
+  Raises:
+    ValueError: an axis of `bias` is neither 1 nor what the config says.
+  """
+  if bias is None:
+    return None
+  allowed = ((1, config.decoder_layers), (1, config.heads))
+  if bias.shape[0] not in allowed[0] or bias.shape[2] not in allowed[1]:
+    raise ValueError(
+      f"bias of shape {bias.shape} is [layers, b, heads, k] with layers in "
+      f"{allowed[0]} and heads in {allowed[1]}."
+    )
+  _, b, heads, k = bias.shape
+  scores = jnp.broadcast_to(
+    bias.astype(jnp.float32)[..., None],
+    (config.decoder_layers, b, heads, k, size),
+  )
+  return scores.reshape(-1, b, heads, 1, k * size)
+
+
 def apply_decoder(
   config: T5Config,
   params: Mapping[str, Any],
   inputs: Int[Array, "b t"],
-  memory: Float[Array, "b k l d"],
+  encoder_states: Float[Array, "b k l d"],
   lengths: Int[Array, "b k"],
   bias: Float[Array, "yb b hb k"] | None,
   rng: PRNGKeyArray | None,
 ) -> Float[Array, "b t v"]:
   """Logits; see `t5.T5.decode`."""
   stack = params["decoder"]
-  b, k, l, d = memory.shape
-  shape = (config.decoder_layers + 1, 6, 2)
-  if rng is None:
-    seeds = first = last = None
-  else:
-    # Folded in, so that one key for encoder and decoder drops independently.
-    seeds = jax.random.bits(jax.random.fold_in(rng, 1), shape, jnp.uint32)
-    first, last = seeds[-1, :2]
-  x, _ = _embed(config, params, inputs, _no_tokens(config, b))
-  x = layers.dropout(x, config.dropout, first)
+  b, k, l, d = encoder_states.shape
+  # Folded in, so that one key for encoder and decoder drops independently.
+  own_rng = None if rng is None else jax.random.fold_in(rng, 1)
+  seeds, outside = layers.draw_seeds(own_rng, config.decoder_layers, 6)
+  x, _ = _embed(config, params, inputs, small_reader.no_tokens(config, b))
+  x = layers.dropout(x, config.dropout, outside[0])
   table = stack["relative_attention_bias"]["embedding"]
   own_bias = position_bias(config, table, inputs.shape[1], both_ways=False)
-  tokens = memory.reshape(b, k * l, d)
+  tokens = encoder_states.reshape(b, k * l, d)
 
   def layer(
-    x: Float[Array, "b t d"], inputs: tuple[Params, Any, Any]
-  ) -> tuple[Float[Array, "b t d"], None]:
-    params, cross_bias, seeds = inputs
-    cross = _cross_heads(config, params, tokens)
-    x, _ = _layer(config, params, x, own_bias, cross, cross_bias, seeds)
-    return x, None
+    x: Array, params: Params, bias: Any, seeds: Any
+  ) -> tuple[Array, None]:
+    args = (x, own_bias, tokens, bias, lengths, seeds)
+    return apply_module(DecoderLayer(config), params, *args)[0], None
 
-  cross_bias = _bias_of_layers(config, lengths, l, bias)
-  of_layers = None if seeds is None else seeds[:-1]
-  x, _ = run_stack(config, layer, x, (stack["block"], cross_bias, of_layers))
-  x = norm(config, stack["final_layer_norm"], x)
-  return _logits(config, params, layers.dropout(x, config.dropout, last))
-
-
-def _bias_of_layers(
-  config: T5Config,
-  lengths: Int[Array, "b k"],
-  size: int,
-  bias: Float[Array, "yb b hb k"] | None,
-) -> Float[Array, "y b hb 1 n"]:
-  """`memory_bias` with a row for every layer."""
-  scores = memory_bias(config, lengths, size, bias)
-  return jnp.broadcast_to(scores, (config.decoder_layers, *scores.shape[1:]))
+  bias = _passage_bias(config, bias, l)
+  count = config.decoder_layers
+  per_layer = layers.of_layers(config, count, stack["block"], bias, seeds)
+  x, _ = layers.run_layers(layer, x, *per_layer, remat=config.remat)
+  x = apply_module(Norm(config), stack["final_layer_norm"], x)
+  x = layers.dropout(x, config.dropout, outside[1])
+  return _logits(config, params, x)
 
 
 def prepare(
   config: T5Config,
   params: Mapping[str, Any],
-  memory: Float[Array, "b k l d"],
+  encoder_states: Float[Array, "b k l d"],
   lengths: Int[Array, "b k"],
   bias: Float[Array, "yb b hb k"] | None,
   *,
@@ -226,39 +161,34 @@ def prepare(
   Args:
     config: shape of the network.
     params: as `T5.init` returns them.
-    memory: encoder states of every passage.
+    encoder_states: of the tokens of every passage.
     lengths: real tokens of every passage.
     bias: as for `T5.decode`.
     max_tokens: places in the cache.
     hypotheses: answers decoded side by side for each question, `m`.
   """
-  stack = params["decoder"]
-  b, k, l, d = memory.shape
-  tokens = memory.reshape(b, k * l, d)
+  stack, count = params["decoder"], config.decoder_layers
+  b, k, l, d = encoder_states.shape
+  tokens = encoder_states.reshape(b, k * l, d)
   rows = b * hypotheses
-  shape = (config.decoder_layers, rows, config.heads, max_tokens)
-  empty = jnp.zeros((*shape, config.head_dim), config.dtype)
-  own: Any = Heads(empty, empty)
-  of_layers: Any = (stack["block"], _bias_of_layers(config, lengths, l, bias))
-  if not config.scan:
-    # Here and not in the loop over tokens, where it would copy every weight.
-    own, of_layers = layers.unstack(own), layers.unstack(of_layers)
-  _, cross = layers.run_layers(
-    lambda x, inputs: (x, _cross_heads(config, inputs[0], tokens)),
-    None,
-    of_layers,
+  empty = jnp.zeros(
+    (count, rows, config.heads, max_tokens, config.head_dim), config.dtype
+  )
+  # Cut here and not in the loop over tokens, where it would copy all weights.
+  blocks, bias, own = layers.of_layers(
+    config,
+    count,
+    stack["block"],
+    _passage_bias(config, bias, l),
+    Heads(empty, empty),
+  )
+  _, passages = layers.run_layers(
+    lambda x, params: (x, passage_heads(config, params, tokens)), None, blocks
   )
   table = stack["relative_attention_bias"]["embedding"]
   positions = position_bias(config, table, max_tokens, both_ways=False)
-  cache = Cache(own, _no_tokens(config, rows))
-  return Prepared(params, _pair(of_layers, cross), positions), cache
-
-
-def _pair(first: Any, second: Any) -> Any:
-  """Inputs of the layers side by side, both lists or both stacks."""
-  if isinstance(first, list):
-    return list(zip(first, second, strict=True))
-  return first, second
+  prepared = Prepared(params, (blocks, bias, passages), positions, lengths)
+  return prepared, Cache(own, small_reader.no_tokens(config, rows))
 
 
 def decode_token(
@@ -278,23 +208,20 @@ def decode_token(
     position: place of these tokens, 0 for the start token.
   """
   b, m = ids.shape
-  x, recent = _embed(
-    config, prepared.params, ids.reshape(b * m, 1), cache.recent
-  )
+  params = prepared.params
+  x, recent = _embed(config, params, ids.reshape(b * m, 1), cache.recent)
   own_bias = jax.lax.dynamic_slice_in_dim(
     prepared.positions, position, 1, axis=2
   )
 
-  def layer(
-    x: Float[Array, "r 1 d"], inputs: tuple[Any, Heads]
-  ) -> tuple[Float[Array, "r 1 d"], Heads]:
-    ((params, cross_bias), cross), own = inputs
-    cached = (own, position)
-    return _layer(config, params, x, own_bias, cross, cross_bias, None, cached)
+  def layer(x: Array, params: Params, bias: Any, *heads: Heads) -> Any:
+    passages, own = heads
+    args = (x, own_bias, passages, bias, prepared.lengths, None)
+    module = DecoderLayer(config)
+    return apply_module(module, params, *args, (own, position))
 
-  per_layer = _pair(prepared.per_layer, cache.own)
-  x, own = layers.run_layers(layer, x, per_layer)
-  params = prepared.params
-  x = norm(config, params["decoder"]["final_layer_norm"], x.reshape(b, m, -1))
-  logits = _logits(config, params, x)
-  return logits, Cache(own, recent)
+  x, own = layers.run_layers(layer, x, *prepared.per_layer, cache.own)
+  norm = Norm(config)
+  x = x.reshape(b, m, -1)
+  x = apply_module(norm, params["decoder"]["final_layer_norm"], x)
+  return _logits(config, params, x), Cache(own, recent)

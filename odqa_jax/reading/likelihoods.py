@@ -107,38 +107,32 @@ def live_scores(
   return objectives.passage_scores(questions, passages, config.temperature)
 
 
-def _reader_inputs(batch: Batch) -> tuple[Array, Array, Array | None]:
-  """Ids, lengths and features with questions and passages as one axis."""
-  b, k, l = batch["reader_ids"].shape
-  features = batch.get("overlap_features")
-  return (
-    batch["reader_ids"].reshape(b * k, l),
-    batch["reader_lengths"].reshape(b * k),
-    None if features is None else features.reshape(b * k, l),
-  )
-
-
 def read_passages(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> Float[Array, "b k l d"]:
   """The encoder states of every question with each of its passages."""
-  ids, lengths, features = _reader_inputs(batch)
-  states = reader.encode(
-    params["reader"], ids, lengths, flags=features, rng=fold(rng, 2)
+  return reader.encode(
+    params["reader"],
+    batch["reader_ids"],
+    batch["reader_lengths"],
+    overlap_features=batch.get("overlap_features"),
+    rng=fold(rng, 2),
   )
-  return states.reshape(*batch["reader_ids"].shape, -1)
 
 
 def read_with_spans(
   reader: T5, params: Params, batch: Batch, rng: PRNGKeyArray | None
 ) -> tuple[Float[Array, "b k l d"], Float[Array, "b m 2"]]:
   """As `read_passages`, and span scores of the m = k·l tokens of a question."""
-  ids, lengths, features = _reader_inputs(batch)
   states, logits = reader.encode_with_spans(
-    params["reader"], ids, lengths, flags=features, rng=fold(rng, 2)
+    params["reader"],
+    batch["reader_ids"],
+    batch["reader_lengths"],
+    overlap_features=batch.get("overlap_features"),
+    rng=fold(rng, 2),
   )
   b, k, l = batch["reader_ids"].shape
-  return states.reshape(b, k, l, -1), logits.reshape(b, k * l, 2)
+  return states, logits.reshape(b, k * l, 2)
 
 
 def answer_mask(batch: Batch) -> Bool[Array, "b t"]:

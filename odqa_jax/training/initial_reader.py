@@ -38,9 +38,11 @@ def reader_config(reader: ReaderSettings, vocabulary: ReaderIds) -> T5Config:
         "pad_id": vocabulary.pad_id,
         "eos_id": vocabulary.eos_id,
         "start_id": vocabulary.start_id,
-        "mixing": reader.depthwise_convolution,
+        "depthwise_convolution": reader.depthwise_convolution,
         "mimetic": reader.mimetic,
-        "flags": OVERLAP_FEATURES if reader.overlap_features else 0,
+        "overlap_features": (
+          OVERLAP_FEATURES if reader.overlap_features else 0
+        ),
         "span_head": bool(reader.span_loss),
       }
       | _run_settings(reader)

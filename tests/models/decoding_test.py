@@ -24,11 +24,13 @@ PLAIN = T5Config(
   head_dim=6,
   mlp_dim=24,
 )
-MIXED = dataclasses.replace(PLAIN, mixing=True, start_id=5, pad_id=3)
+CONVOLVED = dataclasses.replace(
+  PLAIN, depthwise_convolution=True, start_id=5, pad_id=3
+)
 B, K, L, T = 16, 3, 7, 8
 RNG = np.random.default_rng(4)
 LENGTHS = jnp.asarray(RNG.integers(0, L + 1, (B, K)), jnp.int32)
-MEMORY = jnp.asarray(RNG.normal(0, 1, (B, K, L, 16)), jnp.float32)
+STATES = jnp.asarray(RNG.normal(0, 1, (B, K, L, 16)), jnp.float32)
 BIAS = jnp.asarray(RNG.normal(0, 2, (2, B, 2, K)), jnp.float32)
 
 
@@ -44,8 +46,8 @@ def reader(config: T5Config):
 
 def compiled(search, model, **settings):
   return jax.jit(
-    lambda params, memory, lengths, bias: search(
-      model, params, memory, lengths, bias=bias, **settings
+    lambda params, states, lengths, bias: search(
+      model, params, states, lengths, bias=bias, **settings
     )
   )
 
@@ -54,7 +56,7 @@ def teacher_forced(model, params, ids, bias=BIAS):
   """Log probabilities of every token after the tokens of `ids` before it."""
   inputs = model.shift_right(jnp.asarray(ids))
   decode = jax.jit(model.decode)
-  logits = decode(params, inputs, MEMORY, LENGTHS, bias=bias)
+  logits = decode(params, inputs, STATES, LENGTHS, bias=bias)
   return np.asarray(jax.nn.log_softmax(logits))
 
 
@@ -76,13 +78,13 @@ def check_form(config: T5Config, ids) -> None:
 
 @pytest.mark.parametrize(
   "config",
-  [PLAIN, MIXED, dataclasses.replace(MIXED, scan=False)],
-  ids=["plain", "mixed", "unrolled"],
+  [PLAIN, CONVOLVED, dataclasses.replace(CONVOLVED, scan=False)],
+  ids=["plain", "convolved", "unrolled"],
 )
 def test_greedy_with_a_cache_is_the_teacher_forced_argmax(config):
   model, params = reader(config)
   ids, sums = compiled(greedy, model, max_tokens=T)(
-    params, MEMORY, LENGTHS, BIAS
+    params, STATES, LENGTHS, BIAS
   )
   assert ids.shape == (B, T) and ids.dtype == jnp.int32
   check_form(config, ids)
@@ -97,15 +99,15 @@ def test_greedy_with_a_cache_is_the_teacher_forced_argmax(config):
 
 @pytest.mark.parametrize(
   ("config", "beams"),
-  [(MIXED, 3), (dataclasses.replace(MIXED, scan=False), 4)],
+  [(CONVOLVED, 3), (dataclasses.replace(CONVOLVED, scan=False), 4)],
 )
 def test_scores_of_beams_are_those_of_teacher_forcing(config, beams):
-  """The cache follows its hypothesis, with a bias and with mixing."""
+  """The cache follows its hypothesis, with a bias and with a convolution."""
   model, params = reader(config)
   search = compiled(
     beam_search, model, max_tokens=T, beams=beams, length_penalty=0.7
   )
-  ids, scores = search(params, MEMORY, LENGTHS, BIAS)
+  ids, scores = search(params, STATES, LENGTHS, BIAS)
   check_form(config, ids)
   log_probs = teacher_forced(model, params, ids)
   chosen = np.take_along_axis(log_probs, np.asarray(ids)[:, :, None], 2)
@@ -113,20 +115,20 @@ def test_scores_of_beams_are_those_of_teacher_forcing(config, beams):
   sums = np.where(inside, chosen[:, :, 0], 0.0).sum(1)
   np.testing.assert_allclose(scores, sums / inside.sum(1) ** 0.7, atol=2e-5)
   _, greedy_sums = compiled(greedy, model, max_tokens=T)(
-    params, MEMORY, LENGTHS, BIAS
+    params, STATES, LENGTHS, BIAS
   )
   assert (sums > np.asarray(greedy_sums) + 1e-3).any()
 
 
 def test_one_beam_is_greedy():
-  model, params = reader(MIXED)
+  model, params = reader(CONVOLVED)
   search = compiled(beam_search, model, max_tokens=T, beams=1)
-  ids, scores = search(params, MEMORY, LENGTHS, BIAS)
+  ids, scores = search(params, STATES, LENGTHS, BIAS)
   want, sums = compiled(greedy, model, max_tokens=T)(
-    params, MEMORY, LENGTHS, BIAS
+    params, STATES, LENGTHS, BIAS
   )
   np.testing.assert_array_equal(ids, want)
-  lengths = counted(MIXED, want).sum(1)
+  lengths = counted(CONVOLVED, want).sum(1)
   np.testing.assert_allclose(scores, sums / lengths, atol=1e-5)
 
 
@@ -138,7 +140,7 @@ def test_wide_beams_find_the_best_of_all_answers():
   search = compiled(
     beam_search, model, max_tokens=length, beams=beams, length_penalty=0.0
   )
-  ids, scores = search(params, MEMORY, LENGTHS, BIAS)
+  ids, scores = search(params, STATES, LENGTHS, BIAS)
   firsts = np.arange(6)
   first = teacher_forced(model, params, np.zeros((B, 1), np.int32))[:, 0]
   # All answers of two tokens that start with one of the three best tokens.
@@ -217,8 +219,9 @@ def test_searches_agree_with_transformers(gated, beams):
   config, theirs, params, ids, lengths = torch_case(gated=gated)
   config = dataclasses.replace(config, scan=gated)
   model = T5(config)
-  encoded = jax.jit(model.encode)(params, ids, lengths)
-  inputs = (params, encoded[:, None], lengths[:, None], None)
+  passages = lengths[:, None]
+  states = jax.jit(model.encode)(params, ids[:, None], passages)
+  inputs = (params, states, passages, None)
   got, _ = compiled(greedy, model, max_tokens=T)(*inputs)
   want, _ = generate(theirs, ids, lengths, num_beams=1)
   np.testing.assert_array_equal(got, want)
@@ -271,7 +274,7 @@ def test_the_loop_stops_when_every_question_is_done(search, monkeypatch):
   }
   settings = {} if search is greedy else {"beams": 2, "length_penalty": 0.0}
   run = compiled(search, model, max_tokens=T, **settings)
-  ids, _ = jax.block_until_ready(run(params, MEMORY, LENGTHS, BIAS))
+  ids, _ = jax.block_until_ready(run(params, STATES, LENGTHS, BIAS))
   jax.effects_barrier()
   assert (np.asarray(ids)[:, 0] == PLAIN.eos_id).all()
   assert (np.asarray(ids)[:, 1:] == PLAIN.pad_id).all()
@@ -280,12 +283,12 @@ def test_the_loop_stops_when_every_question_is_done(search, monkeypatch):
 
 @pytest.mark.parametrize("search", [greedy, beam_search])
 def test_passages_and_rows_without_tokens_change_no_other_row(search):
-  model, params = reader(MIXED)
+  model, params = reader(CONVOLVED)
   settings = {} if search is greedy else {"beams": 3}
   run = compiled(search, model, max_tokens=T, **settings)
-  want, scores = run(params, MEMORY, LENGTHS, BIAS)
+  want, scores = run(params, STATES, LENGTHS, BIAS)
   emptied = LENGTHS.at[::2].set(0)
-  got, other = run(params, MEMORY, emptied, BIAS)
+  got, other = run(params, STATES, emptied, BIAS)
   np.testing.assert_array_equal(got[1::2], want[1::2])
   np.testing.assert_allclose(other[1::2], scores[1::2], atol=1e-5)
   assert np.isfinite(other).all()
@@ -293,10 +296,10 @@ def test_passages_and_rows_without_tokens_change_no_other_row(search):
 
 @pytest.mark.parametrize("search", [greedy, beam_search])
 def test_eight_devices_and_bfloat16(search):
-  model, params = reader(MIXED)
+  model, params = reader(CONVOLVED)
   settings = {} if search is greedy else {"beams": 3}
   run = compiled(search, model, max_tokens=T, **settings)
-  want, scores = run(params, MEMORY, LENGTHS, BIAS)
+  want, scores = run(params, STATES, LENGTHS, BIAS)
   mesh = make_mesh()
 
   def place(x, *axes):
@@ -305,15 +308,15 @@ def test_eight_devices_and_bfloat16(search):
   rows = mesh.axis_names[0]
   got, other = run(
     jax.tree.map(place, params),
-    place(MEMORY, rows),
+    place(STATES, rows),
     place(LENGTHS, rows),
     place(BIAS, None, rows),
   )
   np.testing.assert_array_equal(got, want)
   np.testing.assert_allclose(other, scores, atol=1e-5)
-  low = T5(dataclasses.replace(MIXED, dtype="bfloat16"))
+  low = T5(dataclasses.replace(CONVOLVED, dtype="bfloat16"))
   ids, halves = compiled(search, low, max_tokens=T, **settings)(
-    params, MEMORY.astype(jnp.bfloat16), LENGTHS, BIAS
+    params, STATES.astype(jnp.bfloat16), LENGTHS, BIAS
   )
   assert halves.dtype == jnp.float32 and np.isfinite(halves).all()
   assert (np.asarray(ids) == np.asarray(want)).all(1).mean() > 0.5
@@ -331,4 +334,4 @@ def test_eight_devices_and_bfloat16(search):
 def test_settings_are_checked(search, settings, message):
   model, params = reader(PLAIN)
   with pytest.raises(ValueError, match=message):
-    search(model, params, MEMORY, LENGTHS, **settings)
+    search(model, params, STATES, LENGTHS, **settings)

@@ -13,7 +13,7 @@ def random(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def test_length_bias_hides_exactly_the_padding():
-  bias = layers.length_bias(jnp.array([0, 2, 3]), 3)
+  bias = layers.length_bias(jnp.array([[0], [2], [3]]), 3)
   assert bias.shape == (3, 1, 1, 3)
   assert bias.dtype == jnp.float32
   hidden = np.asarray(bias[:, 0, 0] < 0)
@@ -27,9 +27,7 @@ def test_attention_is_the_weighted_sum_of_the_definition():
   query, value = random(b, h, l, c), random(b, h, m, c, seed=2)
   key = random(b, h, m, c, seed=1)
   lengths = jnp.array([3, 5])
-  got = layers.attention(
-    query, key, value, layers.length_bias(lengths, m), scale=0.5
-  )
+  got = layers.attention(query, key, value, lengths=lengths[:, None], scale=0.5)
   for i in range(b):
     for j in range(h):
       n = int(lengths[i])
@@ -39,13 +37,25 @@ def test_attention_is_the_weighted_sum_of_the_definition():
       np.testing.assert_allclose(got[i, j], want, atol=1e-6)
 
 
+def test_attention_over_segments_sees_what_it_sees_without_their_padding():
+  """With a bias too; two segments of four keys."""
+  query, bias = random(1, 2, 3, 6), random(1, 2, 3, 8, seed=3)
+  key, value = random(1, 2, 8, 6, seed=1), random(1, 2, 8, 6, seed=2)
+  lengths = jnp.array([[3, 1]])
+  got = layers.attention(query, key, value, bias=bias, lengths=lengths)
+  real = jnp.array([0, 1, 2, 4])
+  want = layers.attention(
+    query, key[:, :, real], value[:, :, real], bias=bias[..., real]
+  )
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_attention_scores_are_float32_for_bfloat16_inputs():
   # Scores of 100.25 and 100; bfloat16 knows 100 and 100.5 only.
   query = jnp.ones((1, 1, 1, 2), jnp.bfloat16)
   key = jnp.array([[100, 0.25], [100, 0]], jnp.bfloat16)[None, None]
   value = jnp.array([[1, 1], [0, 0]], jnp.bfloat16)[None, None]
-  bias = layers.length_bias(jnp.array([2]), 2)
-  got = layers.attention(query, key, value, bias)
+  got = layers.attention(query, key, value)
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(
     got.astype(jnp.float32), 1 / (1 + np.exp(-0.25)), atol=0.004
@@ -56,8 +66,7 @@ def test_attention_over_nothing_is_finite_with_a_finite_gradient():
   x = random(1, 2, 3, 4)
 
   def total(x: jax.Array) -> jax.Array:
-    bias = layers.length_bias(jnp.array([0]), 3)
-    return jnp.sum(layers.attention(x, x, x, bias))
+    return jnp.sum(layers.attention(x, x, x, lengths=jnp.array([[0]])))
 
   value, gradient = jax.value_and_grad(total)(x)
   assert np.isfinite(value)

@@ -12,7 +12,8 @@ from torch_t5 import model_and_params, noise
 
 from odqa_jax.models import layers
 from odqa_jax.models.t5 import PRESETS, T5, T5Config
-from odqa_jax.models.t5_network import position_bias, relative_buckets
+from odqa_jax.models.t5_layers import position_bias, relative_buckets
+from odqa_jax.objectives.reader import span_loss
 from odqa_jax.runtime.mesh import make_mesh
 
 TINY = T5Config(
@@ -28,9 +29,10 @@ RNG = np.random.default_rng(9)
 # Three questions with four passages of up to ten tokens.
 B, K, L, T = 3, 4, 10, 6
 IDS = jnp.asarray(RNG.integers(2, 50, (B * K, L)), jnp.int32)
+IDS_BKL = IDS.reshape(B, K, L)
 LENGTHS = jnp.asarray([[10, 3, 7, 1], [5, 10, 0, 2], [9, 9, 4, 6]], jnp.int32)
 INPUTS = jnp.asarray(RNG.integers(0, 50, (B, T)), jnp.int32)
-FLAGS = jnp.asarray(RNG.integers(0, 3, (B * K, L)), jnp.int32)
+FEATURES = jnp.asarray(RNG.integers(0, 3, (B * K, L)), jnp.int32)
 
 
 @functools.cache
@@ -42,11 +44,10 @@ def reader(config: T5Config = TINY):
 def states(config: T5Config, params, ids=IDS, lengths=LENGTHS, rng=None):
   """Encoder states as the decoder takes them."""
   b, k = lengths.shape
-  flags = FLAGS if config.flags else None
-  encoded = T5(config).encode(
-    params, ids, lengths.reshape(-1), flags=flags, rng=rng
+  given = FEATURES.reshape(b, k, -1) if config.overlap_features else None
+  return T5(config).encode(
+    params, ids.reshape(b, k, -1), lengths, overlap_features=given, rng=rng
   )
-  return encoded.reshape(b, k, *encoded.shape[1:])
 
 
 @functools.cache
@@ -54,9 +55,9 @@ def forward(config: T5Config):
   """From tokens to logits, compiled."""
 
   def run(params, ids, lengths, inputs, bias, rng):
-    memory = states(config, params, ids, lengths, rng)
+    encoder_states = states(config, params, ids, lengths, rng)
     decode = T5(config).decode
-    return decode(params, inputs, memory, lengths, bias=bias, rng=rng)
+    return decode(params, inputs, encoder_states, lengths, bias=bias, rng=rng)
 
   return jax.jit(run)
 
@@ -124,7 +125,11 @@ def test_names_are_the_published_ones():
   assert plain == both({"wi"})
   gated = names(dataclasses.replace(TINY, gated=True, tied=False))
   assert gated == both({"wi_0", "wi_1"}) | {"lm_head/kernel"}
-  options = {"mixing": True, "flags": 3, "span_head": True}
+  options = {
+    "depthwise_convolution": True,
+    "overlap_features": 3,
+    "span_head": True,
+  }
   assert names(dataclasses.replace(TINY, **options)) - plain == {
     "encoder/mixing/kernel",
     "decoder/mixing/kernel",
@@ -271,7 +276,9 @@ def test_init_has_the_deviations_of_torch():
 # --- Against NumPy in float64 -----------------------------------------------
 
 
-def numpy_decoder(config: T5Config, params, inputs, memory, lengths, bias):
+def numpy_decoder(
+  config: T5Config, params, inputs, encoder_states, lengths, bias
+):
   """The decoder of version 1.0 in float64, one question and head at a time."""
   tree = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   block = tree["decoder"]["block"]
@@ -281,10 +288,10 @@ def numpy_decoder(config: T5Config, params, inputs, memory, lengths, bias):
   def norm(x, scale):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.eps) * scale
 
-  def attention(kernels, layer, x, memory, added):
+  def attention(kernels, layer, x, encoder_states, added):
     query, key, value = (
       a @ kernels[name]["kernel"][layer]
-      for a, name in ((x, "q"), (memory, "k"), (memory, "v"))
+      for a, name in ((x, "q"), (encoder_states, "k"), (encoder_states, "v"))
     )
     out = []
     for h in range(heads):
@@ -298,7 +305,7 @@ def numpy_decoder(config: T5Config, params, inputs, memory, lengths, bias):
   def answer(i):
     x = tree["shared"]["embedding"][inputs[i]]
     # Only the real tokens of each passage, one after the other.
-    real = [memory[i, j, :n] for j, n in enumerate(lengths[i])]
+    real = [encoder_states[i, j, :n] for j, n in enumerate(lengths[i])]
     owner = np.repeat(np.arange(len(real)), lengths[i])
     tokens = np.concatenate(real).astype(np.float64)
     t = np.arange(len(inputs[i]))
@@ -342,10 +349,12 @@ def test_bias_agrees_with_numpy(shape, scan):
   model, params = reader(config)
   bias = some_bias(shape[0], B, shape[1], K)
   rng = np.random.default_rng(2)
-  memory = jnp.asarray(rng.normal(0, 1, (B, K, L, 16)), jnp.float32)
-  got = jax.jit(model.decode)(params, INPUTS, memory, LENGTHS, bias=bias)
+  encoder_states = jnp.asarray(rng.normal(0, 1, (B, K, L, 16)), jnp.float32)
+  got = jax.jit(model.decode)(
+    params, INPUTS, encoder_states, LENGTHS, bias=bias
+  )
   want = numpy_decoder(
-    config, params, *map(np.asarray, (INPUTS, memory, LENGTHS, bias))
+    config, params, *map(np.asarray, (INPUTS, encoder_states, LENGTHS, bias))
   )
   np.testing.assert_allclose(got, want, atol=2e-5)
 
@@ -369,7 +378,7 @@ def test_the_order_of_passages_does_not_matter():
   _, params = reader()
   bias = some_bias(2, B, 2, K)
   order = jnp.asarray([2, 0, 3, 1])
-  ids = IDS.reshape(B, K, L)[:, order].reshape(-1, L)
+  ids = IDS_BKL[:, order].reshape(-1, L)
   np.testing.assert_allclose(
     logits(TINY, params, ids, LENGTHS[:, order], bias=bias[..., order]),
     logits(TINY, params, bias=bias),
@@ -392,10 +401,10 @@ def test_every_passage_matters_to_its_question_only():
 def test_a_bias_gets_gradients_but_not_from_passages_of_length_0():
   model, params = reader()
   rng = np.random.default_rng(2)
-  memory = jnp.asarray(rng.normal(0, 1, (B, K, L, 16)), jnp.float32)
+  encoder_states = jnp.asarray(rng.normal(0, 1, (B, K, L, 16)), jnp.float32)
 
   def loss(bias):
-    out = model.decode(params, INPUTS, memory, LENGTHS, bias=bias)
+    out = model.decode(params, INPUTS, encoder_states, LENGTHS, bias=bias)
     return jnp.sum(jnp.sin(out))
 
   bias = some_bias(2, B, 2, K)
@@ -407,13 +416,13 @@ def test_a_bias_gets_gradients_but_not_from_passages_of_length_0():
 
 
 def test_a_question_without_any_token_is_finite_and_alone():
-  config = dataclasses.replace(TINY, mixing=True)
+  config = dataclasses.replace(TINY, depthwise_convolution=True)
   model, params = reader(config)
   lengths = LENGTHS.at[1].set(0)
 
   def loss(params, bias):
-    memory = states(config, params, lengths=lengths)
-    out = model.decode(params, INPUTS, memory, lengths, bias=bias)
+    encoder_states = states(config, params, lengths=lengths)
+    out = model.decode(params, INPUTS, encoder_states, lengths, bias=bias)
     return jnp.sum(jnp.sin(out)), out
 
   bias = some_bias(1, B, 1, K)
@@ -428,7 +437,9 @@ def test_a_question_without_any_token_is_finite_and_alone():
 
 # --- Invariances ------------------------------------------------------------
 
-FULL = dataclasses.replace(TINY, mixing=True, flags=3, span_head=True)
+FULL = dataclasses.replace(
+  TINY, depthwise_convolution=True, overlap_features=3, span_head=True
+)
 
 
 @pytest.mark.parametrize("config", [TINY, FULL], ids=["plain", "options"])
@@ -438,8 +449,8 @@ def test_padding_tokens_and_padded_length_do_not_matter(config):
   real = jnp.arange(L)[None] < LENGTHS.reshape(-1)[:, None]
   other = logits(config, params, jnp.where(real, IDS, 7))
   np.testing.assert_allclose(other, want, atol=1e-5)
-  if config.flags:
-    return  # `states` has flags for L tokens only
+  if config.overlap_features:
+    return  # `states` has features for L tokens only
   longer = logits(config, params, jnp.pad(IDS, ((0, 0), (0, 5))))
   np.testing.assert_allclose(longer, want, atol=1e-5)
 
@@ -460,11 +471,11 @@ def test_the_decoder_is_causal(config):
 def test_states_of_a_row_do_not_depend_on_the_other_rows():
   model, params = reader()
   encode = jax.jit(model.encode)
-  lengths = LENGTHS.reshape(-1)
+  ids, lengths = IDS[:, None], LENGTHS.reshape(-1, 1)
   order = jnp.asarray(RNG.permutation(B * K))
   np.testing.assert_allclose(
-    encode(params, IDS[order], lengths[order]),
-    encode(params, IDS, lengths)[order],
+    encode(params, ids[order], lengths[order]),
+    encode(params, ids, lengths)[order],
     atol=1e-5,
   )
 
@@ -480,8 +491,10 @@ def gradients(config: T5Config):
   rng, bias = jax.random.key(3), some_bias(2, B, 2, K)
 
   def loss(params, bias):
-    memory = states(config, params, rng=rng)
-    out = model.decode(params, INPUTS, memory, LENGTHS, bias=bias, rng=rng)
+    encoder_states = states(config, params, rng=rng)
+    out = model.decode(
+      params, INPUTS, encoder_states, LENGTHS, bias=bias, rng=rng
+    )
     return jnp.mean(jnp.sin(out)), out
 
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, bias)
@@ -578,9 +591,9 @@ def test_every_dropout_has_a_seed_of_its_own(monkeypatch):
 
   @jax.jit
   def run(params, key):
-    memory = states(config, params, rng=key)
+    encoder_states = states(config, params, rng=key)
     counts.append(len(seeds))
-    model.decode(params, INPUTS, memory, LENGTHS, rng=key)
+    model.decode(params, INPUTS, encoder_states, LENGTHS, rng=key)
     return jnp.stack(seeds)
 
   monkeypatch.setattr(layers, "dropout", record)
@@ -595,9 +608,9 @@ def test_every_dropout_has_a_seed_of_its_own(monkeypatch):
 # --- Options ----------------------------------------------------------------
 
 
-def test_mixing_is_a_depthwise_sum_over_real_neighbours():
-  """With blocks that add nothing, the states are the mixed embeddings."""
-  config = dataclasses.replace(TINY, mixing=True, tied=False)
+def test_the_convolution_is_a_depthwise_sum_over_real_neighbours():
+  """With blocks that add nothing, the states are the convolved embeddings."""
+  config = dataclasses.replace(TINY, depthwise_convolution=True, tied=False)
   model, params = reader(config)
   for stack in ("encoder", "decoder"):
     params = params | {
@@ -606,7 +619,7 @@ def test_mixing_is_a_depthwise_sum_over_real_neighbours():
     }
   table = np.asarray(params["shared"]["embedding"], np.float64)
 
-  def mixed(ids, kernel, before, stack):
+  def convolved(ids, kernel, before, stack):
     words = table[ids]
     out = words.copy()
     for i in range(len(ids)):
@@ -621,70 +634,105 @@ def test_mixing_is_a_depthwise_sum_over_real_neighbours():
   ]
   assert [x.shape for x in kernels] == [(5, 16), (3, 16)]
   lengths = LENGTHS.reshape(-1)
-  got = jax.jit(model.encode)(params, IDS, lengths)
+  got = jax.jit(model.encode)(params, IDS[:, None], lengths[:, None])[:, 0]
   for i, n in enumerate(np.asarray(lengths)):
-    want = mixed(np.asarray(IDS[i, :n]), kernels[0], 2, "encoder")
+    want = convolved(np.asarray(IDS[i, :n]), kernels[0], 2, "encoder")
     np.testing.assert_allclose(got[i, :n], want, atol=1e-5)
   out = logits(config, params)
   for i in range(B):
-    want = mixed(np.asarray(INPUTS[i]), kernels[1], 2, "decoder")
+    want = convolved(np.asarray(INPUTS[i]), kernels[1], 2, "decoder")
     head = np.asarray(params["lm_head"]["kernel"])
     np.testing.assert_allclose(out[i], want @ head, atol=1e-4)
 
 
-def test_flags_add_their_embedding_to_the_words():
-  config = dataclasses.replace(TINY, flags=3)
-  model, params = reader(config)
-  lengths = LENGTHS.reshape(-1)
-  got = jax.jit(model.encode)(params, IDS, lengths, flags=FLAGS)
-  # One row of the table per token, so that words and flags are one look-up.
+def test_features_add_their_embedding_to_the_words():
+  config = dataclasses.replace(TINY, overlap_features=3)
+  params = reader(config)[1]
+  got = jax.jit(functools.partial(states, config))(params)
+  # One row of the table per token, so that both are one look-up.
   words = params["shared"]["embedding"][IDS].reshape(-1, 16)
-  flagged = words + params["flags"]["embedding"][FLAGS].reshape(-1, 16)
-  plain = dict(params, shared={"embedding": flagged})
+  both = words + params["flags"]["embedding"][FEATURES].reshape(-1, 16)
+  plain = dict(params, shared={"embedding": both})
   rows = jnp.arange(B * K * L).reshape(B * K, L)
-  looked_up = T5(dataclasses.replace(TINY, vocab_size=B * K * L))
-  want = jax.jit(looked_up.encode)(plain, rows, lengths)
+  looked_up = dataclasses.replace(TINY, vocab_size=B * K * L)
+  want = jax.jit(functools.partial(states, looked_up))(plain, rows)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize(("flags", "given"), [(3, None), (0, FLAGS)])
-def test_flags_and_model_must_fit(flags, given):
-  model, params = reader(dataclasses.replace(TINY, flags=flags))
-  with pytest.raises(ValueError, match=f"T5 with flags={flags}"):
-    model.encode(params, IDS, LENGTHS.reshape(-1), flags=given)
+@pytest.mark.parametrize(("count", "given"), [(3, None), (0, FEATURES)])
+def test_features_and_model_must_fit(count, given):
+  model, params = reader(dataclasses.replace(TINY, overlap_features=count))
+  given = None if given is None else given.reshape(B, K, L)
+  with pytest.raises(ValueError, match=f"T5 with overlap_features={count}"):
+    model.encode(params, IDS_BKL, LENGTHS, overlap_features=given)
 
 
-def test_span_scores_and_marks_equal_numpy():
-  """States + p(start)·m₀ + p(end)·m₁ + (begun and not ended)·m₂."""
+def spans_in_numpy(plain, head, lengths):
+  """Scores, weights and states of one question's passages, in float64.
+
+  States + p(start)·e₀ + p(end)·e₁ + (begun and not ended)·e₂, where p is over
+  all real tokens of all passages, and no span crosses from one to the next.
+  """
+  edges = [x[:n] @ head["kernel"] for x, n in zip(plain, lengths, strict=True)]
+  total = sum(np.exp(x).sum(0) for x in edges)
+  weights = []
+  for x in edges:
+    start, end = (np.exp(x) / total).T
+    inside = [start[: j + 1].sum() - end[:j].sum() for j in range(len(x))]
+    weights.append(np.stack([start, end, np.array(inside)], axis=1))
+  states = [
+    x[:n] + w @ head["marks"]
+    for x, n, w in zip(plain, lengths, weights, strict=True)
+  ]
+  return edges, weights, states
+
+
+def test_spans_equal_numpy_and_sum_to_one_over_the_passages():
   config = dataclasses.replace(TINY, span_head=True)
   model, params = reader(config)
-  lengths = LENGTHS.reshape(-1)
-  plain = T5(TINY).encode(params, IDS, lengths)
-  marked, scores = model.encode_with_spans(params, IDS, lengths)
-  np.testing.assert_array_equal(marked, model.encode(params, IDS, lengths))
-  states = np.asarray(plain, np.float64)
+  plain = np.asarray(T5(TINY).encode(params, IDS_BKL, LENGTHS), np.float64)
+  got, scores = model.encode_with_spans(params, IDS_BKL, LENGTHS)
+  np.testing.assert_array_equal(got, model.encode(params, IDS_BKL, LENGTHS))
   head = {k: np.asarray(v, np.float64) for k, v in params["span_head"].items()}
-  for i, n in enumerate(lengths.tolist()):
-    if not n:
-      continue
-    edges = states[i, :n] @ head["kernel"]
-    np.testing.assert_allclose(scores[i, :n], edges, atol=1e-4)
-    assert (np.asarray(scores[i, n:]) < -1e8).all()
-    start, end = (np.exp(edges) / np.exp(edges).sum(0)).T
-    inside = [start[: j + 1].sum() - end[:j].sum() for j in range(n)]
-    weights = np.stack([start, end, inside], axis=1)
-    expected = states[i, :n] + weights @ head["marks"]
-    np.testing.assert_allclose(marked[i, :n], expected, atol=1e-4)
+  for i, lengths in enumerate(LENGTHS.tolist()):
+    want = spans_in_numpy(plain[i], head, lengths)
+    added = 0.0
+    for j, (edges, _, states) in enumerate(zip(*want, strict=True)):
+      n = lengths[j]
+      np.testing.assert_allclose(scores[i, j, :n], edges, atol=1e-4)
+      assert (np.asarray(scores[i, j, n:]) < -1e8).all()
+      np.testing.assert_allclose(got[i, j, :n], states, atol=1e-4)
+      # The weights, from what was added to the states; padding has none.
+      sums = np.asarray(got[i, j] - plain[i, j], np.float64).sum(0)
+      added = added + np.linalg.lstsq(head["marks"].T, sums)[0]
+    np.testing.assert_allclose(added[:2], 1.0, atol=1e-4)
   low = T5(dataclasses.replace(config, dtype="bfloat16"))
-  halves = low.encode_with_spans(params, IDS, lengths)[1]
+  halves = low.encode_with_spans(params, IDS_BKL, LENGTHS)[1]
   assert halves.dtype == jnp.float32 and np.isfinite(halves).all()
   with pytest.raises(ValueError, match="span_head=False has no span scores"):
-    T5(TINY).encode_with_spans(params, IDS, lengths)
+    T5(TINY).encode_with_spans(params, IDS_BKL, LENGTHS)
 
 
-def test_mimetic_init_and_flags():
+def test_span_embeddings_weigh_tokens_as_the_span_loss_does():
+  """Embeddings e₀ = 1 and others 0: what is added is the probability."""
+  config = dataclasses.replace(TINY, span_head=True)
+  model, params = reader(config)
+  marks = jnp.zeros((3, 16)).at[0].set(1.0)
+  params = params | {"span_head": params["span_head"] | {"marks": marks}}
+  got, scores = model.encode_with_spans(params, IDS_BKL, LENGTHS)
+  added = got - T5(TINY).encode(params, IDS_BKL, LENGTHS)
+  added = np.asarray(added[..., 0]).reshape(B, K * L)
+  # A start at any place and an end anywhere: its likelihood is the weight.
+  anywhere = jnp.broadcast_to(jnp.arange(K * L), (B, K * L))
+  for place in (0, L, 3 * L + 1):
+    starts = jnp.full((B, K * L), -1).at[:, 0].set(place)
+    losses, _ = span_loss(scores.reshape(B, K * L, 2), starts, anywhere)
+    np.testing.assert_allclose(added[:, place], np.exp(-losses), atol=1e-5)
+
+
+def test_mimetic_init_and_features():
   config = dataclasses.replace(
-    TINY, width=32, heads=2, head_dim=16, mimetic=True, flags=3
+    TINY, width=32, heads=2, head_dim=16, mimetic=True, overlap_features=3
   )
   params = jax.jit(T5(config).init)(jax.random.key(0))
 
@@ -711,9 +759,9 @@ def test_mimetic_init_and_flags():
     near, far = bias[0, 0, 11, 11], bias[0, 0, 11, 3]
     assert near - far > 2.5
     assert np.abs(table[:, 1]).max() < 1
-  flags = np.asarray(params["flags"]["embedding"])
-  assert (flags[0] == 0).all()
-  assert (flags[1:].std(-1) > 0.1).all()
+  features = np.asarray(params["flags"]["embedding"])
+  assert (features[0] == 0).all()
+  assert (features[1:].std(-1) > 0.1).all()
 
 
 def test_mimetic_init_leaves_values_random_where_shapes_do_not_allow_it():
@@ -746,11 +794,10 @@ def test_flops_agree_with_the_compiler(gated):
   model = T5(config)
 
   def forward(params, ids, lengths, inputs):
-    encoded = model.encode(params, ids, lengths.reshape(-1))
-    memory = encoded.reshape(2, 3, 64, 256)
-    return model.decode(params, inputs, memory, lengths)
+    encoder_states = model.encode(params, ids, lengths)
+    return model.decode(params, inputs, encoder_states, lengths)
 
-  shapes = ((6, 64), (2, 3), (2, 24))
+  shapes = ((2, 3, 64), (2, 3), (2, 24))
   params = jax.eval_shape(model.init, jax.random.key(0))
   inputs = (jax.ShapeDtypeStruct(x, jnp.int32) for x in shapes)
   compiled = jax.jit(forward).lower(params, *inputs).compile()
@@ -779,6 +826,6 @@ def test_config_is_checked(field, value, message):
 def test_a_bias_for_other_layers_or_heads_is_refused(shape):
   model, params = reader()
   bias = jnp.zeros((shape[0], B, shape[1], K))
-  memory = jnp.zeros((B, K, L, 16))
+  encoder_states = jnp.zeros((B, K, L, 16))
   with pytest.raises(ValueError, match=r"layers in \(1, 2\) and heads in"):
-    model.decode(params, INPUTS, memory, LENGTHS, bias=bias)
+    model.decode(params, INPUTS, encoder_states, LENGTHS, bias=bias)

@@ -109,7 +109,7 @@ def test_override_errors(item, message):
   "override, message",
   [
     ("steps=0", "config.steps=0"),
-    ("chunks=3", "config.chunks=3 does not divide"),
+    ("micro_batches=3", "config.micro_batches=3 does not divide"),
     ("data.passage_length=600", "config.model.max_positions=512"),
     ("optimizer.warmup=1.5", "config.optimizer.warmup=1.5"),
   ],

@@ -133,8 +133,8 @@ def small_parts(
 ) -> tuple[Task, Components, Any, PassageGatherer]:
   """Task, components, parameters and gatherer of a run."""
   vocabulary = WordPieceVocabulary(corpus.tokenizer)
-  flags = {"flags": 4} if settings.reader.overlap_features else {}
-  components = small_components(corpus, vocabulary, **flags)
+  features = {"overlap_features": 4} if settings.reader.overlap_features else {}
+  components = small_components(corpus, vocabulary, **features)
   task = make_task(settings, components)
   params = small_params(task, components, seed)
   return task, components, params, small_gatherer(settings, corpus)
@@ -161,7 +161,7 @@ def save_workdir(system: ReadingSystem, workdir: Path, step: int = 3) -> Path:
   """A training workdir as the loop leaves it behind."""
   corpus = system.corpus
   vocabulary = WordPieceVocabulary(corpus.tokenizer)
-  features = {"flags": 4} if system.config.overlap_features else {}
+  features = {"overlap_features": 4} if system.config.overlap_features else {}
   components = small_components(corpus, vocabulary, **features)
   retriever = system.retriever
   extra = {

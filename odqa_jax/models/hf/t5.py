@@ -19,8 +19,8 @@ import numpy as np
 from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
 from odqa_jax.models.hf.encoder import SavesTokenizer
+from odqa_jax.models.layers import Params
 from odqa_jax.models.t5 import T5, T5Config
-from odqa_jax.models.t5_network import Params
 
 # (our field, name in a published config.json)
 _FIELDS = (
@@ -46,7 +46,7 @@ _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _BLOCK = re.compile(r"(encoder|decoder)\.block\.layer_(\d)\.")
 _BIAS = re.compile(r"(encoder|decoder)\.(relative_attention_bias\.weight)")
 # What no T5 of transformers has.
-_OURS = ("mixing", "flags", "span_head")
+_OURS = ("depthwise_convolution", "overlap_features", "span_head")
 
 
 def _rename(name: str) -> str:

@@ -61,9 +61,10 @@ def logits(config: T5Config, params) -> np.ndarray:
 
   @jax.jit
   def run(params, ids, lengths, targets):
-    states = reader.encode(params, ids, lengths)
+    lengths = lengths[:, None]
+    states = reader.encode(params, ids[:, None], lengths)
     inputs = reader.shift_right(targets)
-    return reader.decode(params, inputs, states[:, None], lengths[:, None])
+    return reader.decode(params, inputs, states, lengths)
 
   return np.asarray(run(params, IDS, LENGTHS, TARGETS))
 
@@ -369,7 +370,12 @@ def test_pickled_weights_are_refused_with_advice(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "options", [{"mixing": True}, {"flags": 3}, {"span_head": True}]
+  "options",
+  [
+    {"depthwise_convolution": True},
+    {"overlap_features": 3},
+    {"span_head": True},
+  ],
 )
 def test_what_transformers_has_not_is_not_written(tmp_path, options):
   config = dataclasses.replace(V10, **options)
