@@ -6,7 +6,6 @@ ranking = read_run("dev.trec", questions, corpus)
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import first_byte, json_records, lines
+from odqa_jax.data.records import RawFile, replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -72,13 +71,9 @@ def write_run(
     ValueError: if the ranking is not of these questions in this order.
   """
   check_aligned(ranking, questions)
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  write = _write_json if path.suffix == ".json" else _write_trec
-  with temporary.open("w", encoding="utf-8") as file:
+  write = _write_json if Path(path).suffix == ".json" else _write_trec
+  with replacing(path) as file:
     write(file, ranking, questions, corpus)
-  os.replace(temporary, path)
 
 
 def found_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:
@@ -152,12 +147,13 @@ def read_run(
       a question or passage that is not known, a passage that comes twice,
       ranks that do not count from 1, or scores that rise with the rank.
   """
-  array = first_byte(path) in (b"[", b"{")
+  source = RawFile(path)
+  array = source.first_byte() in (b"[", b"{")
   numbers = {q.id: i for i, q in enumerate(questions)}
   found: list[dict[int, float]] = [{} for _ in questions]
   last = [math.inf] * len(questions)
   for where, question_id, rank, passage_id, score in (
-    _json_lines(path, questions) if array else _trec_lines(path)
+    _json_lines(source, questions) if array else _trec_lines(source)
   ):
     if question_id not in numbers:
       raise ValueError(
@@ -208,28 +204,28 @@ def find_row(corpus: Corpus, passage_id: str) -> int | None:
     return None
 
 
-def _trec_lines(path: str | Path) -> Iterator[RunLine]:
-  for number, line in lines(path):
+def _trec_lines(source: RawFile) -> Iterator[RunLine]:
+  for place, line in source.lines():
     try:
       question_id, _, passage_id, rank, score, _ = line.split()
       fields = int(rank), unquote(passage_id), float(score)
     except ValueError:
       raise ValueError(
-        f"{path}:{number}: {line[:60]!r} is not a run line "
+        f"{place}: {line[:60]!r} is not a run line "
         "(`qid Q0 docid rank score tag`); mend or remove it."
       ) from None
-    yield f"{path}:{number}", unquote(question_id), *fields
+    yield str(place), unquote(question_id), *fields
 
 
 def _json_lines(
-  path: str | Path, questions: Sequence[Question]
+  source: RawFile, questions: Sequence[Question]
 ) -> Iterator[RunLine]:
   known = {q.id for q in questions}
   # Reversed, so that `pop` gives equal questions out in their order.
   by_text: dict[str, list[str]] = {}
   for question in reversed(questions):
     by_text.setdefault(question.question, []).append(question.id)
-  for where, record in json_records(path):
+  for where, record in source.json_records():
     try:
       name = str(record.get("id", ""))
       if name not in known:

@@ -15,14 +15,11 @@ from ml_collections import ConfigDict
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.demo.presets import RUNS, ReaderPreset
-from odqa_jax.evaluation.measures import (
-  Ranking,
-  answer_measures,
-  evaluate_ranking,
-)
+from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
+from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.reading.answer import Answer, answer_questions, default_batch_size
 from odqa_jax.reading.system import ReadingSystem, load_system
-from odqa_jax.retrieval.retriever import index_corpus, search_questions
+from odqa_jax.retrieval.retriever import index_corpus
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.runtime.config import base_config, validate
 from odqa_jax.runtime.mesh import make_mesh
@@ -123,14 +120,9 @@ def _measure(
   """Recall on all questions, EM and F1 on those to be answered."""
   figures: dict[str, Any] = {}
   if index is not None:
-    scores, rows = search_questions(
-      system.retriever,
-      index,
-      system.corpus,
-      [q.question for q in questions],
-      k=100,
+    ranking = rank_passages(
+      system.retriever, index, system.corpus, questions, k=100
     )
-    ranking = Ranking(tuple(q.id for q in questions), rows, scores)
     figures = evaluate_ranking(ranking, questions, system.corpus)
   with progress_bar("answer", len(answered), "question") as update:
     answers = answer_questions(
@@ -204,9 +196,11 @@ class ReaderStages:
           self.root / "index" / folder,
           mesh=make_mesh(),
         )
-      figures, found = _measure(system, index, self.questions, self.answered, k)
+      figures, answers = _measure(
+        system, index, self.questions, self.answered, k
+      )
     self.rows.append({"name": name, **figures})
-    return found
+    return answers
 
   def run(self) -> list[Answer]:
     """All stages; returns the answers of Joint Top-k, if it was run."""
@@ -258,6 +252,6 @@ class ReaderStages:
         init_from=str(reader),
         context_encoder=context_encoder,
       )
-      found = self.measure(name, workdir, preset.k_answer)
-      answers = found if task == "joint" else answers
+      written = self.measure(name, workdir, preset.k_answer)
+      answers = written if task == "joint" else answers
     return answers

@@ -18,7 +18,6 @@ import numpy as np
 
 from odqa_jax.plan.hlo import parse
 from odqa_jax.plan.programs import (
-  DTYPES,
   Planned,
   Setting,
   encode_programs,
@@ -129,7 +128,7 @@ def plan(
     overrides: `a.b=value` items.
     passages: rows of the index.
     width: of the index, outside training; None: that of the config's encoder.
-    index_dtype: likewise, a key of `DTYPES`; None: `config.retrieval.dtype`.
+    index_dtype: likewise; None: `config.retrieval.dtype`.
     questions: searched at once.
     k: passages found for each.
     programs: of `PROGRAMS`, separated by commas.
@@ -161,7 +160,7 @@ def plan(
     mesh=make_mesh(loaded.mesh.to_dict(), devices),
     passages=passages,
     width=width or models.encoder.embedding_dim,
-    dtype=DTYPES[index_dtype] if index_dtype else loaded.retrieval.dtype,
+    dtype=index_dtype or loaded.retrieval.dtype,
     questions=questions,
     k=k,
   )

@@ -33,7 +33,6 @@ from odqa_jax.training.train import (
   training_program,
 )
 
-DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 # As `index_corpus` writes them.
 _SHARD_ROWS = 65536
 
