@@ -61,9 +61,10 @@ def has_keys(*names: str) -> Callable[[Beginning], str]:
   """Detects JSON whose first object has these keys."""
 
   def detects(start: Beginning) -> str:
-    found = start.keys is not None and start.keys.issuperset(names)
+    if start.keys is None or not start.keys.issuperset(names):
+      return ""
     what = f"the keys {', '.join(names)}" if names else "no other known keys"
-    return f"JSON with {what}" if found else ""
+    return f"JSON with {what}"
 
   return detects
 

@@ -1,4 +1,4 @@
-"""Run files: what a search found, for other tools and for later.
+"""Run files: rankings for other tools and for later.
 
 write_run("dev.trec", ranking, questions, corpus)
 ranking = read_run("dev.trec", questions, corpus)
@@ -28,7 +28,7 @@ RunLine = tuple[str, str, int, str, float]
 
 @dataclass(frozen=True)
 class Ranking:
-  """What a search found.
+  """The passages of every question that a search gave.
 
   Attributes:
     question_ids: n of them, in the order of the questions.
@@ -76,7 +76,7 @@ def write_run(
     write(file, ranking, questions, corpus)
 
 
-def found_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:
+def ranked_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:
   """(rank from 0, row) of the passages of question i."""
   for rank, row in enumerate(ranking.rows[i].tolist()):
     if row >= 0:
@@ -91,7 +91,7 @@ def _write_trec(
 ) -> None:
   del questions
   for i, question_id in enumerate(ranking.question_ids):
-    for rank, row in found_rows(ranking, i):
+    for rank, row in ranked_rows(ranking, i):
       # Nine digits bring a float32 back as it was.
       file.write(
         f"{_escape(question_id)} Q0 {_escape(corpus.id(row))} {rank + 1} "
@@ -120,7 +120,7 @@ def _write_json(
             corpus.text(row), question.answers, question.answer_type
           ),
         }
-        for rank, row in found_rows(ranking, i)
+        for rank, row in ranked_rows(ranking, i)
       ],
     }
     file.write("[\n" if i == 0 else ",\n")
@@ -135,8 +135,8 @@ def read_run(
 
   Args:
     path: the file.
-    questions: what was asked. A JSON record belongs to the question with its
-      `id`, else, as in files of other tools, to the one with its text.
+    questions: those of the search. A JSON record belongs to the question with
+      its `id`, else, as in files of other tools, to the one with its text.
     corpus: what was searched.
 
   Returns:
@@ -150,7 +150,7 @@ def read_run(
   source = RawFile(path)
   array = source.first_byte() in (b"[", b"{")
   numbers = {q.id: i for i, q in enumerate(questions)}
-  found: list[dict[int, float]] = [{} for _ in questions]
+  ranked: list[dict[int, float]] = [{} for _ in questions]
   last = [math.inf] * len(questions)
   for where, question_id, rank, passage_id, score in (
     _json_lines(source, questions) if array else _trec_lines(source)
@@ -162,10 +162,10 @@ def read_run(
       )
     i = numbers[question_id]
     # Written so that a score that is no number fails as well.
-    if rank != len(found[i]) + 1 or not score <= last[i]:
+    if rank != len(ranked[i]) + 1 or not score <= last[i]:
       raise ValueError(
         f"{where}: rank {rank} with score {score} of {question_id!r} follows "
-        f"rank {len(found[i])} with score {last[i]}; write each question's "
+        f"rank {len(ranked[i])} with score {last[i]}; write each question's "
         "passages from rank 1, the best score first."
       )
     row = find_row(corpus, passage_id)
@@ -174,23 +174,23 @@ def read_run(
         f"{where}: passage {passage_id!r} is not in the corpus (its ids look "
         f"like {corpus.id(0)!r}); give the corpus that was searched."
       )
-    if row in found[i]:
+    if row in ranked[i]:
       raise ValueError(
         f"{where}: passage {passage_id!r} comes twice for {question_id!r}; "
         "remove one of the lines."
       )
-    found[i][row] = last[i] = score
-  return _ranking(found, questions)
+    ranked[i][row] = last[i] = score
+  return _ranking(ranked, questions)
 
 
 def _ranking(
-  found: Sequence[Mapping[int, float]], questions: Sequence[Question]
+  ranked: Sequence[Mapping[int, float]], questions: Sequence[Question]
 ) -> Ranking:
   """Row → score of every question, best first, as arrays."""
-  k = max(map(len, found), default=0)
+  k = max(map(len, ranked), default=0)
   rows = np.full((len(questions), k), -1, np.int64)
   scores = np.full((len(questions), k), -np.inf, np.float32)
-  for i, passages in enumerate(found):
+  for i, passages in enumerate(ranked):
     rows[i, : len(passages)] = list(passages)
     scores[i, : len(passages)] = list(passages.values())
   return Ranking(tuple(q.id for q in questions), rows, scores)

@@ -27,7 +27,7 @@ from odqa_jax.data.runs import (
   Ranking,
   check_aligned,
   find_row,
-  found_rows,
+  ranked_rows,
   read_run,
 )
 from odqa_jax.evaluation.statistics import recall_at, wilson_interval
@@ -149,7 +149,7 @@ def answer_measures(
 
   Args:
     answers: from `answer_questions`.
-    questions: what was asked, in the same order.
+    questions: in the same order.
 
   Returns:
     `questions` that were counted, `normaliser`, and with any of them `em`,
@@ -196,7 +196,7 @@ def read_qrels(
 
   Raises:
     ValueError: with file and line, for a line that is none or a question that
-      is not asked; or if the corpus has none of the passages.
+      is not among them; or if the corpus has none of the passages.
   """
   known = {q.id for q in questions}
   relevant: dict[str, dict[str, int]] = {}
@@ -243,7 +243,7 @@ def gold_measures(
     ScoredDoc(question_id, corpus.id(row), float(k - rank))
     for i, question_id in enumerate(ranking.question_ids)
     if question_id in relevant
-    for rank, row in found_rows(ranking, i)
+    for rank, row in ranked_rows(ranking, i)
   ]
   success = {c: Success @ c for c in cutoffs}
   measures = [*success.values(), nDCG @ 10, RR @ 10]

@@ -88,7 +88,7 @@ def evaluate_checkpoint(
   Args:
     checkpoint: see `load_retriever`, `load_system`.
     index: its folder; made when absent.
-    questions: what is asked.
+    questions: those to measure on.
     corpus: the evidence.
     k: passages that are searched for.
     backend: of the search.

@@ -179,9 +179,9 @@ def has_answer(
   if answer_type == "string":
     line = _passage_line(text)
     return any(
-      found in line
-      for found in map(_answer_line, answers)
-      if not found.isspace()
+      answer in line
+      for answer in map(_answer_line, answers)
+      if not answer.isspace()
     )
   if answer_type == "regex":
     text = unicodedata.normalize("NFD", text)

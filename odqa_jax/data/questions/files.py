@@ -82,8 +82,8 @@ def _trec_records(file: RawFile) -> Iterator[tuple[Place, Any]]:
 
 def _is_squad(start: Beginning) -> str:
   keys = start.keys or ()
-  found = "data" in keys and "question" not in keys
-  return "JSON with the key data" if found else ""
+  fits = "data" in keys and "question" not in keys
+  return "JSON with the key data" if fits else ""
 
 
 def _is_qas(start: Beginning) -> str:
