@@ -88,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
   logging.getLogger("absl").setLevel(logging.ERROR)
-  logging.getLogger("bm25s").setLevel(logging.WARNING)
   from odqa_jax.runtime.mesh import is_primary, start_distributed
   from odqa_jax.runtime.run import Interrupted
 

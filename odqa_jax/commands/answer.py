@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   index = k and make_index(
     system.retriever, system.corpus, args.index, args.backend
   )
-  with progress_bar("answer", len(questions), "question") as update:
+  with progress_bar("answer", len(questions), "questions") as update:
     answers = answer_questions(
       system,
       index or None,

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   retriever = load_retriever(resolve_folder(args.checkpoint))
   if args.dimensions is not None:
     retriever = truncate(retriever, args.dimensions)
-  with progress_bar("encode", len(corpus), "passage") as update:
+  with progress_bar("encode", len(corpus), "passages") as update:
     write_index(
       retriever,
       corpus,

@@ -97,7 +97,7 @@ def prepare_spans(
     Figures: sentences, entities, and how many were left out for which reason.
   """
   corpus = Corpus(out / "corpus")
-  with progress_bar("entities", len(corpus), "passage") as update:
+  with progress_bar("entities", len(corpus), "passages") as update:
     manifest = build_spans(
       corpus,
       out / "spans",
@@ -114,7 +114,7 @@ def tokenise(
 ) -> dict[str, Any]:
   """Writes all passages as a token store; returns its manifest."""
   name = "tokenise for the reader" if out.name != "corpus" else "tokenise"
-  with progress_bar(name, 0, "passage") as update:
+  with progress_bar(name, 0, "passages") as update:
     return build_corpus(sources, out, pieces, progress=update)
 
 
@@ -140,7 +140,7 @@ def open_sources(names: Sequence[str], format: str | None) -> Sequence[Source]:
 
 def prepare_questions(source: str, format: str | None, out: Path) -> int:
   """Writes one question set; returns how many questions it has."""
-  with progress_bar(f"questions {out.name}", 0, "question") as update:
+  with progress_bar(f"questions {out.name}", 0, "questions") as update:
     written = write_questions(
       read_questions(source, format), out, out.name, progress=update
     )
@@ -159,7 +159,7 @@ def prepare_pairs(
   counts = {}
   for name in names:
     questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "question") as update:
+    with progress_bar(f"mine {name}", len(questions), "questions") as update:
       mined = mine_pairs(
         questions, corpus, bm25, negatives=negatives, progress=update
       )
@@ -219,6 +219,8 @@ def prepare(
   unknown = sorted(set(pairs) - set(names))
   if unknown:
     raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  if negatives < 0:
+    raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
   # Before the hours that a large corpus takes.
   finder = SpacyFinder() if spans else None
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None

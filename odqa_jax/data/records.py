@@ -199,7 +199,7 @@ class RawFile:
       except csv.Error as error:
         raise ValueError(
           f"{self.path}:{number - len(taken) + 1}: no row by csv's rules "
-          f"({error}; it takes {len(taken)} lines); perhaps a quote is never "
+          f"({error}, read until line {number}); perhaps a quote is never "
           "closed: close it, or write a quote inside a quoted field twice."
         ) from error
       if len(row) > 1 or (row and row[0].strip()):

@@ -124,7 +124,7 @@ def _measure(
       system.retriever, index, system.corpus, questions, k=100
     )
     figures = evaluate_ranking(ranking, questions, system.corpus)
-  with progress_bar("answer", len(answered), "question") as update:
+  with progress_bar("answer", len(answered), "questions") as update:
     answers = answer_questions(
       system,
       index,

@@ -123,7 +123,7 @@ def measure_retriever(
   index_folder: Path,
 ) -> tuple[dict[str, Any], Ranking]:
   """Index, search and evaluate with one retriever."""
-  with progress_bar("encode", len(corpus), "passage") as update:
+  with progress_bar("encode", len(corpus), "passages") as update:
     index = index_corpus(
       retriever, corpus, index_folder, mesh=make_mesh(), progress=update
     )

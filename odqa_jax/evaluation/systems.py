@@ -35,7 +35,7 @@ def rank_passages(
   k: int,
 ) -> Ranking:
   """The k best passages of every question; raises what the search does."""
-  with progress_bar("search", len(questions), "question") as update:
+  with progress_bar("search", len(questions), "questions") as update:
     scores, rows = search_questions(
       retriever,
       index,
@@ -108,7 +108,7 @@ def evaluate_checkpoint(
   size = default_batch_size(system, rows.shape[1])
   texts = [question.question for question in questions]
   answers: list[Answer] = []
-  with progress_bar("read", len(texts), "question") as update:
+  with progress_bar("read", len(texts), "questions") as update:
     for batch in read_batches(system, texts, rows, batch_size=size):
       answers += batch.answers(max_tokens=system.config.data.answer_length)
       update(len(answers))

@@ -30,7 +30,7 @@ def make_index(
 ) -> Searchable:
   """`open_index`; makes it when absent."""
   if not Path(directory).exists():
-    with progress_bar("encode", len(corpus), "passage") as update:
+    with progress_bar("encode", len(corpus), "passages") as update:
       write_index(
         retriever, corpus, directory, mesh=make_mesh(), progress=update
       )

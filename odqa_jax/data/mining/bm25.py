@@ -4,6 +4,7 @@ bm25 = Bm25.build(corpus)
 rows, scores = bm25.search(["who wrote emma"], k=100)
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class Bm25:
       raise ImportError(
         "BM25 needs the extra `bm25`: pip install 'odqa_jax[bm25]'."
       ) from error
+    # It logs every step, at a level that it sets when imported.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     stemmer = Stemmer.Stemmer("english")
     texts = (f"{corpus.title(i)} {corpus.text(i)}" for i in range(len(corpus)))
     tokens = bm25s.tokenize(

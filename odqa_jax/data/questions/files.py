@@ -214,7 +214,7 @@ def choose_format(
       f"{path}: files of the format {name!r} hold no {content}; formats that "
       f"do: {', '.join(known)}."
     )
-  return format, "as told by --format"
+  return format, "as told"
 
 
 def is_packaged(path: str | Path) -> bool:
