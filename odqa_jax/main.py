@@ -11,124 +11,49 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import NoReturn
+
+from odqa_jax.commands import (
+  answer,
+  demo,
+  evaluate,
+  index,
+  plan,
+  prepare,
+  search,
+  train,
+)
 
 # XLA sizes its thread pool by the cores it sees; with fewer threads than
 # (fake) devices, queued steps on CPU wait for each other for ever.
 os.environ.setdefault("NPROC", "16")
 
 
-def _add_prepare(commands: Any) -> None:
-  p = commands.add_parser("prepare", help="raw files → a dataset folder")
-  p.add_argument("--corpus", required=True, help="FILE[,FILE…] or a known name")
-  p.add_argument("--questions", default="", help="FILE[,…] or NAME:SPLIT")
-  p.add_argument("--out", required=True, help="the dataset folder")
-  p.add_argument("--tokenizer", default="", help="a folder; none: train one")
-  p.add_argument("--vocabulary-size", type=int, default=8192)
-  p.add_argument("--pairs", default="", help="sets to mine: NAME[,NAME…]")
-  p.add_argument("--negatives", type=int, default=8, help="kept per question")
-  p.add_argument(
-    "--reader-tokenizer", default="", help="a T5 folder: a second token store"
-  )
-  p.add_argument(
-    "--spans",
-    nargs="?",
-    const="default",
-    default="",
-    help="find entities to mask: TYPE[,TYPE…]; none named: a choice of ten",
-  )
+# Their imports wait until they run: `--help` and a typo answer at once.
+COMMANDS: dict[str, ModuleType] = {
+  "prepare": prepare,
+  "train": train,
+  "index": index,
+  "search": search,
+  "evaluate": evaluate,
+  "answer": answer,
+  "plan": plan,
+  "demo": demo,
+}
+_OVERRIDDEN = ("train", "plan")
 
 
-def _add_train(commands: Any) -> None:
-  p = commands.add_parser("train", help="train by a config; resumes by itself")
-  p.add_argument(
-    "--config", required=True, help="configs/NAME.py[:key=value,…]"
-  )
-  p.add_argument("--workdir", required=True)
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong with the flags in one line, without the usage."""
 
-
-def _add_backend(p: argparse.ArgumentParser) -> None:
-  p.add_argument(
-    "--backend",
-    default="exact",
-    help="exact: rows on the devices; host: on the host; scann[:key=value,…]",
-  )
-
-
-def _add_retrieval(commands: Any) -> None:
-  p = commands.add_parser("index", help="encode a corpus")
-  p.add_argument("--checkpoint", required=True)
-  p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
-  p.add_argument("--out", required=True)
-  p.add_argument("--dtype", choices=["f32", "bf16", "int8"], default="f32")
-  p.add_argument("--dimensions", type=int, help="keep the first ones only")
-  p.add_argument("--batch-tokens", type=int, help="per encoder call")
-  p.add_argument("--npy", help="also write the matrix to this file")
-
-  p = commands.add_parser("search", help="the best passages per question")
-  p.add_argument("--checkpoint", required=True)
-  p.add_argument("--index", required=True)
-  p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
-  p.add_argument("--questions", required=True, help="a file or prepared set")
-  p.add_argument("--k", type=int, default=100)
-  p.add_argument("--out", required=True, help="run.trec or run.json")
-  _add_backend(p)
-
-  p = commands.add_parser("evaluate", help="measure a run, or a checkpoint")
-  p.add_argument("--run", help="run.trec or run.json")
-  p.add_argument("--checkpoint", help="instead of --run: search here")
-  p.add_argument("--index", help="of the checkpoint; made when absent")
-  p.add_argument("--questions", required=True)
-  p.add_argument("--corpus", required=True)
-  p.add_argument("--qrels", help="TREC qrels for the gold-passage measures")
-  p.add_argument("--k", type=int, default=100)
-  p.add_argument("--bm25", action="store_true", help="measure BM25 as well")
-  _add_backend(p)
-
-
-def _add_answer(commands: Any) -> None:
-  p = commands.add_parser("answer", help="answer questions with a reader")
-  p.add_argument("--checkpoint", required=True)
-  p.add_argument("--index", help="of the checkpoint; made when absent")
-  p.add_argument("--corpus", required=True, help="a dataset or corpus folder")
-  p.add_argument("--reader-corpus", help="it in the reader's own vocabulary")
-  p.add_argument("--question", help="one question, answered on the screen")
-  p.add_argument("--questions", help="a file or prepared set; needs --out")
-  p.add_argument("--out", help="answers.jsonl")
-  p.add_argument("--k", type=int, help="passages read; by default as trained")
-  p.add_argument("--beams", type=int, default=1, help="1 is greedy")
-  p.add_argument("--batch-size", type=int, help="questions at a time")
-  _add_backend(p)
-
-
-def _add_plan(commands: Any) -> None:
-  p = commands.add_parser(
-    "plan", help="does it fit a TPU slice? compiles without one"
-  )
-  p.add_argument(
-    "--config", required=True, help="configs/NAME.py[:key=value,…]"
-  )
-  p.add_argument("--topology", required=True, help="v5e:2x4, v5p-8, v6e-8, …")
-  p.add_argument("--passages", type=int, default=21_015_324)
-  p.add_argument("--width", type=int, help="of the index; none: the encoder's")
-  p.add_argument("--index-dtype", choices=["f32", "bf16", "int8"])
-  p.add_argument("--questions", type=int, default=64, help="searched at once")
-  p.add_argument("--k", type=int, default=100)
-  p.add_argument("--programs", default="search,encode,train")
-  p.add_argument("--hbm-gb", type=float, help="GiB of a chip; none: as known")
-  p.add_argument("--vocabulary", type=int, default=30522, help="word pieces")
-
-
-def _add_demo(commands: Any) -> None:
-  p = commands.add_parser("demo", help="the whole pipeline, on this machine")
-  p.add_argument("--workdir", default="demo")
-  p.add_argument("--preset", default="default")
-  p.add_argument("--seed", type=int, default=0)
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f"{self.prog}: {message} See {self.prog} --help.\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
   """All sub-commands and their flags."""
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="odqa", description="Open-domain question answering in JAX."
   )
   parser.add_argument("--coordinator", help="host:port of process 0")
@@ -140,27 +65,10 @@ def make_parser() -> argparse.ArgumentParser:
     help="let JAX read the cluster from Slurm or the TPU runtime",
   )
   commands = parser.add_subparsers(dest="command", required=True)
-  for add in (
-    _add_prepare,
-    _add_train,
-    _add_retrieval,
-    _add_answer,
-    _add_plan,
-    _add_demo,
-  ):
-    add(commands)
+  for name, module in COMMANDS.items():
+    about = module.__doc__
+    module.add_flags(commands.add_parser(name, help=about, description=about))
   return parser
-
-
-def run_command(args: argparse.Namespace) -> dict[str, Any]:
-  """Runs one sub-command and returns its figures."""
-  # Imported late: `--help` and a typo in a flag answer at once.
-  from odqa_jax.commands import commands
-
-  names = {"command", "coordinator", "num_processes", "process_id"}
-  names.add("distributed")
-  flags = {k: v for k, v in vars(args).items() if k not in names}
-  return getattr(commands, args.command)(**flags)
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -174,14 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses, runs, reports; returns the exit code."""
   rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   args = make_parser().parse_args(rest)
-  if args.command in ("train", "plan"):
-    args.overrides = overrides
-  elif overrides:
+  args.overrides = overrides
+  if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
   logging.getLogger("absl").setLevel(logging.ERROR)
-  logging.getLogger("bm25s").setLevel(logging.WARNING)
   from odqa_jax.runtime.mesh import is_primary, start_distributed
   from odqa_jax.runtime.run import Interrupted
 
@@ -192,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.process_id,
       detect=args.distributed,
     )
-    figures = run_command(args)
+    figures = COMMANDS[args.command].run(args)
   except (ValueError, OSError, ImportError, FloatingPointError) as error:
     message = " ".join(str(error).split())
     print(f"odqa {args.command}: {message}", file=sys.stderr)

@@ -2,9 +2,14 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 from command_line import last_line, run
+
+from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.main import main
 
 
 def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):
@@ -143,6 +148,65 @@ def test_typo_in_a_config_key(capsys, tmp_path):
     "--config.optimizer.learning_rat=1",
   )  # fmt: skip
   assert code == 2 and "did you mean 'learning_rate'" in last_line(err)
+
+
+def test_formats_are_told_and_can_be_forced(capsys, tmp_path):
+  corpus, questions = tmp_path / "c.jsonl", tmp_path / "q.jsonl"
+  corpus.write_text('{"id": "1", "title": "t", "text": "born in September"}\n')
+  questions.write_text('{"question": "born", "answer": ["Sept?(ember)?"]}\n')
+  prepared = tmp_path / "data"
+  flags = ["prepare", "--corpus", corpus, "--questions", questions]
+  flags += ["--out", prepared, "--vocabulary-size", 100]
+  code, _, err = run(capsys, *flags)
+  assert code == 0
+  assert f"{corpus}: passages in the format passages_jsonl (JSON with" in err
+  assert (
+    f"{questions}: questions in the format curated_trec (1 of 1 answers look "
+    "like patterns)"
+  ) in err
+  recalls = {}
+  for name in ("curated_trec", "nq_open"):
+    code, out, _ = run(
+      capsys, "evaluate", "--bm25", "--k", 1, "--corpus", prepared,
+      "--questions", questions, "--format", name,
+    )  # fmt: skip
+    assert code == 0
+    recalls[name] = json.loads(last_line(out))["bm25"]["recall"]["1"]
+  assert recalls == {"curated_trec": 1.0, "nq_open": 0.0}
+  code, _, err = run(capsys, *flags, "--format", "nq_open")
+  assert code == 0 and "the format nq_open (as told)" in err
+  assert QuestionSet(prepared / "questions" / "q")[0].answer_type == "string"
+  for flag in ("--format", "--corpus-format"):
+    code, _, err = run(capsys, *flags, flag, "nq_opne")
+    assert code == 2 and "did you mean 'nq_open'?" in last_line(err)
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["serach"], "invalid choice: 'serach'"),
+    (["demo", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    (["index", "--corpus", "c"], "--checkpoint, --out"),
+    (["demo", "--config.seed=3"], "belongs to `odqa train`"),
+  ],
+)
+def test_a_typo_in_the_flags_is_one_line(capsys, flags, message):
+  with pytest.raises(SystemExit) as stopped:
+    main(flags)
+  err = capsys.readouterr().err
+  assert stopped.value.code == 2
+  assert message in err and err.count("\n") == 1
+
+
+def test_help_needs_no_heavy_library():
+  program = (
+    "import sys; from odqa_jax.main import make_parser; make_parser();"
+    "print([m for m in ('jax', 'numpy', 'grain') if m in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

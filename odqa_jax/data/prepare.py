@@ -10,25 +10,27 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import dataclasses
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from odqa_jax.data.corpus.build import build_corpus
-from odqa_jax.data.corpus.corpus import Corpus, Passage, read_passages
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import MemoryPassages, PassageFile, Source
 from odqa_jax.data.embedded.sets import CORPORA
+from odqa_jax.data.formats import Format
 from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.entities import SpacyFinder
 from odqa_jax.data.mining.mine import mine_pairs
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.files import (
-  PASSAGES,
-  detect_format,
+  Content,
+  choose_format,
+  is_packaged,
   read_questions,
 )
 from odqa_jax.data.questions.sets import QuestionSet, write_questions
@@ -40,49 +42,22 @@ from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 VOCABULARY_TEXTS = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class PassageSources:
-  """Passages of embedded corpora and files, read anew at every iteration.
-
-  Attributes:
-    sources: names in `CORPORA`, passage files, or question files that hold
-      the passages they ask about (`PASSAGES`: DPR, SQuAD, QED, sentences).
-  """
-
-  sources: tuple[str, ...]
-
-  def __iter__(self) -> Iterator[Passage]:
-    for source in self.sources:
-      yield from _passage_reader(source)()
+def open_corpus(path: str | Path) -> Corpus:
+  """A corpus folder, or the dataset folder that holds one."""
+  nested = Path(path) / "corpus"
+  return Corpus(nested if nested.is_dir() else path)
 
 
-def _passage_reader(source: str) -> Callable[[], Iterator[Passage]]:
-  if source in CORPORA:
-    return CORPORA[source]
-  try:
-    reader = PASSAGES.get(detect_format(source), read_passages)
-  except ValueError:  # No question file, so a passage file.
-    reader = read_passages
-  return functools.partial(reader, source)
-
-
-def corpus_sources(sources: Sequence[str]) -> list[str] | PassageSources:
-  """Passage files as they are, so that their build resumes; else passages."""
-  readers = [_passage_reader(source) for source in sources]
-  if all(getattr(r, "func", None) is read_passages for r in readers):
-    return list(sources)
-  return PassageSources(tuple(sources))
-
-
-def corpus_texts(sources: Sequence[str]) -> Iterator[str]:
+def corpus_texts(sources: Sequence[Source]) -> Iterator[str]:
   """Titles and texts of all passages, streamed."""
-  for passage in PassageSources(tuple(sources)):
-    yield passage.title
-    yield passage.text
+  for source in sources:
+    for passage, _ in source.records():
+      yield passage.title
+      yield passage.text
 
 
 def prepare_tokenizer(
-  name: str, sources: Sequence[str], out: Path, vocabulary_size: int
+  name: str, sources: Sequence[Source], out: Path, vocabulary_size: int
 ) -> Tokenizer:
   """The tokenizer that `name` stands for; kept in OUT/tokenizer.
 
@@ -122,7 +97,7 @@ def prepare_spans(
     Figures: sentences, entities, and how many were left out for which reason.
   """
   corpus = Corpus(out / "corpus")
-  with progress_bar("entities", len(corpus), "passage") as update:
+  with progress_bar("entities", len(corpus), "passages") as update:
     manifest = build_spans(
       corpus,
       out / "spans",
@@ -135,25 +110,39 @@ def prepare_spans(
 
 
 def tokenise(
-  corpus: Sequence[str], out: Path, pieces: AnyTokenizer
+  sources: Sequence[Source], out: Path, pieces: AnyTokenizer
 ) -> dict[str, Any]:
   """Writes all passages as a token store; returns its manifest."""
   name = "tokenise for the reader" if out.name != "corpus" else "tokenise"
-  with progress_bar(name, 0, "passage") as update:
-    return build_corpus(
-      corpus_sources(corpus),
-      out,
-      pieces,
-      name=",".join(corpus),
-      progress=update,
-    )
+  with progress_bar(name, 0, "passages") as update:
+    return build_corpus(sources, out, pieces, progress=update)
 
 
-def prepare_questions(source: str, out: Path) -> int:
+def tell_format(path: str, content: Content, name: str | None) -> Format:
+  """How a file is read; says on stderr what was chosen, and why."""
+  format, reason = choose_format(path, content, name)
+  print(
+    f"{path}: {content} in the format {format.name} ({reason}): {format.about}",
+    file=sys.stderr,
+  )
+  return format
+
+
+def open_sources(names: Sequence[str], format: str | None) -> Sequence[Source]:
+  """Packaged corpora by name, and passage files."""
+  return [
+    MemoryPassages(CORPORA[name], name)
+    if name in CORPORA
+    else PassageFile(name, tell_format(name, "passages", format))
+    for name in names
+  ]
+
+
+def prepare_questions(source: str, format: str | None, out: Path) -> int:
   """Writes one question set; returns how many questions it has."""
-  with progress_bar(f"questions {out.name}", 0, "question") as update:
+  with progress_bar(f"questions {out.name}", 0, "questions") as update:
     written = write_questions(
-      read_questions(source), out, out.name, progress=update
+      read_questions(source, format), out, out.name, progress=update
     )
   return int(written["count"])
 
@@ -166,11 +155,11 @@ def prepare_pairs(
   What has no positive is left out, and said on stderr.
   """
   corpus = Corpus(out / "corpus")
-  bm25 = Bm25.build(corpus)
+  bm25 = functools.cache(lambda: Bm25.build(corpus))
   counts = {}
   for name in names:
     questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "question") as update:
+    with progress_bar(f"mine {name}", len(questions), "questions") as update:
       mined = mine_pairs(
         questions, corpus, bm25, negatives=negatives, progress=update
       )
@@ -198,6 +187,8 @@ def prepare(
   negatives: int = 8,
   spans: Sequence[str] = (),
   reader_tokenizer: str = "",
+  format: str | None = None,
+  corpus_format: str | None = None,
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -208,10 +199,13 @@ def prepare(
     tokenizer: see `prepare_tokenizer`.
     vocabulary_size: word pieces to train where no tokenizer is given.
     pairs: names of question sets to mine positives and negatives for.
-    negatives: hard negatives kept for each question.
+    negatives: hard negatives mined for a question that names none; those that
+      a file names are all kept.
     spans: types of entities to find in the corpus.
     reader_tokenizer: a T5 folder or its tokenizer.json, for a second token
       store; "" where the reader shares the retriever's word pieces.
+    format: of the question files, a key of `FORMATS`; None to detect it.
+    corpus_format: of the passage files, likewise.
 
   Returns:
     Figures: passages, tokens, questions and pairs per set, salient spans.
@@ -225,22 +219,29 @@ def prepare(
   unknown = sorted(set(pairs) - set(names))
   if unknown:
     raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  if negatives < 0:
+    raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
   # Before the hours that a large corpus takes.
   finder = SpacyFinder() if spans else None
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
-  word_pieces = prepare_tokenizer(tokenizer, corpus, out, vocabulary_size)
-  manifest = tokenise(corpus, out / "corpus", word_pieces)
+  sources = open_sources(corpus, corpus_format)
+  formats = [
+    None if is_packaged(q) else tell_format(q, "questions", format).name
+    for q in questions
+  ]
+  word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
+  manifest = tokenise(sources, out / "corpus", word_pieces)
   figures: dict[str, Any] = {
     "passages": manifest["count"],
     "tokens": manifest["tokens"],
     "vocabulary": word_pieces.vocab_size,
   }
   if pieces is not None:
-    stored = tokenise(corpus, out / "reader_corpus", pieces)
+    stored = tokenise(sources, out / "reader_corpus", pieces)
     figures["reader_tokens"] = stored["tokens"]
   figures["questions"] = {
-    name: prepare_questions(source, out / "questions" / name)
-    for source, name in zip(questions, names, strict=True)
+    name: prepare_questions(source, kind, out / "questions" / name)
+    for source, kind, name in zip(questions, formats, names, strict=True)
   }
   figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
   if finder:

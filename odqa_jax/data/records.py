@@ -1,87 +1,287 @@
-"""Raw question files as records with their place, before any format.
+"""Raw files as lines, rows and JSON records, each with its place.
 
-A record is one JSON object or one row of columns; its place is `FILE:LINE` or,
-inside a JSON array, `FILE[POSITION]`. Files may be gzipped. Nothing holds a
-file in memory: the arrays that DPR publishes are gigabytes, so they are parsed
-as a stream.
+    for place, record in RawFile("train.jsonl.gz").json_records():
+      ...  # str(place) is "train.jsonl.gz:1"
+
+A place prints as `FILE:LINE` or, inside a JSON array, `FILE:KEY[POSITION]`.
+Files are plain or compressed. Nothing holds a file in memory: the arrays that
+DPR publishes are gigabytes, so they are parsed as a stream.
 """
 
 import contextlib
 import csv
 import gzip
+import hashlib
+import io
 import json
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TextIO
 
 import ijson
 
 Record = dict[str, Any]
 Row = list[str]
 
+# The first bytes of a compressed file, and what reads it.
+OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+  b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+}
+_BOM = b"\xef\xbb\xbf"
+_BUFFER = 1 << 20
+# A file without line ends is no text in lines; it must not fill the memory.
+_LONGEST_LINE = 1 << 26
 
-@contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[IO[bytes]]:
-  """The bytes of a file, unzipped if it is gzipped, after a byte-order mark.
 
-  Raises:
-    ValueError: if there is no such file, or its gzip stream is damaged.
+class Place(NamedTuple):
+  """Where a record stands.
+
+  Attributes:
+    path: the file.
+    number: of its first line, from 1; in an array its position, from 0.
+    array: key of the JSON array it is in, "" for the file itself; else None.
+    inside: where in that record.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise ValueError(f"{path}: no such file; check the path.")
-  with path.open("rb") as plain:
-    zipped = plain.peek(2)[:2] == b"\x1f\x8b"
-    with gzip.open(plain) if zipped else plain as stream:
+
+  path: Path
+  number: int
+  array: str | None = None
+  inside: str = ""
+
+  def __str__(self) -> str:
+    if self.array is None:
+      return f"{self.path}:{self.number}"
+    return f"{self.path}:{self.array}[{self.number}]{self.inside}"
+
+
+class _HashedFile(io.RawIOBase):
+  """A file that hashes its bytes as they are read."""
+
+  def __init__(self, path: Path):
+    self._file = path.open("rb", buffering=0)
+    self.digest = hashlib.sha256()
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    count = self._file.readinto(buffer) or 0
+    self.digest.update(memoryview(buffer)[:count])
+    return count
+
+  def close(self) -> None:
+    self._file.close()
+    super().close()
+
+
+class RawFile:
+  """A file that is read from its start, as often as one likes.
+
+  Attributes:
+    path: where it is.
+    sha256: hex digest of the bytes that the last reading has taken, those of
+      the whole file once it came to the end.
+  """
+
+  def __init__(self, path: str | Path):
+    """Raises ValueError if `path` is not a file."""
+    self.path = Path(path)
+    if self.path.is_dir():
+      raise ValueError(f"{self.path}: a folder, not a file; name a file in it.")
+    if not self.path.is_file():
+      raise ValueError(f"{self.path}: no such file; check the path.")
+    self._digest = hashlib.sha256()
+
+  @property
+  def sha256(self) -> str:
+    """See above."""
+    return self._digest.hexdigest()
+
+  @contextlib.contextmanager
+  def open(self) -> Iterator[IO[bytes]]:
+    """The bytes, decompressed, after a byte-order mark.
+
+    Raises:
+      ValueError: if the compressed data are damaged.
+    """
+    raw = _HashedFile(self.path)
+    self._digest = raw.digest
+    with raw, io.BufferedReader(raw, _BUFFER) as file:
+      stream: Any = file
+      for magic, opener in OPENERS.items():
+        if file.peek(len(magic)).startswith(magic):
+          # A decompressor's readline is Python; a C buffer above it is not.
+          stream = io.BufferedReader(opener(file), _BUFFER)
+          break
       try:
-        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
-          stream.read(3)
-        yield stream  # type: ignore[misc]
+        if stream.peek(len(_BOM)).startswith(_BOM):
+          stream.read(len(_BOM))
+        yield stream
       except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
-          f"{path}: the gzip stream is damaged or cut short ({error}); fetch "
-          "the file again."
+          f"{self.path}: damaged gzip data, or cut short ({error}); get the "
+          "file again."
         ) from error
 
+  def first_byte(self) -> bytes:
+    """The first byte that is not white space."""
+    with self.open() as stream:
+      while chunk := stream.read(4096):
+        if text := chunk.lstrip():
+          return text[:1]
+    raise ValueError(f"{self.path}: the file is empty; check the path.")
 
-def first_byte(path: str | Path) -> bytes:
-  """The first byte that is not white space."""
-  with opened(path) as stream:
-    for line in stream:
-      if text := line.strip():
-        return text[:1]
-  raise ValueError(f"{path}: the file is empty; check the path.")
+  def _whole_lines(self) -> Iterator[tuple[int, str]]:
+    """(number from 1, text with its line end)."""
+    with self.open() as stream:
+      number = 0
+      while raw := stream.readline(_LONGEST_LINE):
+        number += 1
+        if len(raw) == _LONGEST_LINE:
+          raise ValueError(
+            f"{self.path}:{number}: the line is longer than {_LONGEST_LINE:,} "
+            "bytes; the file must be text in lines."
+          )
+        try:
+          yield number, raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+          raise ValueError(
+            f"{self.path}:{number}: byte {error.start + 1} of the line "
+            f"(0x{raw[error.start]:02x}) is not UTF-8; convert the file to "
+            "UTF-8."
+          ) from error
 
+  def lines(self) -> Iterator[tuple[Place, str]]:
+    """Lines without their ends, blank ones left out.
 
-def lines(path: str | Path) -> Iterator[tuple[int, str]]:
-  """(line number from 1, text without its line end), blank lines left out.
+    Raises:
+      ValueError: naming the line that is not UTF-8.
+    """
+    for number, text in self._whole_lines():
+      if not text.isspace():
+        yield Place(self.path, number), text.rstrip("\r\n")
 
-  Raises:
-    ValueError: naming the line that is not UTF-8.
-  """
-  with opened(path) as stream:
-    for number, raw in enumerate(stream, 1):
+  def tab_rows(self) -> Iterator[tuple[Place, Row]]:
+    """Rows of a tab-separated file in which a quote means nothing."""
+    for place, text in self.lines():
+      yield place, text.split("\t")
+
+  def csv_rows(self) -> Iterator[tuple[Place, Row]]:
+    """Rows of a tab-separated file under csv's double-quote rules.
+
+    Raises:
+      ValueError: for a row that csv cannot read, and a quote that is never
+        closed: csv would let it swallow the rows that follow.
+    """
+    # The lines of the row that is being read; none are left at the end.
+    taken: list[str] = []
+    number, ended = 0, False
+
+    def remembered() -> Iterator[str]:
+      nonlocal number, ended
+      for line, text in self._whole_lines():
+        number = line
+        taken.append(text)
+        yield text
+      ended = True
+
+    reader = csv.reader(remembered(), delimiter="\t")
+    while True:
+      taken.clear()
       try:
-        text = raw.decode("utf-8")
-      except UnicodeDecodeError as error:
+        row = next(reader, None)
+        if row is None:
+          return
+        if ended or len(taken) > 1:
+          list(csv.reader(taken, delimiter="\t", strict=True))
+      except csv.Error as error:
         raise ValueError(
-          f"{path}:{number}: byte {error.start} of the line is not UTF-8; "
-          "convert the file to UTF-8."
+          f"{self.path}:{number - len(taken) + 1}: no row by csv's rules "
+          f"({error}, read until line {number}); perhaps a quote is never "
+          "closed: close it, or write a quote inside a quoted field twice."
         ) from error
-      if text.strip():
-        yield number, text.rstrip("\r\n")
+      if len(row) > 1 or (row and row[0].strip()):
+        yield Place(self.path, number - len(taken) + 1), row
 
+  def json_records(self) -> Iterator[tuple[Place, Record]]:
+    """Objects of a JSON-lines file or of one JSON array.
 
-def _json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
-  for number, text in lines(path):
-    where = f"{path}:{number}"
-    try:
-      yield where, json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-      raise ValueError(
-        f"{where}: broken JSON ({error}); each line must be one JSON object."
-      ) from error
+    Raises:
+      ValueError: for broken JSON, and for what is no JSON object.
+    """
+    array = self.first_byte() == b"["
+    for place, record in self.array() if array else self._json_lines():
+      if not isinstance(record, dict):
+        raise ValueError(
+          f"{place}: a JSON object is expected, not "
+          f"{type(record).__name__} {str(record)[:60]!r}; check the format."
+        )
+      yield place, record
+
+  def _json_lines(self) -> Iterator[tuple[Place, Any]]:
+    for place, text in self.lines():
+      try:
+        record = json.loads(text)
+      except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+          f"{place}: broken JSON ({error}); every line must be one JSON "
+          "object; mend or remove the line."
+        ) from error
+      yield place, record
+
+  def array(self, key: str = "") -> Iterator[tuple[Place, Any]]:
+    """Items of the JSON array at a key; "" is the file itself.
+
+    Raises:
+      ValueError: naming the position at which the JSON breaks.
+    """
+    place = Place(self.path, 0, key)
+    items = f"{key}.item" if key else "item"
+    with self.open() as stream:
+      try:
+        for item in ijson.items(stream, items, use_float=True):
+          yield place, item
+          place = place._replace(number=place.number + 1)
+      except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise ValueError(
+          f"{place}: broken JSON or not UTF-8 ({_first_line(error)}); the "
+          "file must hold one whole JSON array."
+        ) from error
+
+  def top_keys(self) -> set[str]:
+    """Keys of the first JSON object (in an array: of its first item).
+
+    It reads no further, and not into the array `data`, which is most of a
+    SQuAD file; so it says nothing of JSON that is broken later.
+
+    Raises:
+      ValueError: if the JSON is broken before the first object ends.
+    """
+    keys: set[str] = set()
+    depth, last = 0, ""
+    with self.open() as stream:
+      try:
+        # Not ijson.parse: its prefixes grow with the depth of the nesting.
+        for event, value in ijson.basic_parse(stream, multiple_values=True):
+          if event == "map_key" and depth == 1:
+            keys.add(value)
+            last = value
+          elif event == "start_array" and depth == 1 and last == "data":
+            break
+          elif event == "start_map":
+            depth += 1
+          elif event == "end_map":
+            depth -= 1
+            if not depth:
+              break
+      except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise ValueError(
+          f"{self.path}:1: the file begins like JSON and is broken or not "
+          f"UTF-8 ({_first_line(error)}); check that it is whole."
+        ) from error
+    return keys
 
 
 def _first_line(error: Exception) -> str:
@@ -90,112 +290,12 @@ def _first_line(error: Exception) -> str:
   return text.split("\n", 1)[0] or "unreadable"
 
 
-def stream_array(
-  path: str | Path, prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-  """Items of the JSON array at key `prefix` ("" is the file itself).
-
-  Raises:
-    ValueError: naming the position at which the JSON breaks.
-  """
-  position = 0
-  items_at = f"{prefix}.item" if prefix else "item"
-  with opened(path) as stream:
-    try:
-      for item in ijson.items(stream, items_at, use_float=True):
-        yield f"{path}:{prefix}[{position}]", item
-        position += 1
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-      what = _first_line(error)
-      raise ValueError(
-        f"{path}:{prefix}[{position}]: broken JSON or not UTF-8 ({what}); the "
-        "file must hold one whole JSON array."
-      ) from error
-
-
-def json_records(path: str | Path) -> Iterator[tuple[str, Record]]:
-  """Objects of a JSON-lines file or of one JSON array, with their places.
-
-  Raises:
-    ValueError: for what is no JSON object.
-  """
-  array = first_byte(path) == b"["
-  for where, record in stream_array(path) if array else _json_lines(path):
-    if not isinstance(record, dict):
-      raise ValueError(
-        f"{where}: a JSON object is expected, not "
-        f"{type(record).__name__} {str(record)[:60]!r}; check the format."
-      )
-    yield where, record
-
-
-def csv_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-  """Rows of a tab-separated file under csv's double-quote rules.
-
-  TriviaQA needs them: it has quoted rows, which a plain split breaks.
-
-  Raises:
-    ValueError: for a row that csv cannot read.
-  """
-  # Line numbers that csv took since the last row: a row may span lines.
-  taken: list[int] = []
-
-  def numbered() -> Iterator[str]:
-    for number, text in lines(path):
-      taken.append(number)
-      yield text + "\n"
-
-  reader = csv.reader(numbered(), delimiter="\t")
-  while True:
-    taken.clear()
-    try:
-      row = next(reader, None)
-    except csv.Error as error:
-      raise ValueError(
-        f"{path}:{taken[0]}: no csv row ({error}); perhaps a quote is never "
-        "closed: write a quote inside a quoted field twice."
-      ) from error
-    if row is None:
-      return
-    yield f"{path}:{taken[0]}", row
-
-
-def tab_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-  """Rows of a tab-separated file in which a quote means nothing."""
-  for number, text in lines(path):
-    yield f"{path}:{number}", text.split("\t")
-
-
-def top_keys(path: str | Path) -> set[str]:
-  """Keys of a file's first JSON object (in an array: of its first item).
-
-  It reads no further, and not into the array `data`, which is most of a SQuAD
-  file; so it says nothing of JSON that is broken later.
-
-  Raises:
-    ValueError: if the JSON is broken before the first object ends.
-  """
-  keys: set[str] = set()
-  depth, last = 0, ""
-  with opened(path) as stream:
-    try:
-      # Not ijson.parse: its prefixes grow with the depth of the nesting.
-      for event, value in ijson.basic_parse(stream, multiple_values=True):
-        if event == "map_key" and depth == 1:
-          keys.add(value)
-          last = value
-        elif event == "start_array" and depth == 1 and last == "data":
-          break
-        elif event == "start_map":
-          depth += 1
-        elif event == "end_map":
-          depth -= 1
-          if not depth:
-            break
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-      what = _first_line(error)
-      raise ValueError(
-        f"{path}:1: the file begins like JSON and is broken or not UTF-8 "
-        f"({what}); check that it is whole."
-      ) from error
-  return keys
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[TextIO]:
+  """A text file to write, which takes its name once it is complete."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.tmp")
+  with temporary.open("w", encoding="utf-8") as file:
+    yield file
+  os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Run files: what a search found, for other tools and for later.
+"""Run files: rankings for other tools and for later.
 
 write_run("dev.trec", ranking, questions, corpus)
 ranking = read_run("dev.trec", questions, corpus)
@@ -6,7 +6,6 @@ ranking = read_run("dev.trec", questions, corpus)
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import first_byte, json_records, lines
+from odqa_jax.data.records import RawFile, replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -29,7 +28,7 @@ RunLine = tuple[str, str, int, str, float]
 
 @dataclass(frozen=True)
 class Ranking:
-  """What a search found.
+  """The passages of every question that a search gave.
 
   Attributes:
     question_ids: n of them, in the order of the questions.
@@ -72,16 +71,12 @@ def write_run(
     ValueError: if the ranking is not of these questions in this order.
   """
   check_aligned(ranking, questions)
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  write = _write_json if path.suffix == ".json" else _write_trec
-  with temporary.open("w", encoding="utf-8") as file:
+  write = _write_json if Path(path).suffix == ".json" else _write_trec
+  with replacing(path) as file:
     write(file, ranking, questions, corpus)
-  os.replace(temporary, path)
 
 
-def found_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:
+def ranked_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:
   """(rank from 0, row) of the passages of question i."""
   for rank, row in enumerate(ranking.rows[i].tolist()):
     if row >= 0:
@@ -96,7 +91,7 @@ def _write_trec(
 ) -> None:
   del questions
   for i, question_id in enumerate(ranking.question_ids):
-    for rank, row in found_rows(ranking, i):
+    for rank, row in ranked_rows(ranking, i):
       # Nine digits bring a float32 back as it was.
       file.write(
         f"{_escape(question_id)} Q0 {_escape(corpus.id(row))} {rank + 1} "
@@ -125,7 +120,7 @@ def _write_json(
             corpus.text(row), question.answers, question.answer_type
           ),
         }
-        for rank, row in found_rows(ranking, i)
+        for rank, row in ranked_rows(ranking, i)
       ],
     }
     file.write("[\n" if i == 0 else ",\n")
@@ -140,8 +135,8 @@ def read_run(
 
   Args:
     path: the file.
-    questions: what was asked. A JSON record belongs to the question with its
-      `id`, else, as in files of other tools, to the one with its text.
+    questions: those of the search. A JSON record belongs to the question with
+      its `id`, else, as in files of other tools, to the one with its text.
     corpus: what was searched.
 
   Returns:
@@ -152,12 +147,13 @@ def read_run(
       a question or passage that is not known, a passage that comes twice,
       ranks that do not count from 1, or scores that rise with the rank.
   """
-  array = first_byte(path) in (b"[", b"{")
+  source = RawFile(path)
+  array = source.first_byte() in (b"[", b"{")
   numbers = {q.id: i for i, q in enumerate(questions)}
-  found: list[dict[int, float]] = [{} for _ in questions]
+  ranked: list[dict[int, float]] = [{} for _ in questions]
   last = [math.inf] * len(questions)
   for where, question_id, rank, passage_id, score in (
-    _json_lines(path, questions) if array else _trec_lines(path)
+    _json_lines(source, questions) if array else _trec_lines(source)
   ):
     if question_id not in numbers:
       raise ValueError(
@@ -166,10 +162,10 @@ def read_run(
       )
     i = numbers[question_id]
     # Written so that a score that is no number fails as well.
-    if rank != len(found[i]) + 1 or not score <= last[i]:
+    if rank != len(ranked[i]) + 1 or not score <= last[i]:
       raise ValueError(
         f"{where}: rank {rank} with score {score} of {question_id!r} follows "
-        f"rank {len(found[i])} with score {last[i]}; write each question's "
+        f"rank {len(ranked[i])} with score {last[i]}; write each question's "
         "passages from rank 1, the best score first."
       )
     row = find_row(corpus, passage_id)
@@ -178,23 +174,23 @@ def read_run(
         f"{where}: passage {passage_id!r} is not in the corpus (its ids look "
         f"like {corpus.id(0)!r}); give the corpus that was searched."
       )
-    if row in found[i]:
+    if row in ranked[i]:
       raise ValueError(
         f"{where}: passage {passage_id!r} comes twice for {question_id!r}; "
         "remove one of the lines."
       )
-    found[i][row] = last[i] = score
-  return _ranking(found, questions)
+    ranked[i][row] = last[i] = score
+  return _ranking(ranked, questions)
 
 
 def _ranking(
-  found: Sequence[Mapping[int, float]], questions: Sequence[Question]
+  ranked: Sequence[Mapping[int, float]], questions: Sequence[Question]
 ) -> Ranking:
   """Row → score of every question, best first, as arrays."""
-  k = max(map(len, found), default=0)
+  k = max(map(len, ranked), default=0)
   rows = np.full((len(questions), k), -1, np.int64)
   scores = np.full((len(questions), k), -np.inf, np.float32)
-  for i, passages in enumerate(found):
+  for i, passages in enumerate(ranked):
     rows[i, : len(passages)] = list(passages)
     scores[i, : len(passages)] = list(passages.values())
   return Ranking(tuple(q.id for q in questions), rows, scores)
@@ -208,28 +204,28 @@ def find_row(corpus: Corpus, passage_id: str) -> int | None:
     return None
 
 
-def _trec_lines(path: str | Path) -> Iterator[RunLine]:
-  for number, line in lines(path):
+def _trec_lines(source: RawFile) -> Iterator[RunLine]:
+  for place, line in source.lines():
     try:
       question_id, _, passage_id, rank, score, _ = line.split()
       fields = int(rank), unquote(passage_id), float(score)
     except ValueError:
       raise ValueError(
-        f"{path}:{number}: {line[:60]!r} is not a run line "
+        f"{place}: {line[:60]!r} is not a run line "
         "(`qid Q0 docid rank score tag`); mend or remove it."
       ) from None
-    yield f"{path}:{number}", unquote(question_id), *fields
+    yield str(place), unquote(question_id), *fields
 
 
 def _json_lines(
-  path: str | Path, questions: Sequence[Question]
+  source: RawFile, questions: Sequence[Question]
 ) -> Iterator[RunLine]:
   known = {q.id for q in questions}
   # Reversed, so that `pop` gives equal questions out in their order.
   by_text: dict[str, list[str]] = {}
   for question in reversed(questions):
     by_text.setdefault(question.question, []).append(question.id)
-  for where, record in json_records(path):
+  for where, record in source.json_records():
     try:
       name = str(record.get("id", ""))
       if name not in known:

@@ -15,18 +15,16 @@ from ml_collections import ConfigDict
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.demo.presets import RUNS, ReaderPreset
-from odqa_jax.evaluation.measures import (
-  Ranking,
-  answer_measures,
-  evaluate_ranking,
-)
+from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
+from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.reading.answer import Answer, answer_questions, default_batch_size
 from odqa_jax.reading.system import ReadingSystem, load_system
-from odqa_jax.retrieval.retriever import index_corpus, search_questions
+from odqa_jax.retrieval.retriever import index_corpus
 from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.runtime.config import base_config, validate
+from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training.train import train
 
 # Tied embeddings of deviation 1 need larger steps: sqrt(128).
@@ -45,7 +43,7 @@ def reader_stage(
   k: int,
   rate: float,
   init_from: str,
-  context_encoder: bool = False,
+  passage_encoder: bool = False,
   force_gold: bool = False,
 ) -> ConfigDict:
   """The training config of one stage with a reader.
@@ -61,7 +59,7 @@ def reader_stage(
     k: passages of a question.
     rate: peak learning rate.
     init_from: the workdir of the retriever, or of retriever and reader.
-    context_encoder: whether it is trained.
+    passage_encoder: whether it is trained.
     force_gold: whether the gold passage is among the k.
   """
   config = base_config()
@@ -87,18 +85,18 @@ def reader_stage(
   config.reader.preset = preset.model
   config.reader.dropout = 0.0
   config.reader.scan = False
-  config.reader.mixing = True
+  config.reader.depthwise_convolution = True
   config.reader.mimetic = True
-  config.reader.flags = True
+  config.reader.overlap_features = True
   config.reader.span_loss = 2.0
   config.objective.temperature = retriever.objective.temperature
-  config.objective.context_encoder = context_encoder
+  config.objective.passage_encoder = passage_encoder
   config.retrieval.k = k
   config.retrieval.force_gold = force_gold
   config.retrieval.index = str(index)
-  if context_encoder:
+  if passage_encoder:
     # The first index that `snapshot` swaps in is that of the weights at the
-    # start, so runs of one or two renewals learn nothing from it.
+    # start, so runs of one or two refreshes learn nothing from it.
     config.retrieval.refresh = "blocking"
     config.retrieval.refresh_every = preset.refresh_every
   config.optimizer.learning_rate = rate
@@ -109,8 +107,8 @@ def reader_stage(
     ("retriever/.*", preset.retriever_factor),
   )
   config.checkpoint.every = steps
-  config.lock()
-  return validate(config)
+  read_settings(config.lock())
+  return config
 
 
 def _measure(
@@ -123,23 +121,18 @@ def _measure(
   """Recall on all questions, EM and F1 on those to be answered."""
   figures: dict[str, Any] = {}
   if index is not None:
-    scores, rows = search_questions(
-      system.retriever,
-      index,
-      system.corpus,
-      [q.question for q in questions],
-      k=100,
+    ranking = rank_passages(
+      system.retriever, index, system.corpus, questions, k=100
     )
-    ranking = Ranking(tuple(q.id for q in questions), rows, scores)
     figures = evaluate_ranking(ranking, questions, system.corpus)
-  with progress_bar("answer", len(answered), "question") as update:
+  with progress_bar("answer", len(answered), "questions") as update:
     answers = answer_questions(
       system,
       index,
       [q.question for q in answered],
       k=k,
       batch_size=default_batch_size(system, k),
-      max_tokens=system.config.data.answer_length,
+      max_tokens=system.config.answer_length,
       progress=update,
     )
   measured = answer_measures(answers, answered)
@@ -190,12 +183,16 @@ class ReaderStages:
       train(config, self.root / folder)
     return self.root / folder
 
-  def measure(self, name: str, workdir: Path, k: int) -> list[Answer]:
-    """Adds the row of a reader with k passages; returns its answers."""
+  def measure(
+    self, name: str, workdir: Path, k: int, *, own_index: bool = False
+  ) -> list[Answer]:
+    """Adds the row of a reader with k passages; returns its answers.
+
+    Unless its passage encoder was trained, it has the index of all.
+    """
     with self.stages(f"measure {name}"):
       system = load_system(workdir, self.corpus)
-      trained = system.config.objective.context_encoder
-      folder = workdir.name if trained else self.retriever.name
+      folder = workdir.name if own_index else self.retriever.name
       index = None
       if k:
         index = index_corpus(
@@ -204,9 +201,11 @@ class ReaderStages:
           self.root / "index" / folder,
           mesh=make_mesh(),
         )
-      figures, found = _measure(system, index, self.questions, self.answered, k)
+      figures, answers = _measure(
+        system, index, self.questions, self.answered, k
+      )
     self.rows.append({"name": name, **figures})
-    return found
+    return answers
 
   def run(self) -> list[Answer]:
     """All stages; returns the answers of Joint Top-k, if it was run."""
@@ -247,7 +246,7 @@ class ReaderStages:
     self.measure("reader (start)", reader, preset.k_answer)
     answers: list[Answer] = []
     for folder in preset.runs:
-      name, task, context_encoder = RUNS[folder]
+      name, task, passage_encoder = RUNS[folder]
       workdir = self.train(
         name,
         folder,
@@ -256,8 +255,10 @@ class ReaderStages:
         k=preset.k,
         rate=preset.end_rate,
         init_from=str(reader),
-        context_encoder=context_encoder,
+        passage_encoder=passage_encoder,
       )
-      found = self.measure(name, workdir, preset.k_answer)
-      answers = found if task == "joint" else answers
+      written = self.measure(
+        name, workdir, preset.k_answer, own_index=passage_encoder
+      )
+      answers = written if task == "joint" else answers
     return answers

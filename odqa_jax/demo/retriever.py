@@ -16,11 +16,12 @@ import jax
 from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet
+from odqa_jax.data.runs import Ranking
 from odqa_jax.demo.presets import Preset
-from odqa_jax.evaluation.measures import Ranking, evaluate_ranking
+from odqa_jax.evaluation.measures import evaluate_ranking
+from odqa_jax.evaluation.systems import evaluate_bm25, rank_passages
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.retrieval.retriever import (
@@ -28,11 +29,11 @@ from odqa_jax.retrieval.retriever import (
   index_corpus,
   load_retriever,
   make_retriever,
-  search_questions,
 )
-from odqa_jax.runtime.config import base_config, validate
+from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training.tasks.tasks import encoder_config
 from odqa_jax.training.train import train
 
@@ -88,7 +89,8 @@ def stage_config(
   config.optimizer.warmup = 0.05
   config.checkpoint.every = config.steps
   config.lock()
-  return validate(config)
+  read_settings(config)
+  return config
 
 
 def held_out_questions(data: Path, name: str, limit: int) -> list[Question]:
@@ -116,14 +118,6 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
   return Corpus(data / "corpus"), questions
 
 
-def measure_bm25(corpus: Corpus, questions: list[Question]) -> dict[str, Any]:
-  """The baseline without training."""
-  texts = [q.question for q in questions]
-  rows, scores = Bm25.build(corpus).search(texts, K)
-  ranking = Ranking(tuple(q.id for q in questions), rows, scores)
-  return evaluate_ranking(ranking, questions, corpus)
-
-
 def measure_retriever(
   retriever: Retriever,
   corpus: Corpus,
@@ -131,14 +125,11 @@ def measure_retriever(
   index_folder: Path,
 ) -> tuple[dict[str, Any], Ranking]:
   """Index, search and evaluate with one retriever."""
-  with progress_bar("encode", len(corpus), "passage") as update:
+  with progress_bar("encode", len(corpus), "passages") as update:
     index = index_corpus(
       retriever, corpus, index_folder, mesh=make_mesh(), progress=update
     )
-  scores, rows = search_questions(
-    retriever, index, corpus, [q.question for q in questions], k=K
-  )
-  ranking = Ranking(tuple(q.id for q in questions), rows, scores)
+  ranking = rank_passages(retriever, index, corpus, questions, k=K)
   return evaluate_ranking(ranking, questions, corpus), ranking
 
 
@@ -197,14 +188,14 @@ class RetrieverStages:
   def measure(self, name: str, retriever: Retriever, folder: str) -> Ranking:
     """Adds the row of a retriever; its index is kept in `folder`."""
     with self.stages(f"measure {name}"):
-      figures, found = measure_retriever(
+      figures, ranking = measure_retriever(
         retriever, self.corpus, self.questions, self.root / "index" / folder
       )
     self.rows.append({"name": name, **figures})
-    return found
+    return ranking
 
   def run(self) -> tuple[Path, Ranking]:
-    """All stages; returns the last one's workdir and what it found."""
+    """All stages; returns the last one's workdir and its ranking."""
     start, ict = self.preset.init_from, self.preset.ict_steps > 0
     if start:
       published = load_retriever(resolve_folder(start))
@@ -221,8 +212,8 @@ class RetrieverStages:
       trained.append(("ICT + supervised", "ict_supervised", str(workdir)))
     for name, folder, init_from in trained:
       workdir = self.train(name, folder, "pairs", init_from)
-      found = self.measure(name, load_retriever(workdir), folder)
+      ranking = self.measure(name, load_retriever(workdir), folder)
     with self.stages("measure BM25"):
-      figures = measure_bm25(self.corpus, self.questions)
+      figures = evaluate_bm25(self.questions, self.corpus, k=K)
     self.rows.append({"name": "BM25", **figures})
-    return workdir, found
+    return workdir, ranking

@@ -22,15 +22,15 @@ from jaxtyping import Bool
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import lines
+from odqa_jax.data.records import RawFile
 from odqa_jax.data.runs import (
   Ranking,
   check_aligned,
   find_row,
-  found_rows,
+  ranked_rows,
   read_run,
-  write_run,
 )
+from odqa_jax.evaluation.statistics import recall_at, wilson_interval
 from odqa_jax.reading.answer import Answer
 from odqa_jax.runtime.report import text_table
 from odqa_jax.text.answers import (
@@ -38,23 +38,7 @@ from odqa_jax.text.answers import (
   f1,
   has_answer,
   matches_regex,
-  recall_at,
-  wilson_interval,
 )
-
-__all__ = [
-  "CUTOFFS",
-  "Ranking",
-  "answer_hits",
-  "answer_measures",
-  "evaluate_ranking",
-  "evaluate_run",
-  "gold_measures",
-  "read_qrels",
-  "read_run",
-  "recall_table",
-  "write_run",
-]
 
 CUTOFFS = (1, 5, 20, 100)
 
@@ -165,7 +149,7 @@ def answer_measures(
 
   Args:
     answers: from `answer_questions`.
-    questions: what was asked, in the same order.
+    questions: in the same order.
 
   Returns:
     `questions` that were counted, `normaliser`, and with any of them `em`,
@@ -212,21 +196,20 @@ def read_qrels(
 
   Raises:
     ValueError: with file and line, for a line that is none or a question that
-      is not asked; or if the corpus has none of the passages.
+      is not among them; or if the corpus has none of the passages.
   """
   known = {q.id for q in questions}
   relevant: dict[str, dict[str, int]] = {}
-  for number, line in lines(path):
+  for place, line in RawFile(path).lines():
     fields = line.split()
     if len(fields) != 4 or not re.fullmatch(r"-?\d+", fields[3]):
       raise ValueError(
-        f"{path}:{number}: {line[:60]!r} is not `qid 0 docid grade`; mend or "
-        "remove it."
+        f"{place}: {line[:60]!r} is not `qid 0 docid grade`; mend or remove it."
       )
     question_id, passage_id = unquote(fields[0]), unquote(fields[2])
     if question_id not in known:
       raise ValueError(
-        f"{path}:{number}: question {question_id!r} is not among the "
+        f"{place}: question {question_id!r} is not among the "
         f"{len(known)} questions; give the qrels of this set."
       )
     if int(fields[3]) > 0:
@@ -260,7 +243,7 @@ def gold_measures(
     ScoredDoc(question_id, corpus.id(row), float(k - rank))
     for i, question_id in enumerate(ranking.question_ids)
     if question_id in relevant
-    for rank, row in found_rows(ranking, i)
+    for rank, row in ranked_rows(ranking, i)
   ]
   success = {c: Success @ c for c in cutoffs}
   measures = [*success.values(), nDCG @ 10, RR @ 10]

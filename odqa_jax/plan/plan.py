@@ -17,22 +17,21 @@ import jax
 import numpy as np
 
 from odqa_jax.plan.programs import (
-  DTYPES,
   Planned,
   Setting,
   encode_programs,
   index_rows,
-  planned_models,
+  planned_components,
   search_programs,
   train_programs,
   trained_rows,
   training_state,
 )
 from odqa_jax.plan.work import measure
-from odqa_jax.reading.likelihoods import READER_TASKS
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.report import text_table
+from odqa_jax.runtime.settings import read_settings
 
 PROGRAMS = ("search", "encode", "train")
 # Names of slices as Google Cloud sells them; other sizes by their shape.
@@ -128,7 +127,7 @@ def plan(
     overrides: `a.b=value` items.
     passages: rows of the index.
     width: of the index, outside training; None: that of the config's encoder.
-    index_dtype: likewise, a key of `DTYPES`; None: `config.retrieval.dtype`.
+    index_dtype: likewise; None: `config.retrieval.dtype`.
     questions: searched at once.
     k: passages found for each.
     programs: of `PROGRAMS`, separated by commas.
@@ -144,7 +143,7 @@ def plan(
   """
   # The compiler needs no TPU, and must not take one that is there.
   jax.config.update("jax_platforms", "cpu")
-  loaded = load_config(config, overrides)
+  settings = read_settings(load_config(config, overrides))
   wanted = [name for name in programs.split(",") if name]
   unknown = [name for name in wanted if name not in PROGRAMS]
   if unknown or not wanted:
@@ -153,14 +152,15 @@ def plan(
     )
   _check_positive(passages=passages, questions=questions, vocabulary=vocabulary)
   devices = topology_devices(topology)
-  models = planned_models(loaded, vocabulary)
+  needs, components = planned_components(settings, vocabulary)
   setting = Setting(
-    config=loaded,
-    models=models,
-    mesh=make_mesh(loaded.mesh.to_dict(), devices),
+    settings=settings,
+    needs=needs,
+    components=components,
+    mesh=make_mesh(settings.mesh, devices),
     passages=passages,
-    width=width or models.encoder.embedding_dim,
-    dtype=DTYPES[index_dtype] if index_dtype else loaded.retrieval.dtype,
+    width=width or components["retriever"].embedding_dim,
+    dtype=index_dtype or settings.retrieval.dtype,
     questions=questions,
     k=k,
   )
@@ -287,15 +287,15 @@ def _resident(
 ) -> dict[str, Any]:
   """What lies on a chip that holds the index while it trains.
 
-  Where training searches, it is its own index, with what renews it.
+  Where training searches, it is its own index, with what refreshes it.
   """
-  searching = setting.config.task in READER_TASKS
+  searching = setting.needs.retrieval
   rows = trained_rows(setting) if searching else index_rows(setting)
   index = bytes_per_chip(rows)
   if rows.dtype == np.int8:
     index += index // rows.shape[1] * 4  # A float32 scale per row.
   parts = {"index": index, "training_state": bytes_per_chip(state)}
-  if searching and setting.config.retrieval.refresh == "snapshot":
+  if searching and setting.settings.retrieval.refresh == "snapshot":
     frozen = jax.tree.leaves(state.params["retriever"])
     parts["refresh"] = index + sum(x.size * x.dtype.itemsize for x in frozen)
   parts["temporaries"] = max(

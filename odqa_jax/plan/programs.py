@@ -34,7 +34,6 @@ from odqa_jax.training.retrieval import question_search
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Needs
 
-DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 # As `index_corpus` writes them.
 _SHARD_ROWS = 65536
 

@@ -136,7 +136,7 @@ def find_passages(
 
   Args:
     system: what searches.
-    index: made by its retriever from its corpus; None with k = 0.
+    index: see `search_request`; None with k = 0.
     request: the questions.
     k: passages of a question; 0 for none (closed book).
 
@@ -153,13 +153,29 @@ def find_passages(
     return np.zeros((len(request), k), np.int32)
   if index is None:
     raise ValueError(f"k={k} passages need an index to find them in; give one.")
+  return search_request(system, index, request, k=k)[1]
+
+
+def search_request(
+  system: ReadingSystem, index: Searchable, request: Request, *, k: int
+) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
+  """Scores and corpus rows of the k best passages, best first.
+
+  Args:
+    system: what searches.
+    index: made by its retriever from its corpus.
+    request: the questions.
+    k: passages of a question.
+
+  Raises:
+    ValueError: for an index of something else, or a k that it does not have.
+  """
   retriever = fit_to_index(system.retriever, system.corpus, index.manifest)
   embeddings = request.embeddings
   if retriever is not system.retriever:
     # The index holds fewer dimensions than the reader's scores are made of.
     embeddings = encode_questions(retriever, request.texts)
-  _, rows = search_embeddings(index, embeddings, k)
-  return rows
+  return search_embeddings(index, embeddings, k)
 
 
 class ReadBatch:

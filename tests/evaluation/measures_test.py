@@ -12,13 +12,11 @@ import pytest
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.runs import Ranking, read_run, write_run
 from odqa_jax.evaluation.measures import (
-  Ranking,
   evaluate_ranking,
   evaluate_run,
-  read_run,
   recall_table,
-  write_run,
 )
 from odqa_jax.text.tokenizer import train_wordpiece
 

@@ -175,25 +175,3 @@ def test_a_passage_seen_again_is_not_tokenised_again() -> None:
   after = metrics._passage_line.cache_info()
   assert after.misses - before.misses == 1
   assert after.hits - before.hits == 1
-
-
-def test_recall_counts_questions_with_a_hit_in_the_top_k() -> None:
-  hits = np.array([[0, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
-  assert metrics.recall_at(hits, [1, 2, 3]) == {1: 0.25, 2: 0.5, 3: 0.75}
-  with pytest.raises(ValueError, match="recall@5 cannot be measured on 3"):
-    metrics.recall_at(hits, [1, 5])
-  with pytest.raises(ValueError, match="no questions"):
-    metrics.recall_at(hits[:0], [1])
-
-
-def test_wilson_interval_has_its_textbook_values() -> None:
-  # Newcombe (1998), Table I, method 3: 81 of 263, 15 of 148, 0 of 20.
-  for count, of, low, high in [
-    (81, 263, 0.2553, 0.3662),
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611),
-  ]:
-    interval = metrics.wilson_interval(count, of)
-    assert interval == pytest.approx((low, high), abs=1e-4)
-  with pytest.raises(ValueError, match="3 successes of 2"):
-    metrics.wilson_interval(3, 2)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from odqa_jax.data.corpus.passages import (
-  MemoryPassages,
   Passage,
-  PassageFile,
+  Source,
+  open_sources,
   passage_bytes,
 )
 from odqa_jax.data.corpus.store import (
@@ -45,11 +45,10 @@ from odqa_jax.text.sentences import ends_sentence, split_sentences
 _BATCH_ROWS = 4096
 
 Progress = Callable[[int, int], None]
-Source = PassageFile | MemoryPassages
 
 
 def build_corpus(
-  sources: str | Path | Sequence[str | Path] | Iterable[Passage],
+  sources: str | Path | Sequence[str | Path | Source] | Iterable[Passage],
   out: str | Path,
   tokenizer: AnyTokenizer,
   *,
@@ -60,7 +59,8 @@ def build_corpus(
   """Writes a corpus directory, or does nothing if it is there already.
 
   Args:
-    sources: passage files, in order; or the passages themselves (an iterator
+    sources: passage files, in order (with a format of their own as
+      `PassageFile`); or the passages themselves (an iterator
       is first read into memory, so give large sets as files or as an iterable
       that can be started again).
     out: the directory to write. A corpus there of other sources, tokenizer or
@@ -81,7 +81,7 @@ def build_corpus(
       Also if `out` holds something other than a corpus.
   """
   out = Path(out)
-  inputs = _open_sources(sources, name)
+  inputs = open_sources(sources, name)
   manifest = _finished(out, inputs, tokenizer)
   if manifest is not None:
     return manifest
@@ -93,18 +93,6 @@ def build_corpus(
   tokenizer.save(folder / TOKENIZER)
   _publish(folder, out)
   return manifest
-
-
-def _open_sources(
-  sources: str | Path | Sequence[str | Path] | Iterable[Passage], name: str
-) -> list[Source]:
-  if isinstance(sources, str | Path):
-    return [PassageFile(sources)]
-  if isinstance(sources, Sequence) and sources:
-    paths = [s for s in sources if isinstance(s, str | Path)]
-    if len(paths) == len(sources):
-      return [PassageFile(path) for path in paths]
-  return [MemoryPassages(sources, name)]  # type: ignore[arg-type]
 
 
 def _finished(

@@ -18,7 +18,7 @@ from typing import Any
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.embedded.factbook_relations import RELATIONS, Relation
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.text import answers as metrics
+from odqa_jax.text.answers import has_answer, normalise_answer
 
 _ANSWER_WORDS = 6
 # Short names that the files lack, bend, or share with a neighbour.
@@ -36,7 +36,7 @@ _NAMES = {
   "xx": "World",
 }
 # No countries or territories: passages only.
-_NOT_ASKED = ("ee", "xx")
+_WITHOUT_QUESTIONS = ("ee", "xx")
 _WITH_ARTICLE = re.compile(
   r".*\b(Islands|States|Emirates|Republic|Kingdom|Territory|Refuges|Strip|"
   r"Bank|Lands)$|(Netherlands|Philippines|Maldives|Comoros|Seychelles|"
@@ -63,13 +63,13 @@ class Country:
   Attributes:
     name: the short name.
     slug: the name for ids, such as "cote_d_ivoire".
-    asked: whether questions are made about it.
+    has_questions: whether there are any about it.
     sections: label -> fields in their order.
   """
 
   name: str
   slug: str
-  asked: bool
+  has_questions: bool
   sections: Mapping[str, tuple[Field, ...]]
 
 
@@ -83,7 +83,7 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fact:
-  """Short answers, and the passages in which they were found."""
+  """Short answers, and the passages that hold them."""
 
   country: Country
   relation: Relation
@@ -181,19 +181,19 @@ def _short_name(code: str, data: Mapping[str, Any]) -> str:
   return next(form for form in forms if form != "none")
 
 
-def countries(files: Mapping[str, Any]) -> tuple[Country, ...]:
+def read_countries(files: Mapping[str, Any]) -> tuple[Country, ...]:
   """Countries in the order of their names.
 
   Args:
     files: path -> JSON; the path ends in `/CODE.json`.
   """
-  found = []
+  countries = []
   for path, data in files.items():
     code = path.rpartition("/")[2].removesuffix(".json")
     name = _short_name(code, data)
-    asked = code not in _NOT_ASKED
-    found.append(Country(name, _slug(name), asked, _sections(data)))
-  return tuple(sorted(found, key=lambda country: country.slug))
+    has_questions = code not in _WITHOUT_QUESTIONS
+    countries.append(Country(name, _slug(name), has_questions, _sections(data)))
+  return tuple(sorted(countries, key=lambda country: country.slug))
 
 
 def _units(
@@ -237,14 +237,14 @@ def _piece(
 def _clean(country: Country, relation: Relation, text: str) -> tuple[str, ...]:
   """Short answers that do not give the question away."""
   answers = (answer.strip() for answer in relation.answers(text))
-  name = metrics.normalise_answer(country.name)
+  name = normalise_answer(country.name)
   return tuple(
     dict.fromkeys(
       answer
       for answer in answers
       if 0 < len(answer.split()) <= _ANSWER_WORDS
       and not _NO_ANSWER.match(answer)
-      and metrics.normalise_answer(answer) not in ("", name)
+      and normalise_answer(answer) not in ("", name)
     )
   )
 
@@ -256,7 +256,7 @@ def facts(country: Country, longest: int) -> Iterator[Fact]:
     country: whom to ask about.
     longest: words of the passages that are the positives.
   """
-  held = list(pieces(country, longest))
+  passages = list(pieces(country, longest))
   texts = {
     field.path: field.text
     for fields in country.sections.values()
@@ -266,10 +266,10 @@ def facts(country: Country, longest: int) -> Iterator[Fact]:
     answers = _clean(country, relation, texts.get(relation.path, ""))
     positives = tuple(
       piece.passage.id
-      for piece in held
+      for piece in passages
       if relation.path in piece.paths
       and answers
-      and metrics.has_answer(piece.passage.text, answers)
+      and has_answer(piece.passage.text, answers)
     )
     if positives:
       yield Fact(country, relation, answers, positives)

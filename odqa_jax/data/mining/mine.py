@@ -1,8 +1,9 @@
 """Mines positives and hard negatives for the questions of a set.
 
-pairs = mine_pairs(questions, corpus, Bm25.build(corpus), negatives=8)
+pairs = mine_pairs(questions, corpus, lambda: Bm25.build(corpus), negatives=8)
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ _BATCH = 256
 def mine_pairs(
   questions: QuestionSet,
   corpus: Corpus,
-  bm25: Bm25,
+  bm25: Callable[[], Bm25],
   *,
   negatives: int = 8,
   depth: int = 50,
@@ -32,15 +33,16 @@ def mine_pairs(
   """Positives and hard negatives for every question that has a positive.
 
   The positives are a question's gold passages where it names any, else the
-  best BM25 passage that contains an answer. Hard negatives are the negatives
-  that it names, then the best BM25 passages without an answer.
+  best BM25 passage that contains an answer. Hard negatives are all those that
+  it names, else the best BM25 passages without an answer.
   "End-to-End Training of Neural Retrievers", Sec. 2.2.1.
 
   Args:
     questions: a prepared set.
     corpus: the evidence.
-    bm25: its BM25 index.
-    negatives: most negatives kept per question.
+    bm25: gives its BM25 index; called only for questions that lack something,
+      since a large corpus takes hours and much memory.
+    negatives: most negatives that are mined for a question.
     depth: how many BM25 passages are looked at.
     progress: called with questions done and in all.
 
@@ -52,22 +54,28 @@ def mine_pairs(
   kept, positives, hard, without = [], [], [], []
   distant = 0
   for start, batch in _batches(questions):
-    rows, scores = bm25.search([q.question for q in batch], depth)
-    for i, question in enumerate(batch):
-      found = rows[i][scores[i] > 0]
-      own = _rows_of(question, question.positive_ids, corpus)
+    named = [_named(question, corpus) for question in batch]
+    lacking = [
+      i for i, (own, other) in enumerate(named) if not own or not other
+    ]
+    if not negatives:
+      lacking = [i for i in lacking if not named[i][0]]
+    ranked = _searched(batch, lacking, bm25, depth)
+    for i, (question, (own, other)) in enumerate(
+      zip(batch, named, strict=True)
+    ):
       if not own:
-        own = _distant_positive(question, found, corpus)
+        own = _distant_positive(question, ranked[i], corpus)
         distant += len(own)
+        other = [row for row in other if row not in own]
       if not own:
         without.append(question.id)
         continue
-      named = _rows_of(question, question.negative_ids, corpus)
       kept.append(start + i)
       positives.append(own)
-      hard.append(
-        _hard_negatives(question, found, own, named, corpus, negatives)
-      )
+      if not other and negatives:
+        other = _mined(question, ranked[i], own, corpus, negatives)
+      hard.append(other)
     if progress:
       progress(start + len(batch), len(questions))
   if not kept:
@@ -107,6 +115,15 @@ def _ragged(
   return values, offsets
 
 
+def _named(question: Question, corpus: Corpus) -> tuple[list[int], list[int]]:
+  """Rows of the positives, and of the other negatives, that it names."""
+  positives = _rows_of(question, question.positive_ids, corpus)
+  negatives = _rows_of(question, question.negative_ids, corpus)
+  return positives, [
+    row for row in dict.fromkeys(negatives) if row not in positives
+  ]
+
+
 def _rows_of(
   question: Question, ids: Sequence[str], corpus: Corpus
 ) -> list[int]:
@@ -119,31 +136,41 @@ def _rows_of(
     ) from error
 
 
+def _searched(
+  batch: Sequence[Question],
+  chosen: Sequence[int],
+  bm25: Callable[[], Bm25],
+  depth: int,
+) -> dict[int, list[int]]:
+  """The rows that share a word with each of the chosen questions."""
+  if not chosen:
+    return {}
+  texts = [batch[i].question for i in chosen]
+  rows, scores = bm25().search(texts, depth)
+  return {i: rows[n][scores[n] > 0].tolist() for n, i in enumerate(chosen)}
+
+
 def _distant_positive(
-  question: Question, found: Int[np.ndarray, " k"], corpus: Corpus
+  question: Question, rows: Sequence[int], corpus: Corpus
 ) -> list[int]:
-  for row in found.tolist():
+  for row in rows:
     if has_answer(corpus.text(row), question.answers, question.answer_type):
       return [row]
   return []
 
 
-def _hard_negatives(
+def _mined(
   question: Question,
-  found: Int[np.ndarray, " k"],
+  rows: Sequence[int],
   positives: Sequence[int],
-  named: Sequence[int],
   corpus: Corpus,
   limit: int,
 ) -> list[int]:
-  chosen = [row for row in dict.fromkeys(named) if row not in positives]
-  chosen = chosen[:limit]
-  for row in found.tolist():
-    if len(chosen) >= limit:
-      break
-    if row in positives or row in chosen:
-      continue
-    text = corpus.text(row)
-    if not has_answer(text, question.answers, question.answer_type):
-      chosen.append(row)
-  return chosen
+  """The first rows without an answer, at most `limit`."""
+  without_answer = (
+    row
+    for row in rows
+    if row not in positives
+    and not has_answer(corpus.text(row), question.answers, question.answer_type)
+  )
+  return list(itertools.islice(without_answer, limit))

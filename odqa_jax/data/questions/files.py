@@ -1,48 +1,36 @@
-"""Question datasets: one reader per format in the table `DATASETS`.
+"""Files of questions and passages: the table `FORMATS`, a row for each kind.
 
     read_questions("NQ-open.dev.jsonl.gz")            # format from content
     read_questions("train.json", format="squad")      # or forced
     read_questions("vital_articles:dev")              # packaged, by split
 
-To add a dataset: a function from one record to a `Question` and a row in
-`DATASETS`; a row in `PASSAGES` if the file also holds passages. Wrong input
+To add a dataset: a function from one record to a `Question` or to passages,
+and a row in `FORMATS`; the first row that detects a file counts. Wrong input
 raises ValueError with FILE:LINE (in arrays FILE:[POSITION]) and the remedy.
 """
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.corpus.passages import PLAIN_FORMATS, Passage
 from odqa_jax.data.embedded.sets import EMBEDDED
-from odqa_jax.data.questions import formats as formats
-from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
-from odqa_jax.data.records import (
-  Record,
-  Row,
-  csv_rows,
-  first_byte,
-  json_records,
-  stream_array,
-  tab_rows,
-  top_keys,
+from odqa_jax.data.formats import (
+  Beginning,
+  Format,
+  Reader,
+  detect,
+  has_keys,
+  named_format,
 )
+from odqa_jax.data.questions import formats
+from odqa_jax.data.questions.sets import Question, QuestionSet
+from odqa_jax.data.records import Place, RawFile
 
-__all__ = [
-  "DATASETS",
-  "PASSAGES",
-  "Question",
-  "QuestionSet",
-  "detect_format",
-  "read_dpr_passages",
-  "read_questions",
-  "write_questions",
-]
-
-Reader = Callable[[str | Path], Iterator[Question]]
-PassageReader = Callable[[str | Path], Iterator[Passage]]
+Layout = Callable[[RawFile], Iterator[tuple[Place, Any]]]
+Content = Literal["questions", "passages"]
 
 _EXAMINED = 64
 # Constructs that answers in plain words do not have. A third of CuratedTREC's
@@ -51,197 +39,187 @@ _REGEX_SIGN = re.compile(r"\\[sdwbSDWB.]|\.\*|[)\]]\?|\([^()|]*\|[^()]*\)")
 _REGEX_SHARE = 0.2
 
 
-def _squad_paragraphs(
-  path: str | Path,
-) -> Iterator[tuple[str, str, str, Record]]:
-  """(place, passage id, title, paragraph) of a SQuAD file."""
-  for at, article in stream_array(path, "data"):
-    title = _member(at, article, "title", str)
-    for i, paragraph in enumerate(_member(at, article, "paragraphs", list)):
-      yield f"{at}.paragraphs[{i}]", f"{title}#{i}", title, paragraph
-
-
-def _squad_records(path: str | Path) -> Iterator[tuple[str, Record]]:
-  for at, name, title, paragraph in _squad_paragraphs(path):
-    for i, question in enumerate(_member(at, paragraph, "qas", list)):
-      where = f"{at}.qas[{i}]"
-      answers = _member(where, question, "answers", list)
-      yield (
-        where,
-        {
-          "id": question.get("id"),
-          "title": title,
-          "paragraph": name.rpartition("#")[2],
-          "question": question.get("question"),
-          "answers": [_member(where, a, "text", str) for a in answers],
-        },
-      )
-
-
-def _member(where: str, value: Any, key: str, kind: type) -> Any:
-  """`value[key]`, of the kind that SQuAD has there."""
-  member = value.get(key) if isinstance(value, dict) else None
-  if not isinstance(member, kind):
-    raise ValueError(
-      f"{where}: {key!r} of a SQuAD file must be a {kind.__name__} inside an "
-      f"object, here it is {member!r:.60}; check the file."
-    )
-  return member
-
-
-def _trec_records(path: str | Path) -> Iterator[tuple[str, Record | Row]]:
-  if first_byte(path) in (b"{", b"["):
-    yield from json_records(path)
-    return
-  # The published TSV is unquoted (its patterns hold quotes); DPR's is not.
-  _, row = next(tab_rows(path))
-  yield from tab_rows(path) if len(row) == 4 else csv_rows(path)
-
-
-def _reader(
-  records: Callable[[str | Path], Iterator[tuple[str, Any]]],
-  question_of: Callable[[Any, int], Question],
+def _questions(
+  layout: Layout, question_of: Callable[[Any, int], Question]
 ) -> Reader:
   """Joins a file layout and a format; errors gain the record's place."""
 
-  def read(path: str | Path) -> Iterator[Question]:
-    places: dict[str, str] = {}
-    for n, (where, record) in enumerate(records(path)):
+  def read(file: RawFile) -> Iterator[tuple[Place, Question]]:
+    for n, (place, record) in enumerate(layout(file)):
       try:
-        question = question_of(record, n)
+        yield place, question_of(record, n)
       except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-      if question.id in places:
-        raise ValueError(
-          f"{where}: the id {question.id!r} is already that of "
-          f"{places[question.id]}; make ids unique, or remove them all to "
-          "have the questions numbered."
-        )
-      places[question.id] = where
-      yield question
+        raise ValueError(f"{place}: {error}") from error
 
   return read
 
 
-def _passage_reader(
-  passages_of: Callable[[Any], list[Passage]],
-) -> PassageReader:
+def _passages(passages_of: Callable[[Any], list[Passage]]) -> Reader:
   """Passages of all records, each id once (the ids are held in memory)."""
 
-  def read(path: str | Path) -> Iterator[Passage]:
+  def read(file: RawFile) -> Iterator[tuple[Place, Passage]]:
     seen: set[str] = set()
-    for where, record in json_records(path):
+    for place, record in file.json_records():
       try:
         passages = passages_of(record)
       except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error
       for passage in passages:
         if passage.id not in seen:
           seen.add(passage.id)
-          yield passage
+          yield place, passage
 
   return read
 
 
-read_dpr_passages: PassageReader = _passage_reader(formats.dpr_passages)
+def _trec_records(file: RawFile) -> Iterator[tuple[Place, Any]]:
+  if file.first_byte() in (b"{", b"["):
+    return file.json_records()
+  # The published TSV is unquoted (its patterns hold quotes); DPR's is not.
+  _, row = next(file.tab_rows())
+  return file.tab_rows() if len(row) == 4 else file.csv_rows()
 
 
-def read_squad_passages(path: str | Path) -> Iterator[Passage]:
-  """Paragraphs of a SQuAD file; the id is `TITLE#PARAGRAPH`, as in positives.
+def _is_squad(start: Beginning) -> str:
+  keys = start.keys or ()
+  fits = "data" in keys and "question" not in keys
+  return "JSON with the key data" if fits else ""
 
-  Raises:
-    ValueError: if a paragraph has no context.
+
+def _is_qas(start: Beginning) -> str:
+  if start.keys is not None:
+    return ""
+  _, row = next(start.file.csv_rows())
+  return "rows of 2 columns" if len(row) == 2 else ""
+
+
+def _is_trec(start: Beginning) -> str:
+  """Four columns, or answers of which a fifth look like patterns.
+
+  Patterns stand alone: each of the first 64 questions has one answer.
   """
-  for where, name, title, paragraph in _squad_paragraphs(path):
-    context = _member(where, paragraph, "context", str)
-    yield Passage(name, title.replace("_", " "), context)
+  if len(start.columns) == 4:
+    return "rows of 4 columns"
+  read = NQ_OPEN if NQ_OPEN.detects(start) else DPR_QAS
+  if not (read.detects(start) and read.questions):
+    return ""
+  try:
+    sample = list(itertools.islice(read.questions(start.file), _EXAMINED))
+  except ValueError:
+    # The reader of that format will say what is wrong, and where.
+    return ""
+  signs = sum(bool(_REGEX_SIGN.search(q.answers[0])) for _, q in sample)
+  single = all(len(q.answers) == 1 for _, q in sample)
+  patterns = single and signs > _REGEX_SHARE * len(sample)
+  return f"{signs} of {len(sample)} answers look like patterns" * patterns
 
 
-# Format -> reader of a path (for packaged sets, of the name of a split).
-DATASETS: dict[str, Reader] = {
-  "nq_open": _reader(json_records, formats.nq_open),
-  "entity_questions": _reader(json_records, formats.entity_questions),
-  "paragraph_question": _reader(json_records, formats.paragraph_question),
-  "sentence_question": _reader(json_records, formats.sentence_question),
-  "dpr_qas": _reader(csv_rows, formats.dpr_qas),
-  "dpr_retriever": _reader(json_records, formats.dpr_retriever),
-  "squad": _reader(_squad_records, formats.paragraph_question),
-  "webquestions": _reader(json_records, formats.webquestions),
-  "curated_trec": _reader(_trec_records, formats.curated_trec),
-  "qed": _reader(json_records, formats.qed),
-  **EMBEDDED,
-}
-
-# Formats whose files also hold the passages that `positive_ids` name.
-PASSAGES: dict[str, PassageReader] = {
-  "dpr_retriever": read_dpr_passages,
-  "squad": read_squad_passages,
-  "sentence_question": _passage_reader(formats.sentence_passages),
-  "qed": _passage_reader(formats.qed_passages),
-}
-
-# The keys by which a JSON format is known; the first row that fits counts.
-_KEYS: tuple[tuple[str, set[str]], ...] = (
-  ("dpr_retriever", {"question", "positive_ctxs"}),
-  ("webquestions", {"qText"}),
-  ("qed", {"question_text", "paragraph_text"}),
-  ("sentence_question", {"sentence", "question"}),
-  ("entity_questions", {"relation", "question"}),
-  ("paragraph_question", {"question", "title", "paragraph"}),
-  ("nq_open", {"question"}),
+NQ_OPEN = Format(
+  "nq_open",
+  "JSON lines: question, answer or answers; id, positive_ids, negative_ids",
+  has_keys("question"),
+  questions=_questions(RawFile.json_records, formats.nq_open),
+)
+DPR_QAS = Format(
+  "dpr_qas",
+  "DPR's TSV of a question and a Python list of its answers",
+  _is_qas,
+  questions=_questions(RawFile.csv_rows, formats.dpr_qas),
 )
 
+# In the order in which they are tried.
+FORMATS: dict[str, Format] = {
+  format.name: format
+  for format in (
+    Format(
+      "squad",
+      "SQuAD's JSON; its paragraphs are passages",
+      _is_squad,
+      questions=_questions(formats.squad_records, formats.paragraph_question),
+      passages=formats.squad_passages,
+    ),
+    Format(
+      "dpr_retriever",
+      "DPR's training JSON; its contexts are passages",
+      has_keys("question", "positive_ctxs"),
+      questions=_questions(RawFile.json_records, formats.dpr_retriever),
+      passages=_passages(formats.dpr_passages),
+    ),
+    Format(
+      "webquestions",
+      "JSON with qId, qText and answers",
+      has_keys("qText"),
+      questions=_questions(RawFile.json_records, formats.webquestions),
+    ),
+    Format(
+      "qed",
+      "QED's JSON lines; its paragraphs are passages",
+      has_keys("question_text", "paragraph_text"),
+      questions=_questions(RawFile.json_records, formats.qed),
+      passages=_passages(formats.qed_passages),
+    ),
+    Format(
+      "sentence_question",
+      "JSON lines of a sentence, which is a passage, and a question",
+      has_keys("sentence", "question"),
+      questions=_questions(RawFile.json_records, formats.sentence_question),
+      passages=_passages(formats.sentence_passages),
+    ),
+    Format(
+      "entity_questions",
+      "JSON lines of relation, question and answers",
+      has_keys("relation", "question"),
+      questions=_questions(RawFile.json_records, formats.entity_questions),
+    ),
+    Format(
+      "paragraph_question",
+      "JSON lines of id, question, answers, title and paragraph number",
+      has_keys("question", "title", "paragraph"),
+      questions=_questions(RawFile.json_records, formats.paragraph_question),
+    ),
+    Format(
+      "curated_trec",
+      "CuratedTREC: answers are regular expressions; TSV, or as in nq_open",
+      _is_trec,
+      questions=_questions(_trec_records, formats.curated_trec),
+    ),
+    NQ_OPEN,
+    DPR_QAS,
+    *PLAIN_FORMATS,
+  )
+}
 
-def detect_format(path: str | Path) -> str:
-  """The name of a file's format, from its first records.
 
-  Answers are taken for regular expressions (`curated_trec`) if each of the
-  first 64 questions has one answer and a fifth of these look like patterns.
+def choose_format(
+  path: str | Path, content: Content, name: str | None = None
+) -> tuple[Format, str]:
+  """How a file is read, and why.
+
+  Args:
+    path: the file.
+    content: what is wanted of it; other formats are not considered.
+    name: forces a format; None detects it.
 
   Raises:
-    ValueError: if the format is unknown, listing the known ones.
+    ValueError: for an unknown name, with the nearest one; for a format that
+      has not what is wanted; or if no format fits.
   """
-  if first_byte(path) in (b"{", b"["):
-    keys = top_keys(path)
-    if "data" in keys and "question" not in keys:
-      return "squad"
-    for name, wanted in _KEYS:
-      if wanted <= keys:
-        return _or_regex(path, "nq_open") if name == "nq_open" else name
-    raise _unknown(path, f"a JSON object with the keys {sorted(keys)[:12]}")
-  _, row = next(tab_rows(path))
-  if len(row) == 4:
-    return "curated_trec"
-  if _is_qas(path):
-    return _or_regex(path, "dpr_qas")
-  raise _unknown(path, f"{len(row)} columns between tabs")
+  file = RawFile(path)
+  if name is None:
+    return detect(file, [f for f in FORMATS.values() if getattr(f, content)])
+  format = named_format(name, FORMATS)
+  if getattr(format, content) is None:
+    known = [f.name for f in FORMATS.values() if getattr(f, content)]
+    raise ValueError(
+      f"{path}: files of the format {name!r} hold no {content}; formats that "
+      f"do: {', '.join(known)}."
+    )
+  return format, "as told"
 
 
-def _is_qas(path: str | Path) -> bool:
-  _, row = next(csv_rows(path))
-  return len(row) == 2
-
-
-def _or_regex(path: str | Path, name: str) -> str:
-  """`name`, or "curated_trec" if the answers look like patterns."""
-  try:
-    sample = list(itertools.islice(DATASETS[name](path), _EXAMINED))
-  except ValueError:
-    # The reader of this format will say what is wrong, and where.
-    return name
-  signs = sum(bool(_REGEX_SIGN.search(q.answers[0])) for q in sample)
-  single = all(len(q.answers) == 1 for q in sample)
-  return (
-    "curated_trec" if single and signs > _REGEX_SHARE * len(sample) else name
-  )
-
-
-def _unknown(path: str | Path, found: str) -> ValueError:
-  return ValueError(
-    f"{path}:1: {found}: no known question format; known: {sorted(DATASETS)}. "
-    "Name one to force it, or convert the file to JSON lines with 'question' "
-    "and 'answer'."
-  )
+def is_packaged(path: str | Path) -> bool:
+  """Whether it names a packaged question set, such as "factbook:train"."""
+  return str(path).partition(":")[0] in EMBEDDED and not Path(path).exists()
 
 
 def read_questions(
@@ -250,20 +228,51 @@ def read_questions(
   """Streams the questions of a file or of a packaged dataset.
 
   Args:
-    path: a file, plain or gzipped, or `NAME:SPLIT` of a packaged dataset,
+    path: a file, plain or compressed, or `NAME:SPLIT` of a packaged dataset,
       such as "factbook:train".
-    format: a key of `DATASETS`; None to detect it.
+    format: a key of `FORMATS`; None to detect it.
 
   Raises:
     ValueError: for an unknown format, and while reading for bad records.
     ImportError: if the package of a packaged dataset is missing.
   """
-  name, _, split = str(path).partition(":")
-  if format is None and name in EMBEDDED and not Path(path).exists():
+  if format is None and is_packaged(path):
+    name, _, split = str(path).partition(":")
     return EMBEDDED[name](split)
-  format = format or detect_format(path)
-  if format not in DATASETS:
+  reader = choose_format(path, "questions", format)[0].questions
+  assert reader is not None
+  return _with_ids_once(reader(RawFile(path)))
+
+
+def _with_ids_once(
+  records: Iterable[tuple[Place, Question]],
+) -> Iterator[Question]:
+  places: dict[str, Place] = {}
+  for place, question in records:
+    if question.id in places:
+      raise ValueError(
+        f"{place}: the id {question.id!r} is already that of "
+        f"{places[question.id]}; make ids unique, or remove them all to have "
+        "the questions numbered."
+      )
+    places[question.id] = place
+    yield question
+
+
+def open_questions(
+  path: str | Path, format: str | None = None
+) -> list[Question]:
+  """The questions of a prepared set, a raw file, or a packaged dataset.
+
+  Raises:
+    ValueError: see `read_questions`; or if a format is given for a prepared
+      set, which needs none.
+  """
+  if not Path(path).is_dir():
+    return list(read_questions(path, format))
+  if format is not None:
     raise ValueError(
-      f"unknown question format {format!r}; known: {sorted(DATASETS)}."
+      f"{path} is a prepared set, which has no other format: --format "
+      f"{format} is for raw files; leave it out."
     )
-  return DATASETS[format](path)
+  return list(QuestionSet(path))

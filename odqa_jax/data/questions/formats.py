@@ -1,4 +1,4 @@
-"""From one record of a question format to a `Question`; n counts from 0.
+"""From one record of a format to a `Question` or passages; n counts from 0.
 
 Errors here say what is wrong with the record; the reader adds the place.
 """
@@ -6,11 +6,12 @@ Errors here say what is wrong with the record; the reader adds the place.
 import ast
 import hashlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import Record, Row
+from odqa_jax.data.records import Place, RawFile, Record, Row
 
 _CONTEXTS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 
@@ -243,3 +244,54 @@ def qed_passages(record: Record) -> list[Passage]:
   text = _text(record, "paragraph_text")
   name = _content_id("qed", text)
   return [Passage(name, _text(record, "title_text"), text)]
+
+
+def _squad_paragraphs(
+  file: RawFile,
+) -> Iterator[tuple[Place, str, int, Record]]:
+  """(place, title, number of the paragraph, paragraph) of a SQuAD file."""
+  for at, article in file.array("data"):
+    title = _member(at, article, "title", str)
+    for i, paragraph in enumerate(_member(at, article, "paragraphs", list)):
+      yield at._replace(inside=f".paragraphs[{i}]"), title, i, paragraph
+
+
+def _member(place: Place, value: Any, key: str, kind: type) -> Any:
+  """`value[key]`, of the kind that SQuAD has there."""
+  member = value.get(key) if isinstance(value, dict) else None
+  if not isinstance(member, kind):
+    raise ValueError(
+      f"{place}: {key!r} of a SQuAD file must be a {kind.__name__} inside an "
+      f"object, here it is {member!r:.60}; check the file."
+    )
+  return member
+
+
+def squad_records(file: RawFile) -> Iterator[tuple[Place, Record]]:
+  """The questions of a SQuAD file, as `paragraph_question` takes them."""
+  for at, title, number, paragraph in _squad_paragraphs(file):
+    for i, question in enumerate(_member(at, paragraph, "qas", list)):
+      place = at._replace(inside=f"{at.inside}.qas[{i}]")
+      answers = _member(place, question, "answers", list)
+      yield (
+        place,
+        {
+          "id": question.get("id"),
+          "title": title,
+          "paragraph": number,
+          "question": question.get("question"),
+          "answers": [_member(place, a, "text", str) for a in answers],
+        },
+      )
+
+
+def squad_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
+  """Paragraphs of a SQuAD file; the id is `TITLE#PARAGRAPH`, as in positives.
+
+  Raises:
+    ValueError: if a paragraph has no context.
+  """
+  for place, title, number, paragraph in _squad_paragraphs(file):
+    context = _member(place, paragraph, "context", str)
+    name = f"{title}#{number}"
+    yield place, Passage(name, title.replace("_", " "), context)

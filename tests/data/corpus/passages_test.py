@@ -2,13 +2,20 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from odqa_jax.data.corpus.passages import Passage, read_passages
+from odqa_jax.data.corpus.passages import (
+  PLAIN_FORMATS,
+  Passage,
+  PassageFile,
+  read_passages,
+)
 
 PASSAGES = [
   Passage("1", "Café", 'He said "yes" and left.'),
@@ -109,21 +116,27 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (b"", "p.dat: the file is empty"),
     (ROW, "p.dat:1: the first line is .'1', 'one', 'T'.*not a header"),
     ("id\ttext\n", "p.dat:1: .*not a header"),
-    ('[{"id": 1}]\n', "p.dat:1: .*not a header"),
-    (b"\x01" * 70_000, "p.dat:1: no header line"),
+    ('[{"id": 1}]\n', r"p.dat:\[0\]: no title and no context among"),
+    (b"\x01" * 70_000, "p.dat:1: no line end in the first"),
     (HEADER + ROW + "2\ttwo\n", "p.dat:3: 2 columns; the header names 3"),
     (HEADER + ROW + "2\ttwo\tT\tx\n", "p.dat:3: 4 columns"),
     (HEADER + '1\t"a\nb"\tT\n' + "2\n", "p.dat:4: 1 columns"),
     (HEADER + "1\t \tT\n", "p.dat:2: the text is empty"),
     (HEADER + "\tone\tT\n", "p.dat:2: the id is empty"),
     (HEADER + "1\to\0ne\tT\n", "p.dat:2: the text holds a NUL"),
-    (HEADER + '1\t"one\tT\n2\t"two\tT\n', "p.dat:2: a quoted field runs over"),
-    (HEADER + ROW + '2\ttwo\t"T\n3\tc\tT\n', "p.dat:3: a quoted field runs"),
-    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: field larger than"),
+    (
+      HEADER + '1\t"one\tT\n2\t"two\tT\n',
+      "p.dat:2: no row by csv's rules .*line 3",
+    ),
+    (
+      HEADER + ROW + '2\ttwo\t"T\n3\tc\tT\n',
+      "p.dat:3: no row by csv's rules .*line 4",
+    ),
+    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: .*field larger than"),
     (HEADER.encode() + b"1\ta\xffb\tT\n", r"p.dat:2: byte 4 .*0xff.*not UTF-8"),
     ((HEADER + ROW).encode("utf-16"), "p.dat:1: byte 1 .*not UTF-8"),
     (JSON + "{broken\n", "p.dat:2: broken JSON"),
-    (JSON + "[1]\n", "p.dat:2: a list, not an object"),
+    (JSON + "[1]\n", "p.dat:2: a JSON object is expected, not list"),
     (
       JSON + '{"id": "2", "title": "T"}\n',
       "p.dat:2: no context among the keys",
@@ -146,6 +159,22 @@ def test_bad_input_is_named_with_its_line(tmp_path, content, message):
 def test_missing_file_is_named_at_once(tmp_path):
   with pytest.raises(ValueError, match=r"none.tsv: no such file"):
     read_passages(tmp_path / "none.tsv")
+
+
+def test_a_file_is_known_by_its_bytes_and_its_format(tmp_path):
+  path = tmp_path / "p.jsonl"
+  path.write_bytes(as_jsonl(PASSAGES))
+  source = PassageFile(path)
+  list(source.records())
+  entry = source.describe()
+  assert entry["format"] == "passages_jsonl"
+  assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+  os.utime(path, (1, 1))
+  assert PassageFile(path).matches(entry), "the bytes are the same"
+  tsv = PassageFile(path, PLAIN_FORMATS[1])
+  assert not tsv.matches(entry), "they mean something else"
+  path.write_bytes(as_jsonl(PASSAGES).replace(b"Tab", b"Tub"))
+  assert not PassageFile(path).matches(entry)
 
 
 def test_squad_paragraphs(shared_data):

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.mine import mine_pairs
 from odqa_jax.data.mining.pairs import Pairs
+from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.files import read_questions
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.text.tokenizer import train_wordpiece
@@ -41,6 +43,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="module")
 def bm25(corpus: Corpus) -> Bm25:
   return Bm25.build(corpus)
+
+
+class Fake:
+  """Gives BM25 out, and counts how often it is asked for it and searched."""
+
+  def __init__(self, bm25: Bm25) -> None:
+    self._bm25, self.built, self.searched = bm25, 0, 0
+
+  def __call__(self) -> "Fake":
+    self.built += 1
+    return self
+
+  def search(self, questions: Sequence[str], k: int) -> tuple[Any, Any]:
+    self.searched += len(questions)
+    return self._bm25.search(questions, k)
+
+
+@pytest.fixture
+def counting(bm25: Bm25) -> Fake:
+  return Fake(bm25)
 
 
 @pytest.fixture
@@ -104,7 +126,7 @@ def test_distant_supervision_takes_the_best_passage_with_an_answer(
   corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
 ) -> None:
   asked = stored(Question("a", "In which city was Einstein born?", ("Ulm",)))
-  pairs = mine_pairs(asked, corpus, bm25, negatives=8)
+  pairs = mine_pairs(asked, corpus, lambda: bm25, negatives=8)
   # Of the passages with a word of the question, row 3 has none and rows 1 and
   # 2 no answer; rows 4 and 5 have neither words nor answer: not hard.
   ((number, positives, negatives),) = _mined(pairs)
@@ -121,13 +143,13 @@ def test_gold_passages_come_before_distant_supervision(
       "a", "Where was Einstein born?", ("Ulm",), positive_ids=("p3", "p1")
     )
   )
-  pairs = mine_pairs(asked, corpus, bm25)
+  pairs = mine_pairs(asked, corpus, lambda: bm25)
   # Row 0 holds the answer, so it is no negative although it is not gold.
   assert _mined(pairs) == [(0, [3, 1], [2])]
   assert pairs.manifest["distant_positives"] == 0
 
 
-def test_named_negatives_come_first_and_are_never_positives(
+def test_named_negatives_are_all_kept_and_never_positives(
   corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
 ) -> None:
   asked = stored(
@@ -139,16 +161,70 @@ def test_named_negatives_come_first_and_are_never_positives(
       negative_ids=("p5", "p0", "p2", "p5"),
     )
   )
-  assert _mined(mine_pairs(asked, corpus, bm25)) == [(0, [0], [5, 2, 1])]
-  few = mine_pairs(asked, corpus, bm25, negatives=1)
-  assert _mined(few) == [(0, [0], [5])]
+  # All that are named, however few are to be mined, and no others.
+  for negatives in (8, 1, 0):
+    pairs = mine_pairs(asked, corpus, lambda: bm25, negatives=negatives)
+    assert _mined(pairs) == [(0, [0], [5, 2])]
+
+
+def test_bm25_is_built_only_for_what_a_file_does_not_name(
+  corpus: Corpus, counting: Fake, stored: Callable[..., QuestionSet]
+) -> None:
+  whole = [
+    Question(
+      f"w{i}", "Einstein", ("Ulm",), positive_ids=("p0",), negative_ids=("p1",)
+    )
+    for i in range(3)
+  ]
+  pairs = mine_pairs(stored(*whole), corpus, counting)
+  assert counting.built == 0
+  assert _mined(pairs) == [(i, [0], [1]) for i in range(3)]
+  unpaired = Question("n", "Einstein", ("Ulm",), positive_ids=("p0",))
+  unmined = mine_pairs(stored(*whole, unpaired), corpus, counting, negatives=0)
+  assert counting.built == 0
+  assert _mined(unmined)[3] == (3, [0], [])
+  mined = mine_pairs(stored(*whole, unpaired), corpus, counting)
+  assert (counting.built, counting.searched) == (1, 1), "that question alone"
+  assert sorted(_mined(mined)[3][2]) == [1, 2]
+  lost = Question("l", "Danube", ("Vienna",), negative_ids=("p4", "p3"))
+  found = mine_pairs(stored(*whole, lost), corpus, counting, negatives=0)
+  assert counting.built == 2
+  assert _mined(found)[3] == (3, [3], [4]), "a positive is no negative"
+
+
+def test_a_dpr_file_needs_no_bm25_and_keeps_all_its_negatives(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  contexts = [
+    {"passage_id": str(i), "title": "t", "text": f"words {i}"}
+    for i in range(13)
+  ]
+  record = {
+    "question": "who?",
+    "answers": ["she"],
+    "positive_ctxs": contexts[:1],
+    "hard_negative_ctxs": contexts[1:],
+  }
+  path = tmp_path / "dpr.json"
+  path.write_text(json.dumps([record]))
+  monkeypatch.setattr(Bm25, "build", lambda corpus: pytest.fail("BM25 built"))
+  figures = prepare(
+    corpus=[str(path)],
+    questions=[str(path)],
+    out=tmp_path / "data",
+    vocabulary_size=60,
+    pairs=["dpr"],
+  )
+  assert (figures["passages"], figures["pairs"]) == (13, {"dpr": 1})
+  pairs = Pairs.open(tmp_path / "data" / "pairs" / "dpr")
+  assert _mined(pairs) == [(0, [0], list(range(1, 13)))]
 
 
 def test_without_answers_every_other_passage_found_is_a_negative(
   corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
 ) -> None:
   asked = stored(Question("a", "Einstein in Ulm", (), positive_ids=("p0",)))
-  ((_, positives, negatives),) = _mined(mine_pairs(asked, corpus, bm25))
+  ((_, positives, negatives),) = _mined(mine_pairs(asked, corpus, lambda: bm25))
   assert positives == [0]
   assert sorted(negatives) == [1, 2, 3]
 
@@ -160,8 +236,10 @@ def test_only_depth_passages_are_looked_at(
     Question("a", "Einstein Ulm Danube Vienna", ("patent office",)),
     Question("b", "Danube", ("Vienna",)),
   )
-  assert len(mine_pairs(asked, corpus, bm25, depth=6)) == 2
-  assert _mined(mine_pairs(asked, corpus, bm25, depth=1)) == [(1, [3], [])]
+  assert len(mine_pairs(asked, corpus, lambda: bm25, depth=6)) == 2
+  assert _mined(mine_pairs(asked, corpus, lambda: bm25, depth=1)) == [
+    (1, [3], [])
+  ]
 
 
 def test_questions_without_a_positive_are_counted_and_named(
@@ -172,7 +250,10 @@ def test_questions_without_a_positive_are_counted_and_named(
   asked = stored(*lost[:4], pattern, *lost[4:])
   calls: list[tuple[int, int]] = []
   pairs = mine_pairs(
-    asked, corpus, bm25, progress=lambda done, of: calls.append((done, of))
+    asked,
+    corpus,
+    lambda: bm25,
+    progress=lambda done, of: calls.append((done, of)),
   )
   assert _mined(pairs) == [(4, [4], [])]
   assert pairs.manifest["distant_positives"] == 1
@@ -182,7 +263,7 @@ def test_questions_without_a_positive_are_counted_and_named(
   ]
   assert calls == [(8, 8)]
   with pytest.raises(ValueError, match=r"no question of 2 has .*'lost0'"):
-    mine_pairs(stored(*lost[:2]), corpus, bm25)
+    mine_pairs(stored(*lost[:2]), corpus, lambda: bm25)
 
 
 @pytest.mark.parametrize("field", ["positive_ids", "negative_ids"])
@@ -194,7 +275,7 @@ def test_an_unknown_passage_is_named_with_its_question(
 ) -> None:
   asked = stored(Question("q7", "Ulm", ("Ulm",), **{field: ("p0", "wiki:9")}))
   with pytest.raises(ValueError, match=r"'q7' names .* 'wiki:9'"):
-    mine_pairs(asked, corpus, bm25)
+    mine_pairs(asked, corpus, lambda: bm25)
 
 
 def _pairs(rows: Sequence[int] = (5, 3, 1)) -> Pairs:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from odqa_jax.data.embedded.sets import EMBEDDED
+from odqa_jax.data.corpus.passages import Passage, PassageFile
 from odqa_jax.data.questions.files import (
-  DATASETS,
-  PASSAGES,
-  detect_format,
-  read_dpr_passages,
+  FORMATS,
+  choose_format,
+  open_questions,
   read_questions,
 )
 from odqa_jax.data.questions.sets import Question
@@ -42,6 +41,18 @@ REAL_FILES = {
 }
 
 
+def detected(path: Path) -> str:
+  return choose_format(path, "questions")[0].name
+
+
+def passage_file(path: Path) -> PassageFile:
+  return PassageFile(path, choose_format(path, "passages")[0])
+
+
+def passages_of(path: Path) -> list[Passage]:
+  return [passage for passage, _ in passage_file(path).records()]
+
+
 @pytest.mark.parametrize(
   "name",
   [
@@ -53,7 +64,7 @@ def test_real_file_is_detected_and_wholly_read(
   shared_data: Path, name: str
 ) -> None:
   wanted, rows = REAL_FILES[name]
-  assert detect_format(shared_data / name) == wanted
+  assert detected(shared_data / name) == wanted
   questions = list(read_questions(shared_data / name))
   assert len(questions) == rows
   kinds = {question.answer_type for question in questions}
@@ -81,7 +92,7 @@ def test_passages_of_a_file_hold_its_positives(
   shared_data: Path, name: str, count: int
 ) -> None:
   path = shared_data / name
-  passages = list(PASSAGES[detect_format(path)](path))
+  passages = passages_of(path)
   ids = {passage.id for passage in passages}
   assert len(passages) == len(ids) == count
   for question in read_questions(path):
@@ -91,7 +102,7 @@ def test_passages_of_a_file_hold_its_positives(
 
 def test_squad_positive_holds_the_answer(shared_data: Path) -> None:
   path = shared_data / "xquad_en/xquad.en.shared_articles.json.gz"
-  texts = {p.id: p.text for p in PASSAGES["squad"](path)}
+  texts = {p.id: p.text for p in passages_of(path)}
   for question in read_questions(path):
     (gold,) = question.positive_ids
     assert question.answers[0] in texts[gold]
@@ -120,7 +131,7 @@ def test_dpr_retriever_takes_hard_negatives_first(tmp_path: Path) -> None:
     "0", "who?", ("she",), positive_ids=("7",), negative_ids=("8",)
   )
   assert ordinary.negative_ids == ("9",)
-  assert [p.id for p in read_dpr_passages(path)] == ["7", "8", "9"]
+  assert [p.id for p in passages_of(path)] == ["7", "8", "9"]
 
 
 def test_nq_open_understands_ids_and_positives(tmp_path: Path) -> None:
@@ -158,7 +169,7 @@ def test_same_sentence_is_the_same_positive(tmp_path: Path) -> None:
   first, second, third = read_questions(path)
   assert first.positive_ids == second.positive_ids != third.positive_ids
   assert first.answers == ()
-  passages = list(PASSAGES["sentence_question"](path))
+  passages = passages_of(path)
   assert [p.text for p in passages] == ["one .", "two ."]
   assert (passages[0].id,) == first.positive_ids
 
@@ -179,7 +190,7 @@ def test_same_sentence_is_the_same_positive(tmp_path: Path) -> None:
 def test_detection(tmp_path: Path, text: str, wanted: str) -> None:
   path = tmp_path / "file"
   path.write_text(text)
-  assert detect_format(path) == wanted
+  assert detected(path) == wanted
 
 
 def test_format_can_be_forced(tmp_path: Path) -> None:
@@ -187,8 +198,39 @@ def test_format_can_be_forced(tmp_path: Path) -> None:
   path.write_text('{"question": "q", "answer": ["Sept?(ember)?"]}\n')
   (question,) = read_questions(path, "nq_open")
   assert question.answer_type == "string"
-  with pytest.raises(ValueError, match=r"unknown question format 'nq'.*squad"):
-    read_questions(path, "nq")
+  with pytest.raises(ValueError, match=r"'sqad'; did you mean 'squad'\?"):
+    read_questions(path, "sqad")
+  with pytest.raises(ValueError, match=r"'passages_tsv' hold no questions"):
+    read_questions(path, "passages_tsv")
+  with pytest.raises(ValueError, match=r"'nq_open' hold no passages.*squad"):
+    choose_format(path, "passages", "nq_open")
+  with pytest.raises(ValueError, match=r"prepared set.*--format squad"):
+    open_questions(tmp_path, "squad")
+
+
+def test_what_is_wanted_decides_between_formats(tmp_path: Path) -> None:
+  path = tmp_path / "file"
+  path.write_text(
+    '{"id": "1", "title": "t", "text": "words", "question": "q", '
+    '"answer": ["a"]}'
+  )
+  assert choose_format(path, "questions") == (
+    FORMATS["nq_open"],
+    "JSON with the keys question",
+  )
+  assert choose_format(path, "passages")[0].name == "passages_jsonl"
+  assert passages_of(path) == [Passage("1", "t", "words")]
+
+
+def test_a_passage_in_an_array_is_named_by_its_position(tmp_path: Path) -> None:
+  path = tmp_path / "train.json"
+  bad = _dpr_record(hard_negative_ctxs=[{"psg_id": "8", "title": "t"}])
+  path.write_text(json.dumps([_dpr_record(), bad]))
+  with pytest.raises(ValueError, match=r"train.json:\[1\]: 'text' is None"):
+    passages_of(path)
+  source = passage_file(path)
+  next(iter(source.records()))
+  assert source.locate(1).endswith("train.json:[1]")
 
 
 GOOD = '{"question": "q", "answer": ["a"]}\n'
@@ -221,7 +263,14 @@ BAD_FILES = {
   "no literal": ("who?\t['a'\n", ":1: .*no list literal"),
   "deep literal": ("who?\t" + "[" * 5000 + "\n", ":1: .*no list literal"),
   "numbers": ("who?\t[1, 2]\n", ":1: .*not a list of plain"),
-  "open quote": ("who?\t['a']\n\"where?\t['b']\n", ":2: 1 columns"),
+  "open quote": (
+    "who?\t['a']\n\"where?\t['b']\nwhen?\t['c']\n",
+    ":2: no row by csv's rules .*until line 3.*never closed",
+  ),
+  "open quote at the end": (
+    "who?\t['a']\n\"where?\t['b']\n",
+    ":2: no row by csv's rules .*until line 2",
+  ),
   "pattern": (
     "1\tfactoid\tq\tok\n2\tfactoid\tq\t(a\n",
     r":2: .*'\(a'.*regular",
@@ -283,6 +332,6 @@ def test_code_in_answers_is_refused_not_run(tmp_path: Path, code: str) -> None:
   assert not target.exists()
 
 
-def test_every_format_is_in_the_table() -> None:
+def test_every_format_of_questions_has_a_real_file() -> None:
   formats = {wanted for wanted, _ in REAL_FILES.values()}
-  assert formats | set(EMBEDDED) == set(DATASETS)
+  assert formats == {f.name for f in FORMATS.values() if f.questions}

@@ -15,6 +15,7 @@ import jax
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.runs import Ranking
 from odqa_jax.demo.presets import PRESETS
 from odqa_jax.demo.reader import ReaderStages
 from odqa_jax.demo.retriever import (
@@ -23,7 +24,7 @@ from odqa_jax.demo.retriever import (
   held_out_questions,
   prepare_data,
 )
-from odqa_jax.evaluation.measures import Ranking, recall_table
+from odqa_jax.evaluation.measures import recall_table
 from odqa_jax.reading.answer import Answer
 from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.plots import plot_recall

@@ -1,0 +1,90 @@
+"""Answers questions with a reader."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import add_backend, add_format
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa answer`."""
+  add = parser.add_argument
+  add("--checkpoint", required=True)
+  add("--index", help="of the checkpoint; made when absent")
+  add("--corpus", required=True, help="a dataset or corpus folder")
+  add("--reader-corpus", help="it in the reader's own vocabulary")
+  add("--question", help="one question, answered on the screen")
+  add("--questions", help="a file or prepared set; needs --out")
+  add_format(parser)
+  add("--out", help="answers.jsonl")
+  add("--k", type=int, help="passages read; by default as trained")
+  add("--beams", type=int, default=1, help="1 is greedy")
+  add("--batch-size", type=int, help="questions at a time")
+  add_backend(parser)
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises ValueError for flags that do not go together."""
+  if (args.question is None) == (args.questions is None):
+    raise ValueError("give --question TEXT, or --questions FILE with --out.")
+  if (args.questions is None) != (args.out is None):
+    raise ValueError("--questions FILE and --out FILE go together.")
+  if args.question is not None and not args.question.strip():
+    raise ValueError("--question is empty; ask something.")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Answers one question on the screen, or a set into a file."""
+  from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.data.questions.files import open_questions
+  from odqa_jax.data.questions.sets import Question
+  from odqa_jax.evaluation.measures import answer_measures
+  from odqa_jax.reading.answer import answer_questions, default_batch_size
+  from odqa_jax.reading.records import (
+    answer_record,
+    show_answer,
+    write_answers,
+  )
+  from odqa_jax.reading.system import load_system
+  from odqa_jax.retrieval.folders import make_index
+  from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.progress import progress_bar
+
+  _check(args)
+  if args.questions is None:
+    questions = [Question("0", args.question, ())]
+  else:
+    questions = open_questions(args.questions, args.format)
+  reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
+  system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
+  k = system.config.k if args.k is None else args.k
+  if not 0 <= k <= len(system.corpus):
+    raise ValueError(
+      f"--k {k}: the corpus has {len(system.corpus)} passages; choose from 0 "
+      "(closed book) to that number."
+    )
+  if k and args.index is None:
+    raise ValueError("--index DIR is needed; it is made when absent.")
+  index = k and make_index(
+    system.retriever, system.corpus, args.index, args.backend
+  )
+  with progress_bar("answer", len(questions), "questions") as update:
+    answers = answer_questions(
+      system,
+      index or None,
+      [question.question for question in questions],
+      k=k,
+      batch_size=args.batch_size or default_batch_size(system, k),
+      max_tokens=system.config.answer_length,
+      beams=args.beams,
+      progress=update,
+    )
+  if args.out is None:
+    if is_primary():
+      print(show_answer(args.question, answers[0]))
+    return answer_record(answers[0]) | {"question": args.question, "k": k}
+  if is_primary():
+    write_answers(args.out, questions, answers)
+  sync("answers")
+  return {"k": k, "answers": args.out} | answer_measures(answers, questions)

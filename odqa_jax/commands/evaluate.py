@@ -1,0 +1,59 @@
+"""Measures a run file, a checkpoint, or BM25."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import add_backend, add_format
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa evaluate`."""
+  add = parser.add_argument
+  add("--run", help="run.trec or run.json")
+  add("--checkpoint", help="instead of --run: search here")
+  add("--index", help="of the checkpoint; made when absent")
+  add("--questions", required=True)
+  add_format(parser)
+  add("--corpus", required=True)
+  add("--qrels", help="TREC qrels for the gold-passage measures")
+  add("--k", type=int, default=100)
+  add("--read-k", type=int, help="passages that a reader gets; as trained")
+  add("--bm25", action="store_true", help="measure BM25 as well")
+  add_backend(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Gives the figures of each thing that is named."""
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.data.questions.files import open_questions
+  from odqa_jax.evaluation.measures import evaluate_run
+  from odqa_jax.evaluation.systems import evaluate_bm25, evaluate_checkpoint
+  from odqa_jax.models.hf.minilm import resolve_folder
+
+  if args.run is None and args.checkpoint is None and not args.bm25:
+    raise ValueError(
+      "give --run FILE, --checkpoint DIR with --index, or --bm25."
+    )
+  if args.checkpoint is not None and args.index is None:
+    raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
+  questions = open_questions(args.questions, args.format)
+  corpus = open_corpus(args.corpus)
+  figures: dict[str, Any] = {}
+  if args.run is not None:
+    figures["run"] = evaluate_run(args.run, questions, corpus, qrels=args.qrels)
+  if args.checkpoint is not None:
+    figures["checkpoint"] = evaluate_checkpoint(
+      resolve_folder(args.checkpoint),
+      args.index,
+      questions,
+      corpus,
+      qrels=args.qrels,
+      k=args.k,
+      backend=args.backend,
+      read_k=args.read_k,
+    )
+  if args.bm25:
+    figures["bm25"] = evaluate_bm25(
+      questions, corpus, qrels=args.qrels, k=args.k
+    )
+  return figures

@@ -1,0 +1,27 @@
+"""Flags that several commands share."""
+
+import argparse
+
+# As flags spell them, and as NumPy does.
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+  """Adds `--backend`."""
+  parser.add_argument(
+    "--backend",
+    default="exact",
+    help="exact: rows on the devices; host: on its disk; scann[:key=value,…]",
+  )
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+  """Adds `--format`."""
+  parser.add_argument(
+    "--format", help="of raw question files; none: told by their content"
+  )
+
+
+def split_names(names: str) -> list[str]:
+  """The names between commas."""
+  return [name for name in names.split(",") if name]

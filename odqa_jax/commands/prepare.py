@@ -1,0 +1,55 @@
+"""Raw files → a dataset folder."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import add_format, split_names
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa prepare`."""
+  add = parser.add_argument
+  add("--corpus", required=True, help="FILE[,FILE…] or a known name")
+  add("--questions", default="", help="FILE[,…] or NAME:SPLIT")
+  add("--out", required=True, help="the dataset folder")
+  add("--tokenizer", default="", help="a folder; none: train one")
+  add("--vocabulary-size", type=int, default=8192)
+  add_format(parser)
+  add("--corpus-format", help="of the passage files; none: told likewise")
+  add("--pairs", default="", help="sets to mine: NAME[,NAME…]")
+  add("--negatives", type=int, default=8, help="mined where none are named")
+  add("--reader-tokenizer", default="", help="a T5 folder: a second store")
+  add(
+    "--spans",
+    nargs="?",
+    const="default",
+    default="",
+    help="find entities to mask: TYPE[,TYPE…]; none named: a choice of ten",
+  )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """With several processes the first one works."""
+  from odqa_jax.data.mining.entities import TYPES
+  from odqa_jax.data.prepare import prepare
+  from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.runtime.mesh import is_primary, sync
+
+  tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
+  figures: dict[str, Any] = {}
+  if is_primary():
+    figures = prepare(
+      corpus=split_names(args.corpus),
+      questions=split_names(args.questions),
+      out=args.out,
+      tokenizer=tokenizer,
+      vocabulary_size=args.vocabulary_size,
+      pairs=split_names(args.pairs),
+      negatives=args.negatives,
+      spans=TYPES if args.spans == "default" else split_names(args.spans),
+      reader_tokenizer=args.reader_tokenizer,
+      format=args.format,
+      corpus_format=args.corpus_format,
+    )
+  sync("prepare")
+  return figures

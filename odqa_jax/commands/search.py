@@ -1,0 +1,48 @@
+"""Finds the best passages for every question."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import add_backend, add_format
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa search`."""
+  add = parser.add_argument
+  add("--checkpoint", required=True)
+  add("--index", required=True)
+  add("--corpus", required=True, help="a dataset or corpus folder")
+  add("--questions", required=True, help="a file or prepared set")
+  add_format(parser)
+  add("--k", type=int, default=100)
+  add("--out", required=True, help="run.trec or run.json")
+  add_backend(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Writes the run file."""
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.data.questions.files import open_questions
+  from odqa_jax.data.runs import write_run
+  from odqa_jax.evaluation.systems import rank_passages
+  from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.retrieval.folders import open_index
+  from odqa_jax.retrieval.retriever import load_retriever
+  from odqa_jax.retrieval.searchable import figures
+  from odqa_jax.runtime.mesh import is_primary, sync
+
+  questions = open_questions(args.questions, args.format)
+  corpus = open_corpus(args.corpus)
+  retriever = load_retriever(resolve_folder(args.checkpoint))
+  index = open_index(retriever, corpus, args.index, args.backend)
+  ranking = rank_passages(retriever, index, corpus, questions, k=args.k)
+  if is_primary():
+    write_run(args.out, ranking, questions, corpus)
+  sync("search")
+  return {
+    "questions": len(questions),
+    "k": args.k,
+    "run": args.out,
+    "backend": args.backend,
+    **figures(index),
+  }

@@ -1,0 +1,120 @@
+"""What a format is, and how that of a file is told.
+
+A format is a row `Format(name, about, detects, …)`; the table of all is
+`questions.files.FORMATS`. The content decides, never the name of a file.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from odqa_jax.data.records import Place, RawFile
+
+# From a file to what it holds: questions, or passages.
+Reader = Callable[[RawFile], Iterator[tuple[Place, Any]]]
+
+# No header, question or list of answers is as long.
+_LONGEST_START = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beginning:
+  """What a file begins with.
+
+  Attributes:
+    file: the whole of it.
+    keys: of the first JSON object; None if the file is not JSON.
+    columns: of the first row, split at tabs; none if the file is JSON.
+  """
+
+  file: RawFile
+  keys: frozenset[str] | None
+  columns: tuple[str, ...]
+
+  def __str__(self) -> str:
+    if self.keys is None:
+      return f"{len(self.columns)} columns between tabs"
+    return f"a JSON object with the keys {sorted(self.keys)[:12]}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Format:
+  """A kind of file, with a reader for each of the things that it holds.
+
+  Attributes:
+    name: as `--format` takes it.
+    about: a line for people.
+    detects: what tells a file of this format from others, or "" if it is none.
+    questions: reads them; None if such files hold none.
+    passages: likewise.
+  """
+
+  name: str
+  about: str
+  detects: Callable[[Beginning], str]
+  questions: Reader | None = None
+  passages: Reader | None = None
+
+
+def has_keys(*names: str) -> Callable[[Beginning], str]:
+  """Detects JSON whose first object has these keys."""
+
+  def detects(start: Beginning) -> str:
+    if start.keys is None or not start.keys.issuperset(names):
+      return ""
+    what = f"the keys {', '.join(names)}" if names else "no other known keys"
+    return f"JSON with {what}"
+
+  return detects
+
+
+def beginning(file: RawFile) -> Beginning:
+  """Looks at a file's first object or row.
+
+  Raises:
+    ValueError: if the file is empty, broken JSON, or no text in lines.
+  """
+  if file.first_byte() in (b"{", b"["):
+    return Beginning(file, frozenset(file.top_keys()), ())
+  with file.open() as stream:
+    if b"\n" not in stream.read(_LONGEST_START) and stream.read(1):
+      raise ValueError(
+        f"{file.path}:1: no line end in the first {_LONGEST_START:,} bytes; "
+        "the file must be JSON, or rows of columns between tabs."
+      )
+  _, row = next(file.tab_rows())
+  return Beginning(file, None, tuple(row))
+
+
+def detect(file: RawFile, formats: Iterable[Format]) -> tuple[Format, str]:
+  """The first format that fits a file, and why.
+
+  Raises:
+    ValueError: if none does; see also `beginning`.
+  """
+  start = beginning(file)
+  known = list(formats)
+  for format in known:
+    if reason := format.detects(start):
+      return format, reason
+  raise ValueError(
+    f"{file.path}:1: {start}: no known format; known: "
+    f"{[format.name for format in known]}. Name one with --format, or convert "
+    "the file to JSON lines with 'question' and 'answer'."
+  )
+
+
+def named_format(name: str, formats: Mapping[str, Format]) -> Format:
+  """The format of that name.
+
+  Raises:
+    ValueError: naming the nearest one.
+  """
+  if name in formats:
+    return formats[name]
+  nearest = difflib.get_close_matches(name, formats, n=1)
+  hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+  raise ValueError(
+    f"unknown format {name!r}; {hint}known: {', '.join(formats)}."
+  )
