@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from random_corpus import index_from_rows
 
 from odqa_jax.retrieval.backends import exact, top_k
-from odqa_jax.retrieval.index import Index, index_from_rows
+from odqa_jax.retrieval.index import Index
 from odqa_jax.runtime.mesh import make_mesh, replicated, row_sharding
 
 
