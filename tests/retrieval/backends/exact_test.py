@@ -288,7 +288,7 @@ def test_compiled_once(compilations: Callable[[], int]):
     if seed == 0:
       first = compilations()
   assert first > 0
-  # 700, 701 and 702 rows pad to one shape: a renewed index is no new program.
+  # 700, 701 and 702 rows pad to one shape: a refreshed index is no new program.
   assert compilations() == first
 
 
