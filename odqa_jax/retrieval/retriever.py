@@ -1,8 +1,10 @@
 """A trained retriever at work: encode, index, search.
 
-    retriever = load_retriever("work/supervised", mesh)
+    retriever = load_retriever("work/supervised")
     index = index_corpus(retriever, corpus, "work/index", mesh=mesh)
-    ranking = search_questions(retriever, index, questions, k=100)
+    scores, rows = search_questions(
+      retriever, index, corpus, questions, k=100
+    )
 
 A checkpoint is a training workdir, one step of it, or a Hugging Face or
 sentence-transformers folder. `search_questions` makes sure that the index
