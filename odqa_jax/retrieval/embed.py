@@ -5,6 +5,7 @@ that little is computed on padding and the encoder compiles once per bucket.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -103,27 +104,18 @@ def embed(
     ValueError: if `encode` returns another shape, or a row that is not finite,
       naming the first one.
   """
-  out: np.ndarray | None = None
-  waiting: tuple[np.ndarray, Array] | None = None
-  done = 0
-
-  def fetch(rows: np.ndarray, result: Array) -> None:
-    nonlocal out, done
+  started: Iterator[Any] = (
+    (batch[0], _dispatch(encode, passages, *batch, mesh))
+    for batch in _batches(first, lengths, sizes)
+  )
+  out, done = np.empty((len(lengths), 0), dtype), 0
+  for (rows, result), _ in pairwise(chain(started, [None])):
     values = np.asarray(result)[: len(rows)].astype(dtype)
-    if out is None:
+    if not done:
       out = np.empty((len(lengths), values.shape[1]), dtype)
     out[rows - first] = values
     done += len(rows)
     progress(done)
-
-  for rows, length, size in _batches(first, lengths, sizes):
-    result = _dispatch(encode, passages, rows, length, size, mesh)
-    if waiting is not None:
-      fetch(*waiting)
-    waiting = rows, result
-  assert waiting is not None, "an empty range of passages"
-  fetch(*waiting)
-  assert out is not None
   finite = np.isfinite(out).all(axis=1)
   if not finite.all():
     row = first + int(np.argmin(finite))

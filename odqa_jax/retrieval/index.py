@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import quantize
@@ -29,7 +29,12 @@ from odqa_jax.retrieval.embed import (
   embed,
   local_mesh,
 )
-from odqa_jax.retrieval.searchable import checked_queries, no_rows
+from odqa_jax.retrieval.searchable import (
+  Queries,
+  Ranked,
+  checked_queries,
+  no_rows,
+)
 from odqa_jax.retrieval.storage import DTYPES
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
@@ -62,9 +67,7 @@ class Index:
     """The embedding width e."""
     return self.embeddings.shape[1]
 
-  def search(
-    self, queries: Shaped[Array | np.ndarray, "..."], k: int
-  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+  def search(self, queries: Queries, k: int) -> Ranked:
     """See `Searchable`; the result lies on every device."""
     host = checked_queries(self, queries, k)
     if not len(host):
@@ -75,18 +78,6 @@ class Index:
   def metrics(self) -> dict[str, Any]:
     """Nothing: what is found is the best."""
     return {}
-
-
-def index_from_rows(
-  rows: Float[np.ndarray, "n e"], mesh: Mesh, manifest: Mapping[str, Any]
-) -> Index:
-  """An index of rows that every process holds, in the rows' own type."""
-
-  def fill(start: int, out: np.ndarray) -> None:
-    np.copyto(out, rows[start : start + len(out)])
-
-  placed = place(fill, rows.shape, rows.dtype, mesh)
-  return Index(placed, len(rows), manifest, mesh)
 
 
 def padded_rows(count: int, mesh: Mesh) -> int:

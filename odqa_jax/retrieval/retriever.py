@@ -1,13 +1,14 @@
 """A trained retriever at work: encode, index, search.
 
-    retriever = load_retriever("work/supervised", mesh)
+    retriever = load_retriever("work/supervised")
     index = index_corpus(retriever, corpus, "work/index", mesh=mesh)
-    ranking = search_questions(retriever, index, questions, k=100)
+    scores, rows = search_questions(
+      retriever, index, corpus, questions, k=100
+    )
 
 A checkpoint is a training workdir, one step of it, or a Hugging Face or
-sentence-transformers folder. `search_questions` first makes sure that the index
-belongs to the retriever. Whoever knows (training searches an index of weights
-that are changing) takes its two other steps alone:
+sentence-transformers folder. `search_questions` makes sure that the index
+belongs to the retriever; whoever knows, as training does, can go without:
 
     embeddings = encode_questions(retriever, questions)
     scores, rows = search_embeddings(index, embeddings, k=100)
@@ -44,6 +45,9 @@ from odqa_jax.runtime.mesh import (
   to_host,
 )
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+# Encoded at once.
+_QUESTIONS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,15 +217,14 @@ def truncate(retriever: Retriever, dimensions: int) -> Retriever:
       f"--dimensions {dimensions}: this encoder ends in a projection to "
       f"{config.output_dim} dimensions, none of which may be left out."
     )
-  return make_retriever(
-    dataclasses.replace(
-      config, projection="truncate", embedding_dim=dimensions
-    ),
-    retriever.params,
-    retriever.tokenizer,
-    question_length=retriever.question_length,
-    passage_length=retriever.passage_length,
-    title=retriever.title,
+  config = dataclasses.replace(
+    config, projection="truncate", embedding_dim=dimensions
+  )
+  side = to_host(retriever.params), retriever.passage_length, retriever.title
+  return dataclasses.replace(
+    retriever,
+    encoder=DualEncoder(config),
+    fingerprint=passage_fingerprint(config, *side),
   )
 
 
@@ -347,20 +350,18 @@ def encode_questions(
 
 
 def encode_question_tokens(
-  retriever: Retriever, tokens: list[list[int]], *, batch_size: int = 64
+  retriever: Retriever, tokens: list[list[int]]
 ) -> Float32[np.ndarray, "n e"]:
   """`encode_questions` that are tokenised, without special tokens."""
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
   devices = jax.local_device_count()
-  batch_size = -(-min(batch_size, max(len(tokens), 1)) // devices) * devices
+  size = -(-min(_QUESTIONS, max(len(tokens), 1)) // devices) * devices
   encode, _ = compiled_encoders(retriever.encoder.config)
   width = retriever.encoder.config.output_dim
   parts = [np.zeros((0, width), np.float32)]
+  longest = retriever.question_length
   for ids, lengths, real in question_batches(
-    tokens,
-    retriever.tokenizer,
-    batch_size=batch_size,
-    longest=retriever.question_length,
+    tokens, retriever.tokenizer, batch_size=size, longest=longest
   ):
     placed = jax.device_put((ids, lengths), sharding)
     parts.append(np.asarray(encode(retriever.params, *placed))[:real])
@@ -387,8 +388,8 @@ def search_questions(
     progress: called with questions done and in all.
 
   Returns:
-    scores `[n, k]` f32 (plain dot products) and corpus rows `[n, k]` int32,
-    best first, the same on every process.
+    Scores (plain dot products) and corpus rows, best first, the same on every
+    process.
 
   Raises:
     ValueError: if the index belongs to another checkpoint or corpus, or k is

@@ -16,6 +16,10 @@ from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 from odqa_jax.retrieval.embed import Progress
 from odqa_jax.runtime.mesh import to_host
 
+Queries = Shaped[Array | np.ndarray, "..."]
+# Scores, best first, and rows.
+Ranked = tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]
+
 _QUERY_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -39,9 +43,7 @@ class Searchable(Protocol):
   def batch_size(self) -> int:
     """Questions that are best searched together."""
 
-  def search(
-    self, queries: Shaped[Array | np.ndarray, "..."], k: int
-  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+  def search(self, queries: Queries, k: int) -> Ranked:
     """Finds k rows with the largest inner products for every query.
 
     Args:
@@ -72,7 +74,7 @@ def check_k(k: int, count: int) -> None:
 
 
 def checked_queries(
-  index: Searchable, queries: Shaped[Array | np.ndarray, "..."], k: int
+  index: Searchable, queries: Queries, k: int
 ) -> Float32[np.ndarray, "b e"]:
   """The queries as a host matrix, or a ValueError that says why not."""
   check_k(k, index.count)
@@ -97,9 +99,7 @@ def checked_queries(
   return host
 
 
-def no_rows(
-  k: int,
-) -> tuple[Float32[np.ndarray, "0 {k}"], Int32[np.ndarray, "0 {k}"]]:
+def no_rows(k: int) -> Ranked:
   """What is found for no queries."""
   return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
 

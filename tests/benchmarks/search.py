@@ -31,13 +31,15 @@ import torch
 from jax import lax
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import int8
-from odqa_jax.retrieval.index import index_from_rows
+from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.backends.table import open_index
+from odqa_jax.retrieval.index import load_index
 from odqa_jax.runtime.mesh import make_mesh
 
 # A search, and the bytes that it reads of every number of a row.
 Search = Callable[[np.ndarray], np.ndarray]
 SAMPLE = 64
+SHARD_ROWS = 65536
 
 
 def embeddings(count: int, width: int, seed: int) -> np.ndarray:
@@ -55,11 +57,26 @@ def embeddings(count: int, width: int, seed: int) -> np.ndarray:
   return rows
 
 
+def saved(rows: np.ndarray, dtype: str) -> Path:
+  """The folder of an index of these rows."""
+  partial = Path(tempfile.mkdtemp(prefix="odqa-search-"))
+  folder = partial.with_name(f"{partial.name}-index")
+  starts = range(0, len(rows), SHARD_ROWS)
+  for i, start in enumerate(starts):
+    part, sides = rows[start : start + SHARD_ROWS], {}
+    if dtype == "int8":
+      part, sides["scales"], sides["residuals"] = quantize(part)
+    storage.save_shard(partial, i, start, part, **sides)
+  made_from = {"dtype": dtype, "count": len(rows), "encoder": "random"}
+  storage.finish(partial, folder, made_from, len(starts))
+  return folder
+
+
 def ours(rows: np.ndarray, k: int) -> dict[str, tuple[Search, int]]:
   """Exact search of float32 rows, int8 codes with rescoring, and a baseline."""
   mesh = make_mesh(devices=jax.devices()[:1])
-  floats = index_from_rows(rows, mesh, {})
-  codes = int8.index_from_rows(rows, mesh, {})
+  floats = load_index(saved(rows, "float32"), mesh)
+  codes = open_index(saved(rows, "int8"), mesh)
   naive = jax.jit(lambda x, q: lax.top_k(q @ x.T, k)[1])
   return {
     "ours, f32": (lambda q: np.asarray(floats.search(q, k)[1]), 4),
@@ -99,14 +116,8 @@ def peers(
 
 def with_scann(rows: np.ndarray, k: int) -> Search:
   """The `scann` backend, built as `odqa search --backend scann` builds it."""
-  from odqa_jax.retrieval.backends import scann
-
-  partial = Path(tempfile.mkdtemp(prefix="odqa-scann-"))
-  folder = partial.with_name(f"{partial.name}-index")
-  storage.save_shard(partial, 0, 0, rows)
-  made_from = {"dtype": "float32", "count": len(rows), "encoder": "random"}
-  storage.finish(partial, folder, made_from, 1)
-  index = scann.open_scann(folder, make_mesh(devices=jax.devices()[:1]))
+  mesh = make_mesh(devices=jax.devices()[:1])
+  index = open_index(saved(rows, "float32"), mesh, backend="scann")
   return lambda queries: np.asarray(index.search(queries, k)[1])
 
 

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from random_corpus import Tokens, first_devices
+from random_corpus import Tokens, first_devices, index_from_rows
 from small_retriever import small_encoder, small_retriever
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.retrieval.index import (
   Index,
   check_index,
-  index_from_rows,
   load_index,
 )
 from odqa_jax.retrieval.refresh import MODES, Refresher, RefreshState

@@ -47,7 +47,7 @@ def test_texts_or_their_tokens(corpus: Corpus):
   np.testing.assert_array_equal(
     encode_question_tokens(retriever, tokens), whole
   )
-  few = encode_question_tokens(retriever, tokens[60:], batch_size=8)
+  few = encode_question_tokens(retriever, tokens[60:])
   np.testing.assert_allclose(few, whole[60:], rtol=0, atol=1e-5)
   # Ten times what rounding may do.
   assert np.ptp(whole, axis=0).min() > 1e-4

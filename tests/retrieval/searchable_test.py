@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_corpus import first_devices
+from random_corpus import first_devices, index_from_rows
 
-from odqa_jax.retrieval.index import Index, index_from_rows
+from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.searchable import search_embeddings
 
 

@@ -1,5 +1,6 @@
 """A corpus of random tokens, an encoder for it, and builds of the two."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.index import Index, build_index, load_index
+from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.backends.int8 import Int8Index, load_int8
+from odqa_jax.retrieval.index import Index, build_index, load_index, place
 from odqa_jax.runtime.mesh import make_mesh
 
 IDENTITY = {"encoder": "e" * 8, "tokenizer": "t" * 8}
@@ -91,6 +94,27 @@ def build(
 
 def first_devices(n: int) -> Mesh:
   return make_mesh(devices=jax.devices()[:n])
+
+
+def index_from_rows(
+  rows: np.ndarray, mesh: Mesh, manifest: dict[str, Any]
+) -> Index:
+  """An index of rows in memory, in their own type."""
+
+  def fill(start: int, out: np.ndarray) -> None:
+    np.copyto(out, rows[start : start + len(out)])
+
+  placed = place(fill, rows.shape, rows.dtype, mesh)
+  return Index(placed, len(rows), manifest, mesh)
+
+
+def int8_index(rows: np.ndarray, mesh: Mesh) -> Int8Index:
+  """Of rows in memory; what it maps stays while it is open."""
+  codes, scales, residuals = quantize(rows)
+  sides = {"scales": scales, "residuals": residuals}
+  with tempfile.TemporaryDirectory() as folder:
+    saved = save(Path(folder) / "index", codes, sides=sides)
+    return load_int8(saved, mesh)
 
 
 def save(

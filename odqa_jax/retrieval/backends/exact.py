@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from odqa_jax.retrieval.backends.grouped import GROUP, best_by_groups
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
+  Top,
   in_parts,
   merge,
   over_shards,
@@ -46,7 +47,7 @@ def search_placed(
   count: int,
   queries: Float[Array, "b w"],
   k: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """The k best rows for queries on the devices: nothing comes to the host.
 
   Only shapes are checked: a query that is not finite gets rows of the index,
@@ -113,13 +114,11 @@ def _scan_shard(
   count: Int[Array, ""],
   k: int,
   block: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """The top k of this device's rows, block by block."""
   b, n = queries.shape[0], embeddings.shape[0]
 
-  def step(
-    best: tuple[Array, Array], i: Int[Array, ""]
-  ) -> tuple[tuple[Array, Array], None]:
+  def step(best: Top, i: Int[Array, ""]) -> tuple[Top, None]:
     start = jnp.minimum(i * block, n - block)
     part = lax.dynamic_slice_in_dim(embeddings, start, block)
     # The last block overlaps the one before it: those rows have been seen.
@@ -141,7 +140,7 @@ def _scan_shard(
 
 
 @functools.lru_cache(maxsize=64)
-def _searcher(mesh: Mesh, k: int) -> Callable[..., tuple[Array, Array]]:
+def _searcher(mesh: Mesh, k: int) -> Callable[..., Top]:
   """The compiled search of a mesh; jit tells the shapes apart."""
   platform = mesh.devices.flat[0].platform
 
@@ -150,7 +149,7 @@ def _searcher(mesh: Mesh, k: int) -> Callable[..., tuple[Array, Array]]:
     embeddings: Float[Array, "n e"],
     count: Int[Array, ""],
     k: int,
-  ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+  ) -> Top:
     b, (n, e) = queries.shape[0], embeddings.shape
     if platform == "tpu" and n >= (k + 1) * GROUP:
       return best_by_groups(queries, embeddings, count, k)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from odqa_jax.retrieval.backends.top_k import in_parts, merge, tidy
+from odqa_jax.retrieval.backends.top_k import Top, in_parts, merge, tidy
 
 # Rows per group: the tile of bfloat16 on a TPU has 16 rows, and a group that is
 # a whole tile needs no copy. It divides `ROW_MULTIPLE`.
@@ -30,7 +30,7 @@ def best_by_groups(
   embeddings: Float[Array, "n e"],
   count: Int[Array, ""],
   k: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """The top k of one device's rows; called within `jax.shard_map`.
 
   Args:
@@ -53,7 +53,7 @@ def _best(
   embeddings: Float[Array, "n e"],
   count: Int[Array, ""],
   k: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   n, e = embeddings.shape
   grouped = embeddings.reshape(n // GROUP, GROUP, e)
   maxima = _group_maxima(queries, grouped, count)

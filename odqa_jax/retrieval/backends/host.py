@@ -22,14 +22,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
-from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE, merge
+from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE, Top, merge
 from odqa_jax.retrieval.index import Fill
-from odqa_jax.retrieval.searchable import checked_queries, no_rows
+from odqa_jax.retrieval.searchable import (
+  Queries,
+  Ranked,
+  checked_queries,
+  no_rows,
+)
 from odqa_jax.runtime.mesh import replicate, row_sharding
 
 # Of a block on one device. A CPU keeps it in cache; elsewhere it is large
@@ -72,9 +77,7 @@ class HostIndex:
     """The embedding width e."""
     return self.manifest["width"]
 
-  def search(
-    self, queries: Shaped[Array | np.ndarray, "..."], k: int
-  ) -> tuple[Float[Array | np.ndarray, "b k"], Int[Array | np.ndarray, "b k"]]:
+  def search(self, queries: Queries, k: int) -> Ranked:
     """See `Searchable`; finds what an `Index` of the rows does.
 
     k may exceed a block's rows. All processes must search together.
@@ -182,10 +185,10 @@ def _block_rows(count: int, per_device: int, devices: int) -> int:
 
 @jax.jit
 def _merge_block(
-  best: tuple[Float[Array, "b k"], Int[Array, "b k"]],
+  best: Top,
   found: tuple[Float[Array, "b m"], Int[Array, "b m"]],
   first: Int[Array, ""],
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """The k best of the blocks before and of this one, which has higher rows."""
   scores = jnp.concatenate([best[0], found[0]], axis=1)
   rows = jnp.concatenate([best[1], found[1] + first], axis=1)

@@ -19,20 +19,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int, Int8, Shaped
+from jaxtyping import Array, Float, Float32, Int, Int8
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends.codes import dequantize, quantize
+from odqa_jax.retrieval.backends.codes import dequantize
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
+  Top,
   in_parts,
   over_shards,
   questions_at_once,
   top_rows,
 )
-from odqa_jax.retrieval.index import Fill, padded_rows, place
-from odqa_jax.retrieval.searchable import check_k, checked_queries, no_rows
+from odqa_jax.retrieval.index import padded_rows, place
+from odqa_jax.retrieval.searchable import (
+  Queries,
+  Ranked,
+  check_k,
+  checked_queries,
+  no_rows,
+)
 from odqa_jax.runtime.mesh import replicate, to_host
 
 # Candidates per row that is wanted. On embeddings of trained encoders 1.2 lost
@@ -40,8 +47,6 @@ from odqa_jax.runtime.mesh import replicate, to_host
 CANDIDATES = 2
 # Rows that are rescored at a time.
 _RESCORED = 4096
-# Rows that are quantised at a time.
-_PART_ROWS = 65536
 # Rows that a CPU widens at a time for a single question: they stay in cache.
 _WIDENED = 16384
 
@@ -75,9 +80,7 @@ class Int8Index:
     """The embedding width e."""
     return self.codes.shape[1]
 
-  def search(
-    self, queries: Shaped[Array | np.ndarray, "..."], k: int
-  ) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
+  def search(self, queries: Queries, k: int) -> Ranked:
     """See `Searchable`.
 
     The scores are float32 inner products with rows of 16 bits. A row that the
@@ -122,24 +125,6 @@ class Int8Index:
     return out
 
 
-def index_from_rows(
-  rows: Float32[np.ndarray, "n e"], mesh: Mesh, manifest: Mapping[str, Any]
-) -> Int8Index:
-  """An index of rows that every process holds."""
-  # Part by part, because `quantize` needs several times the memory of a part.
-  starts = range(0, len(rows), _PART_ROWS)
-  shards = [(i, *quantize(rows[i : i + _PART_ROWS])) for i in starts]
-
-  def read(start: int, out: np.ndarray) -> None:
-    for first, codes, *_ in shards:
-      part = codes[max(start - first, 0) :]
-      at = max(first - start, 0)
-      into = out[at : at + len(part)]
-      into[:] = part[: len(into)]
-
-  return _placed(read, shards, mesh, manifest)
-
-
 def load_int8(
   directory: str | Path,
   mesh: Mesh,
@@ -175,18 +160,7 @@ def load_int8(
         storage.open_side(directory, shard, "residuals", int8, shape),
       )
     )
-  return _placed(read, shards, mesh, manifest)
-
-
-def _placed(
-  read: Fill,
-  shards: Sequence[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
-  mesh: Mesh,
-  manifest: Mapping[str, Any],
-) -> Int8Index:
-  """Codes and scales on the devices; `read` makes codes, `shards` has both."""
   scales = np.concatenate([shard[2] for shard in shards])
-  count, width = len(scales), shards[0][1].shape[1]
 
   def read_scales(start: int, out: np.ndarray) -> None:
     np.copyto(out, scales[start : start + len(out)])
@@ -228,7 +202,7 @@ def candidates_placed(
 
 
 @functools.lru_cache(maxsize=64)
-def _searcher(mesh: Mesh, m: int) -> Callable[..., tuple[Array, Array]]:
+def _searcher(mesh: Mesh, m: int) -> Callable[..., Top]:
   cpu = mesh.devices.flat[0].platform == "cpu"
 
   def best(
@@ -237,7 +211,7 @@ def _searcher(mesh: Mesh, m: int) -> Callable[..., tuple[Array, Array]]:
     scales: Float32[Array, " n"],
     count: Int[Array, ""],
     k: int,
-  ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+  ) -> Top:
     # A product of one column is slow on a CPU, of integers or not.
     scores = _single if cpu and len(queries) == 1 else _several
     return in_parts(

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends import memory
@@ -22,7 +20,12 @@ from odqa_jax.retrieval.backends.scann_library import (
   find_rows,
   library,
 )
-from odqa_jax.retrieval.searchable import checked_queries, no_rows
+from odqa_jax.retrieval.searchable import (
+  Queries,
+  Ranked,
+  checked_queries,
+  no_rows,
+)
 from odqa_jax.runtime.mesh import sync
 
 
@@ -52,9 +55,7 @@ class ScannIndex:
     """The embedding width e."""
     return self.manifest["width"]
 
-  def search(
-    self, queries: Shaped[Array | np.ndarray, "..."], k: int
-  ) -> tuple[Float[np.ndarray, "b k"], Int[np.ndarray, "b k"]]:
+  def search(self, queries: Queries, k: int) -> Ranked:
     """See `Searchable`; the rows have large inner products, not the largest.
 
     Where too few leaves are searched to hold k rows, more are, for the queries

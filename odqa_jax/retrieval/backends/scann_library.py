@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Float32, Int32
 
 # Leaves that hold fewer rows than this for each one wanted lose too many.
 _ROWS_PER_K = 10
@@ -116,18 +116,7 @@ def find_rows(
   queries: Float32[np.ndarray, "b e"],
   k: int,
 ) -> tuple[Float32[np.ndarray, "b k"], Int32[np.ndarray, "b k"]]:
-  """The k best rows that ScaNN finds; see `scann.search`.
-
-  Args:
-    searcher: ScaNN's.
-    config: how it was built, `resolved`.
-    count: rows that it has.
-    queries: finite.
-    k: at most `count`.
-
-  Raises:
-    ValueError: if there are fewer than k rows for a query.
-  """
+  """The k best of the `count` rows of a searcher; see `ScannIndex.search`."""
   scores = np.full((len(queries), k), np.nan, np.float32)
   rows = np.zeros((len(queries), k), np.int32)
   leaves = -(-_ROWS_PER_K * k * config.leaves // count)
@@ -141,7 +130,8 @@ def find_rows(
       leaves_to_search=leaves,
       batch_size=_PER_THREAD,
     )
-    missing = _incomplete(scores)
+    # ScaNN fills up with row 0 and NaN.
+    missing[:] = np.isnan(scores).any(axis=1)
     if not missing.any():
       break
     if leaves == config.leaves:
@@ -156,8 +146,3 @@ def find_rows(
     np.take_along_axis(scores, order, axis=1),
     np.take_along_axis(rows, order, axis=1),
   )
-
-
-def _incomplete(scores: Float32[np.ndarray, "b k"]) -> Bool[np.ndarray, " b"]:
-  """The queries with fewer than k rows: ScaNN fills up with row 0 and NaN."""
-  return np.isnan(scores).any(axis=1)

@@ -23,8 +23,10 @@ GROUP = 32
 _SCORES = 2**26
 _QUESTIONS = 32
 
+# Scores, best first, and rows, both on the devices.
+Top = tuple[Float[Array, "b k"], Int[Array, "b k"]]
 # (queries, *rows, how many of them are real, k) → scores and positions.
-Best = Callable[..., tuple[Array, Array]]
+Best = Callable[..., Top]
 
 
 def tidy(scores: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -39,9 +41,7 @@ def tidy(scores: Float[Array, "..."]) -> Float[Array, "..."]:
   )
 
 
-def merge(
-  scores: Float[Array, "b m"], rows: Int[Array, "b m"], k: int
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+def merge(scores: Float[Array, "b m"], rows: Int[Array, "b m"], k: int) -> Top:
   """The top k of candidates whose equals stand in row order."""
   scores, positions = lax.top_k(scores, k)
   return scores, jnp.take_along_axis(rows, positions, axis=1)
@@ -53,7 +53,7 @@ def top_rows(
   k: int,
   *,
   seen: Int[Array, ""] | int = 0,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """The k best of the first `count` rows for every column.
 
   The k groups of rows with the largest maxima (the first among equals) hold
@@ -104,10 +104,10 @@ def questions_at_once(mesh: Mesh, rows: int) -> int:
 
 
 def in_parts(
-  best: Callable[[Array], tuple[Array, Array]],
+  best: Callable[[Array], Top],
   queries: Float[Array, "b e"],
   size: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+) -> Top:
   """`best` of at most `size` queries at a time, one part after another."""
   b, e = queries.shape
   parts = -(-b // size)
@@ -137,7 +137,7 @@ def over_shards(mesh: Mesh, k: int, arrays: int, best: Best) -> Any:
   """
   axes = mesh.axis_names
 
-  def local(queries: Array, *rest: Array) -> tuple[Array, Array]:
+  def local(queries: Array, *rest: Array) -> Top:
     *rows, count = rest
     n = rows[0].shape[0]
     first = lax.axis_index(axes).astype(jnp.int32) * n

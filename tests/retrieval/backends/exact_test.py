@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from random_corpus import index_from_rows
 
 from odqa_jax.retrieval.backends import exact, top_k
-from odqa_jax.retrieval.index import Index, index_from_rows
+from odqa_jax.retrieval.index import Index
 from odqa_jax.runtime.mesh import make_mesh, replicated, row_sharding
 
 
@@ -287,7 +288,7 @@ def test_compiled_once(compilations: Callable[[], int]):
     if seed == 0:
       first = compilations()
   assert first > 0
-  # 700, 701 and 702 rows pad to one shape: a renewed index is no new program.
+  # 700, 701 and 702 rows pad to one shape: a refreshed index is no new program.
   assert compilations() == first
 
 

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_corpus import IDENTITY, Encoder, Tokens, build, first_devices
+from random_corpus import (
+  IDENTITY,
+  Encoder,
+  Tokens,
+  build,
+  first_devices,
+  int8_index,
+)
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends import int8, top_k
@@ -26,7 +33,7 @@ def embeddings(n: int, e: int, seed: int, outlier: float = 1) -> np.ndarray:
 
 
 def index_of(rows: np.ndarray, devices: int = 8) -> int8.Int8Index:
-  return int8.index_from_rows(rows, first_devices(devices), {})
+  return int8_index(rows, first_devices(devices))
 
 
 def recall(found: np.ndarray, rows: np.ndarray, queries: np.ndarray) -> float:
