@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.folders import open_index
   from odqa_jax.retrieval.retriever import load_retriever
-  from odqa_jax.retrieval.searchable import figures
   from odqa_jax.runtime.mesh import is_primary, sync
 
   questions = open_questions(args.questions, args.format)
@@ -44,5 +43,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     "k": args.k,
     "run": args.out,
     "backend": args.backend,
-    **figures(index),
+    **index.metrics(),
   }

@@ -205,15 +205,15 @@ def search_programs(setting: Setting) -> list[Planned]:
 
 def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
   """The candidates of an int8 index; the host rescores them."""
-  from odqa_jax.retrieval.backends import int8 as quantized
+  from odqa_jax.retrieval.backends import int8
 
   scales = jax.ShapeDtypeStruct(
     rows.shape[:1], np.float32, sharding=rows.sharding
   )
-  wanted = min(quantized.CANDIDATES * setting.k, setting.passages)
+  wanted = min(int8.CANDIDATES * setting.k, setting.passages)
 
   def search(codes: Any, scales: Any, queries: Any) -> Any:
-    return quantized.candidates_placed(
+    return int8.candidates_placed(
       setting.mesh, codes, scales, setting.passages, queries, wanted
     )
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.retrieval import searchable
+from odqa_jax.retrieval.backends import table
 from odqa_jax.retrieval.retriever import Retriever, fit_to_index, write_index
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.retrieval.storage import read_manifest
@@ -22,7 +22,7 @@ def open_index(
       fit in memory.
   """
   fit_to_index(retriever, corpus, read_manifest(Path(directory)))
-  return searchable.open_index(directory, make_mesh(), backend=backend)
+  return table.open_index(directory, make_mesh(), backend=backend)
 
 
 def make_index(

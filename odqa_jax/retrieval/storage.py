@@ -6,7 +6,7 @@
     …                uint16 bit patterns, because npy knows no bfloat16, or
                      int8 codes; then there are also, by row,
     scales-00000.npy     [rows] float32, and
-    residuals-00000.npy  [rows, e] int8, see `quantized.py`
+    residuals-00000.npy  [rows, e] int8, see `backends/int8.py`
 
 Row shards are npy files and not an Orbax tree, on purpose. A file is the unit
 that a build finishes, resumes and checks, so the build's own output *is* the
