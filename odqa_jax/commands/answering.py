@@ -1,11 +1,9 @@
 """`odqa answer`, and what `odqa evaluate` measures of a checkpoint."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.files import read_questions
@@ -34,6 +32,7 @@ from odqa_jax.retrieval.retriever import (
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.retrieval.searchable import open_index as open_searchable
 from odqa_jax.retrieval.storage import read_manifest
+from odqa_jax.runtime.artifact import replacing
 from odqa_jax.runtime.mesh import is_primary, make_mesh, sync
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import text_table
@@ -228,7 +227,10 @@ def write_answers(
 
   The keys are those of `answer_record`, and `id`, `question`, `references`.
   """
-  with _replacing(path) as file:
+  with (
+    replacing(path) as temporary,
+    temporary.open("w", encoding="utf-8") as file,
+  ):
     for question, found in zip(questions, answers, strict=True):
       record = {
         "id": question.id,
@@ -237,13 +239,3 @@ def write_answers(
       }
       line = json.dumps(record | answer_record(found), ensure_ascii=False)
       file.write(f"{line}\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-  """A file under a temporary name, moved into place once it is complete."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  with temporary.open("w", encoding="utf-8") as file:
-    yield file
-  os.replace(temporary, path)

@@ -6,7 +6,6 @@ ranking = read_run("dev.trec", questions, corpus)
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.records import first_byte, json_records, lines
+from odqa_jax.runtime.artifact import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -72,13 +72,10 @@ def write_run(
     ValueError: if the ranking is not of these questions in this order.
   """
   check_aligned(ranking, questions)
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  write = _write_json if path.suffix == ".json" else _write_trec
-  with temporary.open("w", encoding="utf-8") as file:
-    write(file, ranking, questions, corpus)
-  os.replace(temporary, path)
+  write = _write_json if Path(path).suffix == ".json" else _write_trec
+  with replacing(path) as temporary:
+    with temporary.open("w", encoding="utf-8") as file:
+      write(file, ranking, questions, corpus)
 
 
 def found_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:

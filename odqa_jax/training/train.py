@@ -27,11 +27,11 @@ from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.evaluation.evaluators import make_evaluator
 from odqa_jax.models.components import Batch, Metrics, Task
 from odqa_jax.reading.gather import Lookup
+from odqa_jax.runtime.artifact import write_json
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
   probe_writable,
   read_extra,
-  write_json,
 )
 from odqa_jax.runtime.mesh import (
   host_slice,

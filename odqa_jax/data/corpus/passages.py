@@ -16,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from odqa_jax.runtime.artifact import file_hash
+
 _COLUMNS = ("id", "text", "title")
 _ACCEPTED = (
   "a passage file is DPR TSV (header id<TAB>text<TAB>title) or JSON lines "
@@ -151,9 +153,7 @@ class PassageFile:
       return False
     if entry.get("mtime_ns") == self.mtime_ns:
       return True
-    with self.path.open("rb") as file:
-      digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return entry.get("sha256") == digest
+    return entry.get("sha256") == file_hash(self.path)
 
   def locate(self, line: int) -> str:
     """`FILE:LINE` for messages."""
