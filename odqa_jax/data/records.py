@@ -14,11 +14,10 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple
 
 import ijson
 
@@ -288,14 +287,3 @@ def _first_line(error: Exception) -> str:
   """Its first line; ijson draws pictures, at times as the repr of bytes."""
   text = str(error).strip().replace("\\n", "\n").removeprefix("b'")
   return text.split("\n", 1)[0] or "unreadable"
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[TextIO]:
-  """A text file to write, which takes its name once it is complete."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  with temporary.open("w", encoding="utf-8") as file:
-    yield file
-  os.replace(temporary, path)

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import RawFile, replacing
+from odqa_jax.data.records import RawFile
+from odqa_jax.runtime.artifact import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -72,8 +73,9 @@ def write_run(
   """
   check_aligned(ranking, questions)
   write = _write_json if Path(path).suffix == ".json" else _write_trec
-  with replacing(path) as file:
-    write(file, ranking, questions, corpus)
+  with replacing(path) as temporary:
+    with temporary.open("w", encoding="utf-8") as file:
+      write(file, ranking, questions, corpus)
 
 
 def ranked_rows(ranking: Ranking, i: int) -> Iterator[tuple[int, int]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import replacing
 from odqa_jax.reading.answer import Answer
+from odqa_jax.runtime.artifact import replacing
 from odqa_jax.runtime.report import text_table
 
 
@@ -54,7 +54,10 @@ def write_answers(
 
   The keys are those of `answer_record`, and `id`, `question`, `references`.
   """
-  with replacing(path) as file:
+  with (
+    replacing(path) as temporary,
+    temporary.open("w", encoding="utf-8") as file,
+  ):
     for question, answer in zip(questions, answers, strict=True):
       record = {
         "id": question.id,

@@ -6,8 +6,8 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from odqa_jax.retrieval.searchable import (
   no_rows,
 )
 from odqa_jax.retrieval.storage import DTYPES
+from odqa_jax.runtime.artifact import lock, read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
 _HUGE_PAGE = 2**21
@@ -169,25 +170,26 @@ def build_index(
   made_from = _made_from(corpus, identity, dtype, max_length)
   shards = _row_shards(len(corpus), shard_rows)
   directory = Path(directory)
-  partial = directory.with_name(f"{directory.name}.partial")
+  partial = directory.with_name(f"{directory.name}.tmp")
   if directory.exists():
     _require_same(made_from, storage.read_manifest(directory), directory)
     return
-  _claim(partial, made_from | {"shard_rows": shard_rows})
-  _encode_missing(
-    encode,
-    corpus,
-    partial,
-    shards,
-    mesh=local_mesh(mesh),
-    max_length=max_length,
-    batch_tokens=batch_tokens,
-    dtype=dtype,
-    progress=progress or (lambda done, total: None),
-  )
-  sync("index: shards")
-  if is_primary():
-    storage.finish(partial, directory, made_from, len(shards))
+  with lock(directory) if is_primary() else nullcontext():
+    _claim(partial, made_from | {"shard_rows": shard_rows})
+    _encode_missing(
+      encode,
+      corpus,
+      partial,
+      shards,
+      mesh=local_mesh(mesh),
+      max_length=max_length,
+      batch_tokens=batch_tokens,
+      dtype=dtype,
+      progress=progress or (lambda done, total: None),
+    )
+    sync("index: shards")
+    if is_primary():
+      storage.finish(partial, directory, made_from, len(shards))
   sync("index: finished")
 
 
@@ -245,11 +247,10 @@ def _claim(partial: Path, identity: Mapping[str, Any]) -> None:
   """Makes the folder of a build, or checks that it is this build's."""
   path = partial / "identity.json"
   if path.exists():
-    _require_same(identity, storage.read_json(path), partial)
+    _require_same(identity, read_json(path), partial)
   sync("index: claimed")
   if is_primary():
-    partial.mkdir(parents=True, exist_ok=True)
-    storage.write_json(path, identity)
+    write_json(path, identity)
   sync("index: begun")
 
 
@@ -375,14 +376,11 @@ def export_npy(directory: str | Path, path: str | Path) -> None:
   directory, path = Path(directory), Path(path)
   if is_primary():
     manifest = storage.read_manifest(directory)
-    temporary = path.with_name(path.name + ".tmp")
-    out = np.lib.format.open_memmap(
-      temporary, "w+", np.float32, (manifest["count"], manifest["width"])
-    )
-    for shard in manifest["shards"]:
-      storage.check_shard(directory, shard)
-      rows = storage.float_rows(directory, shard, DTYPES[manifest["dtype"]])
-      out[shard["start"] :][: len(rows)] = rows
-    out.flush()
-    os.replace(temporary, path)
+    shape = (manifest["count"], manifest["width"])
+    with replacing(path) as temporary:
+      out = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+      for shard in manifest["shards"]:
+        rows = storage.float_rows(directory, manifest, shard)
+        out[shard["start"] :][: len(rows)] = rows
+      out.flush()
   sync("index: export finished")

@@ -1,22 +1,41 @@
-"""Checkpoints: state, loader position and config in one atomic Orbax step.
+"""Checkpoints: the arrays of a step as Orbax keeps them, under a manifest.
 
     with Checkpoints(workdir / "checkpoints", keep=1, best="recall@20") as c:
       c.save(step, state, {"loader": {...}, "config": {...}}, metrics)
       state, extra = c.restore(abstract_state)
 
+    checkpoints/300/manifest.json   what the step was made from (loader
+                                    position, config, fingerprints), metrics,
+                                    shapes of the parameters, checksums
+    checkpoints/300/state/          Orbax's
+
 The only module that knows Orbax's training checkpoints. A step restores onto
-any mesh: the target's shardings decide where arrays go.
+any mesh: the target's shardings decide where arrays go. It has its name only
+once Orbax is done and the manifest is written; older steps stay until then.
 """
 
-import json
-import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from odqa_jax.runtime import artifact
+from odqa_jax.runtime.artifact import Damage, Draft, open_artifact
+from odqa_jax.runtime.mesh import is_primary, path_name, sync
+
+_STATE = "state"
+_DAMAGED = ".damaged"
+# What `latest` tells other processes instead of a step.
+_NONE, _ALL_DAMAGED = -1, -2
 
 
 def probe_writable(directory: Path) -> None:
@@ -37,7 +56,9 @@ def probe_writable(directory: Path) -> None:
 
 
 class Checkpoints:
-  """The steps kept in one folder.
+  """The steps kept in one folder, which one run at a time writes.
+
+  All processes of a run make the same calls.
 
   Args:
     directory: where steps are kept.
@@ -50,35 +71,64 @@ class Checkpoints:
     self, directory: Path, *, keep: int = 1, best: str | None = None
   ) -> None:
     self.directory = Path(directory).absolute()
-    policies: list[Any] = [
-      ocp.checkpoint_managers.LatestN(keep),
-    ]
-    if best is not None:
-      policies.append(
-        ocp.checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics[best], n=1, reverse=False
-        )
-      )
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
-          policies
-        ),
-        best_fn=None if best is None else lambda m: m[best],
-        enable_async_checkpointing=True,
-      ),
-    )
+    self._keep, self._best = keep, best
+    self._closing = ExitStack()
+    if is_primary():
+      self._closing.enter_context(artifact.lock(self.directory))
+      for unfinished in self.directory.glob("*.tmp"):
+        shutil.rmtree(unfinished)
+    self._checkpointer = ocp.StandardCheckpointer()
+    # Writes one manifest after the other, while the training goes on.
+    self._pool = ThreadPoolExecutor(1)
+    self._saving: Future[None] | None = None
+    self._sound: int | None = None
 
   def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._manager.close()
+    with self._closing:
+      self._finish_saving()
+      self._pool.shutdown()
+      self._checkpointer.close()
 
   def latest(self) -> int | None:
-    """The newest complete step, or None."""
-    return self._manager.latest_step()
+    """The newest step whose files are what was written; None if none is there.
+
+    A newer one that is damaged is set aside, with a warning.
+
+    Raises:
+      ValueError: if there are steps, but none that can be used.
+    """
+    step = self._latest_sound() if is_primary() else _NONE
+    if jax.process_count() > 1:
+      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    if step == _ALL_DAMAGED:
+      raise ValueError(
+        f"{self.directory}: no step in it can be used: they are damaged, not "
+        f"complete, or of another format than {artifact.FORMAT}, which this "
+        "version reads; choose another workdir, or remove this folder to begin "
+        "anew."
+      )
+    self._sound = None if step == _NONE else step
+    return self._sound
+
+  def _latest_sound(self) -> int:
+    steps = _steps(self.directory)
+    while steps:
+      folder = self.directory / str(steps.pop())
+      try:
+        open_artifact(folder, "checkpoint")
+        return int(folder.name)
+      except Damage as error:
+        aside = folder.with_name(folder.name + _DAMAGED)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        _warn(f"{error} It was set aside as {aside.name}.")
+    left = any(_numbered(self.directory)) or any(
+      self.directory.glob(f"*{_DAMAGED}")
+    )
+    return _ALL_DAMAGED if left else _NONE
 
   def save(
     self,
@@ -95,15 +145,31 @@ class Checkpoints:
       extra: what JSON can hold (loader position, config, fingerprints).
       metrics: what the best step is chosen by.
     """
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        extra=ocp.args.JsonSave(dict(extra)),
-      ),
-      metrics=None if metrics is None else dict(metrics),
-      force=True,
-    )
+    self._finish_saving()
+    folder = self.directory / f"{step}.tmp"
+    self._checkpointer.save(folder / _STATE, state, force=True)
+    draft = Draft(folder, {"metrics": dict(metrics or {})})
+    draft.counts["params"] = _shapes(state)
+    self._saving = self._pool.submit(self._seal, draft, step, dict(extra))
+
+  def _seal(self, draft: Draft, step: int, extra: dict[str, Any]) -> None:
+    """Waits for Orbax, gives the step its name, removes older ones."""
+    self._checkpointer.wait_until_finished()
+    if not is_primary():
+      return
+    folder = self.directory / str(step)
+    artifact.seal(draft, folder, "checkpoint", extra)
+    steps = _steps(self.directory)
+    kept = set(steps[-self._keep :])
+    if self._best is not None:
+      kept.add(max(steps, key=lambda s: _rank(self.directory, s, self._best)))
+    for old in set(steps) - kept:
+      shutil.rmtree(self.directory / str(old))
+
+  def _finish_saving(self) -> None:
+    if self._saving is not None:
+      saving, self._saving = self._saving, None
+      saving.result()
 
   def should_stop(self, step: int, asked: bool) -> bool:
     """Whether to stop after this step; all processes answer alike.
@@ -112,12 +178,13 @@ class Checkpoints:
     reaches every process at the same step; alone, this process's own signal.
     """
     if jax.process_count() > 1:
-      return self._manager.reached_preemption(step)
+      return ocp.utils.reached_preemption(step)
     return asked
 
   def wait(self) -> None:
     """Returns once all saves are on disk."""
-    self._manager.wait_until_finished()
+    self._finish_saving()
+    sync("checkpoints: saved")
 
   def restore(
     self, abstract_state: Any, step: int | None = None
@@ -129,19 +196,53 @@ class Checkpoints:
       step: which step.
 
     Raises:
-      ValueError: if there is no such step.
+      ValueError: if there is no such step, or it is damaged.
     """
+    self.wait()
     step = self.latest() if step is None else step
-    if step is None or step not in self._manager.all_steps():
+    if step not in _steps(self.directory):
       raise ValueError(f"no checkpoint {step} in {self.directory}.")
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
-        extra=ocp.args.JsonRestore(),
-      ),
-    )
-    return restored.state, restored.extra
+    folder = self.directory / str(step)
+    if step != self._sound:
+      open_artifact(folder, "checkpoint")
+    state = self._checkpointer.restore(folder / _STATE, abstract_state)
+    return state, read_extra(self.directory, step)
+
+
+def _warn(message: str) -> None:
+  print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+  """What may be a step, by its name."""
+  return (path for path in folder.glob("*") if path.name.isdigit())
+
+
+def _steps(folder: Path) -> list[int]:
+  """The complete steps, in order: a step without a manifest is not one."""
+  return sorted(
+    int(p.name) for p in _numbered(folder) if (p / artifact.MANIFEST).is_file()
+  )
+
+
+def _rank(folder: Path, step: int, best: str | None) -> tuple[float, int]:
+  """Orders steps by a metric, those without it first, then by number."""
+  try:
+    manifest = artifact.read_manifest(folder / str(step), "checkpoint")
+  except Damage:
+    return -np.inf, -1
+  return manifest["metrics"].get(best, -np.inf), step
+
+
+def _shapes(state: Any) -> dict[str, Any]:
+  """Path, shape and type of all parameters in a training state."""
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  named = {path_name(path): leaf for path, leaf in leaves}
+  return {
+    name: [leaf.shape, str(leaf.dtype)]
+    for name, leaf in named.items()
+    if name.startswith("params/")
+  }
 
 
 def find_step(path: Path) -> tuple[Path, int]:
@@ -150,35 +251,33 @@ def find_step(path: Path) -> tuple[Path, int]:
   A workdir stands for its best step where one was chosen, else its last.
 
   Raises:
-    ValueError: if there is no checkpoint.
+    ValueError: if there is no checkpoint, or its manifest is damaged.
   """
   path = Path(path)
-  if path.name.isdigit() and (path / "extra").is_dir():
+  if path.name.isdigit() and (path / artifact.MANIFEST).is_file():
     return path.parent, int(path.name)
   folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-  steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+  steps = _steps(folder)
   if not steps:
+    if path.name.isdigit() or any(_numbered(folder)):
+      raise ValueError(
+        f"{path} holds no {artifact.MANIFEST}: the checkpoint is not complete, "
+        f"or of a format before {artifact.FORMAT}, which this version reads; "
+        "train again."
+      )
     raise ValueError(
       f"{path} holds no checkpoint: neither a training workdir with "
       "checkpoints/, nor a step, nor a folder with config.json and "
       "model.safetensors."
     )
-  scored = [(v, s) for s in steps if (v := _score(folder, s)) is not None]
-  return folder, max(scored)[1] if scored else max(steps)
+  best = read_extra(folder, steps[-1]).get("best")
+  return folder, max(steps, key=lambda step: _rank(folder, step, best))
 
 
 def read_extra(folder: Path, step: int) -> dict[str, Any]:
-  """The JSON part of a step, without opening the arrays."""
-  return json.loads((folder / str(step) / "extra" / "metadata").read_text())
-
-
-def _score(folder: Path, step: int) -> float | None:
-  """The metric a step was kept for, or None where it was not measured."""
-  metrics = folder / str(step) / "metrics" / "metrics"
-  best = read_extra(folder, step).get("best")
-  if best is None or not metrics.is_file():
-    return None
-  return json.loads(metrics.read_text()).get(best)
+  """What a step was made from, without opening the arrays."""
+  manifest = artifact.read_manifest(folder / str(step), "checkpoint")
+  return manifest["made_from"]
 
 
 def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
@@ -189,32 +288,24 @@ def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
     sharding: where every parameter is placed.
 
   Raises:
-    ValueError: if there is no checkpoint.
+    ValueError: if there is no checkpoint, or it is damaged.
   """
   folder, step = find_step(path)
-  extra = read_extra(folder, step)
+  files = open_artifact(folder.absolute() / str(step), "checkpoint")
+  target: dict[str, Any] = {}
+  for name, (shape, dtype) in files.manifest["params"].items():
+    *parents, leaf = name.split("/")
+    branch = target
+    for parent in parents:
+      branch = branch.setdefault(parent, {})
+    branch[leaf] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   with ocp.PyTreeCheckpointer() as checkpointer:
-    item = folder.absolute() / str(step) / "state"
-    stored = checkpointer.metadata(item).item_metadata.tree
-    target = jax.tree.map(
-      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
-      stored["params"],
-    )
     restored = checkpointer.restore(
-      item,
+      files.directory / _STATE,
       args=ocp.args.PyTreeRestore(
-        item={"params": target},
-        restore_args=ocp.checkpoint_utils.construct_restore_args(
-          {"params": target}
-        ),
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         partial_restore=True,
       ),
     )
-  return restored["params"], extra
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes JSON to a temporary name and renames it into place."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-  os.replace(temporary, path)
+  return restored["params"], files.manifest["made_from"]

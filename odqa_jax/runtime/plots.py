@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from odqa_jax.runtime.artifact import replacing
 from odqa_jax.runtime.report import read_metrics
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
@@ -224,7 +225,5 @@ def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-  path = Path(path)
-  temporary = path.with_name(f"{path.name}.tmp")
-  figure.savefig(temporary, format="png", dpi=144, bbox_inches="tight")
-  temporary.replace(path)
+  with replacing(path) as temporary:
+    figure.savefig(temporary, format="png", dpi=144, bbox_inches="tight")

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 import odqa_jax
+from odqa_jax.runtime.artifact import replace_file
 from odqa_jax.runtime.progress import humanise, progress_bar
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
   "parameter_table",
   "progress_bar",
   "read_metrics",
-  "replace_file",
   "text_table",
   "versions",
   "write_report",
@@ -79,13 +79,6 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
       ) from error
     rows.append(row)
   return rows
-
-
-def replace_file(path: Path, content: bytes) -> None:
-  """Writes a file under a temporary name beside it, then renames it."""
-  temporary = path.with_name(f"{path.name}.tmp")
-  temporary.write_bytes(content)
-  os.replace(temporary, path)
 
 
 def _json_line(row: Mapping[str, Any]) -> bytes:

@@ -1,10 +1,11 @@
 """What every tokenizer does with its files and with text that is not valid."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from odqa_jax.runtime.artifact import replace_file
 
 
 def read_text(file: Path) -> str:
@@ -34,12 +35,8 @@ def parse_json(text: str, file: Path) -> dict[str, Any]:
 
 def write_files(directory: str | Path, files: Mapping[str, str]) -> None:
   """Writes name → text into a folder, each whole or not at all."""
-  directory = Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
   for name, content in files.items():
-    temporary = directory / f".{name}.tmp"
-    temporary.write_bytes(content.encode("utf-8"))
-    os.replace(temporary, directory / name)
+    replace_file(Path(directory) / name, content.encode())
 
 
 def check_unicode(texts: Sequence[str]) -> None:

@@ -1,13 +1,11 @@
 """Builds a corpus directory: every passage is tokenised once.
 
-Reading and tokenising overlap; the files are those of `corpus_store`, which
+Reading and tokenising overlap; the files are those of `store`, which
 makes the build resumable: a rerun reads the sources from the start, and goes
 on after the last part recorded if what it read until there hashes alike.
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,21 +22,17 @@ from odqa_jax.data.corpus.passages import (
   passage_bytes,
 )
 from odqa_jax.data.corpus.store import (
-  FORMAT,
+  HASHES,
   ID_INDEX,
-  MANIFEST,
-  PROGRESS,
+  LINES,
   RAGGED,
   SCRATCH,
   TOKENIZER,
   CorpusStore,
-  describe_file,
   discarding,
   hash_id,
-  is_corpus,
-  read_manifest,
-  write_json,
 )
+from odqa_jax.runtime.artifact import existing, publish
 from odqa_jax.text.sentencepiece import AnyTokenizer, SentencePieceTokenizer
 from odqa_jax.text.sentences import ends_sentence, split_sentences
 
@@ -85,31 +79,28 @@ def build_corpus(
   manifest = _finished(out, inputs, tokenizer)
   if manifest is not None:
     return manifest
-  folder = out.with_name(f"{out.name}.tmp")
-  with CorpusStore(folder, tokenizer) as store:
-    state = _Build(store, tokenizer, inputs, part_rows, progress)
-    state.run()
-    manifest = _finish(store, state, tokenizer)
-  tokenizer.save(folder / TOKENIZER)
-  _publish(folder, out)
-  return manifest
+  made_from: dict[str, Any] = {"tokenizer": tokenizer.fingerprint}
+  with publish(
+    out, "corpus", made_from, identity=dict(made_from), scratch=SCRATCH
+  ) as draft:
+    with CorpusStore(draft.folder, tokenizer) as store:
+      build = _Build(store, tokenizer, inputs, part_rows, progress)
+      build.run()
+      draft.counts |= _finish(store, build)
+    tokenizer.save(draft.folder / TOKENIZER)
+    draft.counts["special_ids"] = _special_ids(tokenizer)
+    made_from["sources"] = [source.describe() for source in inputs]
+  return draft.manifest
 
 
 def _finished(
   out: Path, inputs: Sequence[Source], tokenizer: AnyTokenizer
 ) -> dict[str, Any] | None:
   """The manifest of `out` if it is what this build would write."""
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+  found = existing(out, "corpus")
+  if found is None:
     return None
-  if not is_corpus(out):
-    raise ValueError(
-      f"{out}: exists and is not a corpus; it will not be overwritten; name "
-      "another directory."
-    )
-  try:
-    manifest = read_manifest(out)
-  except ValueError:
-    return None
+  manifest = found.manifest
   entries = manifest["sources"]
   same = (
     manifest["tokenizer"] == tokenizer.fingerprint
@@ -295,10 +286,8 @@ def _flat(lists: Sequence[Sequence[int]], dtype: np.dtype) -> np.ndarray:
   return np.fromiter(chain.from_iterable(lists), dtype, count)
 
 
-def _finish(
-  store: CorpusStore, build: _Build, tokenizer: AnyTokenizer
-) -> dict[str, Any]:
-  """Completes the folder: id index, headers, manifest."""
+def _finish(store: CorpusStore, build: _Build) -> dict[str, Any]:
+  """Completes the files; returns the counts."""
   with discarding(store):
     if not store.rows:
       names = ", ".join(str(source.name) for source in build.inputs)
@@ -307,23 +296,14 @@ def _finish(
       )
     store.seal()
     _index_ids(store, build)
-  counts = {name: store.count(name) for name in store.dtypes}
-  files = [n for n in store.dtypes if n not in SCRATCH] + list(ID_INDEX)
-  manifest = {
-    "format": FORMAT,
-    "kind": "corpus",
+  tokens = store.count("text_tokens.npy") + store.count("title_tokens.npy")
+  return {
     "count": store.rows,
-    "tokens": counts["text_tokens.npy"] + counts["title_tokens.npy"],
-    "sentences": counts["sentence_starts.npy"],
-    "articles": counts["article_starts.npy"],
-    "tokenizer": tokenizer.fingerprint,
-    "special_ids": _special_ids(tokenizer),
+    "tokens": tokens,
+    "sentences": store.count("sentence_starts.npy"),
+    "articles": store.count("article_starts.npy"),
     "fingerprint": store.digest,
-    "sources": [source.describe() for source in build.inputs],
-    "files": {name: describe_file(store.folder / name) for name in files},
   }
-  write_json(store.folder / MANIFEST, manifest)
-  return manifest
 
 
 def _special_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
@@ -342,7 +322,10 @@ def _index_ids(store: CorpusStore, build: _Build) -> None:
   Raises:
     ValueError: if an id occurs twice, naming both places.
   """
-  hashes, lines = (np.fromfile(store.folder / n, t) for n, t in SCRATCH.items())
+  hashes, lines = (
+    np.fromfile(store.folder / name, store.dtypes[name])
+    for name in (HASHES, LINES)
+  )
   order = np.argsort(hashes, kind="stable")
   hashes = hashes[order]
   blob = np.memmap(store.folder / "ids.bin", np.uint8, "r")
@@ -360,15 +343,3 @@ def _index_ids(store: CorpusStore, build: _Build) -> None:
       )
   for name, values in zip(ID_INDEX, (hashes, order), strict=True):
     np.save(store.folder / name, values, allow_pickle=False)
-
-
-def _publish(folder: Path, out: Path) -> None:
-  """Gives the complete folder its name; an older corpus goes."""
-  for name in (*SCRATCH, PROGRESS):
-    (folder / name).unlink()
-  old = out.with_name(f"{out.name}.old")
-  shutil.rmtree(old, ignore_errors=True)
-  if out.exists():
-    os.rename(out, old)
-  os.rename(folder, out)
-  shutil.rmtree(old, ignore_errors=True)

@@ -4,8 +4,9 @@
     corpus = Corpus("corpus")
     ids, lengths = corpus.passage_inputs(np.array([0, 41]), length=256)
 
-Rows count from 0 in the order of the sources. A page of the files is read when
-it is touched, so that opening costs nothing and processes share the memory.
+Rows count from 0 in the order of the sources. A block of the files is read, and
+compared with its checksum, when it is first touched, so that opening costs
+nothing and processes share the memory.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,9 @@ from jaxtyping import Int, Int32
 
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.passages import Passage, read_passages
-from odqa_jax.data.corpus.store import (
-  RAGGED,
-  TOKENIZER,
-  describe_file,
-  hash_id,
-  read_manifest,
-)
+from odqa_jax.data.corpus.store import TOKENIZER, hash_id
+from odqa_jax.runtime.artifact import open_artifact
+from odqa_jax.runtime.blocks import BlockArray
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.text.tokenizer import Tokenizer
 
@@ -65,49 +62,33 @@ class Corpus:
     """Opens a directory that `build_corpus` wrote.
 
     Raises:
-      ValueError: naming the file, if one is absent, of another kind or format,
-        or not of the size that the manifest says.
+      ValueError: naming the file, if one is absent, damaged, or of another
+        kind or format. Any later use raises it too, for a block that is.
     """
     self.directory = Path(directory)
-    self.manifest: dict[str, Any] = read_manifest(self.directory)
+    self._files = open_artifact(self.directory, "corpus", lazy=True)
+    self.manifest: dict[str, Any] = self._files.manifest
     self.fingerprint: str = self.manifest["fingerprint"]
-    self.text_tokens = self._array("text_tokens")
-    self.text_offsets = self._array("text_offsets")
-    self.title_tokens = self._array("title_tokens")
-    self.title_offsets = self._array("title_offsets")
-    self.sentence_starts = self._array("sentence_starts")
-    self.article_starts = self._array("article_starts")
+    self.text_tokens = self._files.array("text_tokens.npy")
+    self.text_offsets = self._files.array("text_offsets.npy")
+    self.title_tokens = self._files.array("title_tokens.npy")
+    self.title_offsets = self._files.array("title_offsets.npy")
+    self.sentence_starts = self._files.array("sentence_starts.npy")
+    self.article_starts = self._files.array("article_starts.npy")
+    self._id_hashes = self._files.array("id_hashes.npy")
+    self._id_rows = self._files.array("id_rows.npy")
+    self._blobs = {
+      name: (
+        self._files.array(f"{name}.bin"),
+        self._files.array(f"{name}_bounds.npy"),
+      )
+      for name in ("ids", "titles", "texts")
+    }
+    names = (n for n in self.manifest["files"] if n.startswith(TOKENIZER))
+    self._files.check(*names)
     self.any_tokenizer: AnyTokenizer = load_any_tokenizer(
       self.directory / TOKENIZER
     )
-    if self.any_tokenizer.fingerprint != self.manifest["tokenizer"]:
-      raise ValueError(
-        f"{self.directory / TOKENIZER} is not the tokenizer that the ids were "
-        "made with; restore the folder, or build the corpus again."
-      )
-    self._id_hashes = self._array("id_hashes")
-    self._id_rows = self._array("id_rows")
-    self._blobs = {
-      name: (self._bytes(name), self._array(f"{name}_bounds"))
-      for name in ("ids", "titles", "texts")
-    }
-    self._check_counts()
-
-  def _array(self, name: str) -> np.ndarray:
-    path = self.directory / f"{name}.npy"
-    try:
-      return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-      raise ValueError(
-        f"{path}: not a NumPy array ({error}); build the corpus again."
-      ) from error
-
-  def _bytes(self, name: str) -> np.ndarray:
-    path = self.directory / f"{name}.bin"
-    # An empty file (a corpus without titles) cannot be mapped.
-    if not path.stat().st_size:
-      return np.zeros(0, np.uint8)
-    return np.memmap(path, np.uint8, "r")
 
   @property
   def tokenizer(self) -> Tokenizer:
@@ -124,46 +105,23 @@ class Corpus:
       )
     return self.any_tokenizer
 
-  def _check_counts(self) -> None:
-    rows = self.manifest["count"]
-    columns = {
-      RAGGED["text_tokens.npy"]: (self.text_offsets, self.text_tokens),
-      RAGGED["title_tokens.npy"]: (self.title_offsets, self.title_tokens),
-    }
-    for name, (values, bounds) in self._blobs.items():
-      columns[RAGGED[f"{name}.bin"]] = (bounds, values)
-    for file, (bounds, values) in columns.items():
-      if len(bounds) != rows + 1 or bounds[-1] != len(values):
-        raise ValueError(
-          f"{self.directory / file}: {len(bounds)} bounds up to "
-          f"{int(bounds[-1])}, for {rows} rows with {len(values)} values; "
-          "build the corpus again."
-        )
-
   def __len__(self) -> int:
     return self.manifest["count"]
 
   def verify(self) -> None:
-    """Reads every file and compares its hash with the manifest.
+    """Reads every file and compares it with the manifest.
 
     Raises:
       ValueError: naming the first file that differs.
     """
-    for name, entry in self.manifest["files"].items():
-      path = self.directory / name
-      found = describe_file(path)
-      if found != entry:
-        raise ValueError(
-          f"{path}: sha256 {found['sha256'][:12]}…, the manifest says "
-          f"{entry['sha256'][:12]}…; the file was changed after it was "
-          "written; build the corpus again."
-        )
+    self._files.check()
 
   def _string(self, name: str, row: int) -> str:
     if not 0 <= row < len(self):
       raise IndexError(f"row {row} of a corpus of {len(self)} passages")
     values, bounds = self._blobs[name]
-    return values[bounds[row] : bounds[row + 1]].tobytes().decode("utf-8")
+    start, end = bounds[row : row + 2].tolist()
+    return values[start:end].tobytes().decode("utf-8")
 
   def id(self, row: int) -> str:
     """Id of the passage in a row."""
@@ -180,8 +138,9 @@ class Corpus:
   def row_of(self, passage_id: str) -> int:
     """Row of the passage with an id; KeyError if there is none."""
     wanted = np.uint64(hash_id(passage_id))
-    i = int(np.searchsorted(self._id_hashes, wanted))
-    while i < len(self) and self._id_hashes[i] == wanted:
+    hashes = np.asarray(self._id_hashes)
+    i = int(np.searchsorted(hashes, wanted))
+    while i < len(self) and hashes[i] == wanted:
       row = int(self._id_rows[i])
       if self.id(row) == passage_id:
         return row
@@ -271,7 +230,7 @@ def _check_length(length: int) -> None:
 
 def place(
   out: Int32[np.ndarray, "n l"],
-  tokens: np.ndarray,
+  tokens: np.ndarray | BlockArray,
   starts: Int[np.ndarray, " n"],
   ends: Int[np.ndarray, " n"],
   columns: Int[np.ndarray, " n"],
@@ -286,7 +245,9 @@ def place(
   position = np.arange(int(counts.sum()))
   source = np.repeat(starts - before, counts) + position
   target = np.repeat(np.arange(rows) * width + columns - before, counts)
-  out.reshape(-1)[target + position] = np.asarray(tokens)[source]
+  if isinstance(tokens, BlockArray):
+    tokens = tokens.within(starts, starts + counts)
+  out.reshape(-1)[target + position] = tokens[source]
 
 
 def pack_questions(

@@ -11,6 +11,7 @@ from typing import Any
 
 from odqa_jax.data.formats import Beginning, Format, detect, has_keys
 from odqa_jax.data.records import Place, RawFile, Record
+from odqa_jax.runtime.artifact import file_hash
 
 _COLUMNS = ("id", "text", "title")
 _ACCEPTED = (
@@ -173,9 +174,7 @@ class PassageFile:
       return False
     if entry.get("mtime_ns") == self.mtime_ns:
       return True
-    with self.path.open("rb") as file:
-      digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return entry.get("sha256") == digest
+    return entry.get("sha256") == file_hash(self.path)
 
   def locate(self, number: int) -> str:
     """`FILE:LINE` or `FILE:KEY[POSITION]` for messages."""

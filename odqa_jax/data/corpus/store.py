@@ -1,11 +1,10 @@
 """The files of a corpus directory, while they grow and when they are whole.
 
-They grow in `OUT.tmp`. `CorpusStore.commit` records the sizes of all of them;
-opening the folder again cuts them back to that record.
+`CorpusStore.commit` records the sizes of all of them; opening the folder again
+cuts them back to that record.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from odqa_jax.runtime.artifact import Damage, read_json, write_json
 from odqa_jax.text.sentencepiece import AnyTokenizer
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 # Ragged columns: values → their bounds [n+1].
 RAGGED = {
@@ -29,8 +27,10 @@ RAGGED = {
   "texts.bin": "texts_bounds.npy",
 }
 _STARTS = ("sentence_starts.npy", "article_starts.npy")
-SCRATCH = {"hashes.scratch": np.dtype("<u8"), "lines.scratch": np.dtype("<i8")}
-PROGRESS = "progress.json"
+_PROGRESS = "progress.json"
+HASHES, LINES = "hashes.scratch", "lines.scratch"
+# What serves the build alone.
+SCRATCH = (HASHES, LINES, _PROGRESS)
 _NPY_HEADER = 128
 # Hashes of the ids, sorted; the row of each.
 ID_INDEX = ("id_hashes.npy", "id_rows.npy")
@@ -42,67 +42,6 @@ def hash_id(passage_id: str) -> int:
   return int.from_bytes(digest, "little")
 
 
-def is_corpus(directory: Path) -> bool:
-  """Whether a directory says that it is a corpus, whole or damaged."""
-  try:
-    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
-  except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-    return False
-  return isinstance(manifest, dict) and manifest.get("kind") == "corpus"
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-  """Reads and checks a corpus manifest, and the sizes of its files.
-
-  Raises:
-    ValueError: naming the file that is absent, cut short or of another kind.
-  """
-  file = directory / MANIFEST
-  if not file.is_file():
-    raise ValueError(
-      f"{directory}: no {MANIFEST}; name a directory that `odqa prepare` wrote."
-    )
-  try:
-    manifest = json.loads(file.read_text("utf-8"))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f"{file}: not JSON ({error}); build the corpus again."
-    ) from error
-  found = (
-    (manifest.get("kind"), manifest.get("format"))
-    if isinstance(manifest, dict)
-    else (None, None)
-  )
-  if found != ("corpus", FORMAT):
-    raise ValueError(
-      f"{file}: kind and format are {found}, this version reads "
-      f"{('corpus', FORMAT)}; build the corpus again."
-    )
-  for name, entry in manifest["files"].items():
-    path = directory / name
-    size = path.stat().st_size if path.is_file() else None
-    if size != entry["size"]:
-      raise ValueError(
-        f"{path}: {'absent' if size is None else f'{size} bytes'}; the "
-        f"manifest says {entry['size']} bytes; build the corpus again."
-      )
-  return manifest
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes JSON under a temporary name, then moves it into place."""
-  temporary = path.with_name(f"{path.name}.part")
-  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-  """Size in bytes and sha256 (hex) of a file, for a manifest."""
-  with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-  return {"size": path.stat().st_size, "sha256": digest}
-
-
 class CorpusStore:
   """The growing files of one build."""
 
@@ -110,13 +49,15 @@ class CorpusStore:
     small = tokenizer.vocab_size <= 2**16
     self.token_type = np.dtype("<u2" if small else "<u4")
     self.folder = folder
-    self.dtypes: dict[str, np.dtype] = dict(SCRATCH)
+    self.dtypes: dict[str, np.dtype] = {
+      HASHES: np.dtype("<u8"),
+      LINES: np.dtype("<i8"),
+    }
     for values, bounds in RAGGED.items():
       binary = values.endswith(".bin")
       self.dtypes[values] = np.dtype("u1") if binary else self.token_type
       self.dtypes[bounds] = np.dtype("<i8")
     self.dtypes |= dict.fromkeys(_STARTS, np.dtype("<i8"))
-    self.identity = {"format": FORMAT, "tokenizer": tokenizer.fingerprint}
     self.rows, self.digest = 0, ""
     self._files: dict[str, BinaryIO] = {}
 
@@ -133,16 +74,18 @@ class CorpusStore:
     return self
 
   def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the files."""
     for file in self._files.values():
       file.close()
 
   def _read_record(self) -> dict[str, Any] | None:
-    """The last record of progress, if it is of this build and holds."""
-    path = self.folder / PROGRESS
-    if not path.is_file():
-      return None
-    record = json.loads(path.read_text("utf-8"))
-    if record["identity"] != self.identity:
+    """The last record of progress, if the files still hold it."""
+    try:
+      record = read_json(self.folder / _PROGRESS)
+    except (OSError, Damage):
       return None
     for name, size in record["sizes"].items():
       file = self.folder / name
@@ -152,9 +95,8 @@ class CorpusStore:
 
   def restart(self) -> None:
     """Begins with empty files."""
-    self.__exit__()
-    self.discard()
-    self.folder.mkdir(parents=True)
+    self.close()
+    (self.folder / _PROGRESS).unlink(missing_ok=True)
     self.rows, self.digest = 0, ""
     for name in self.dtypes:
       self._files[name] = (self.folder / name).open("w+b")
@@ -204,12 +146,11 @@ class CorpusStore:
       file.flush()
       os.fsync(file.fileno())
     record = {
-      "identity": self.identity,
       "rows": rows,
       "digest": digest,
       "sizes": {name: file.tell() for name, file in self._files.items()},
     }
-    write_json(self.folder / PROGRESS, record)
+    write_json(self.folder / _PROGRESS, record)
 
   def seal(self) -> None:
     """Puts the final counts into the headers."""

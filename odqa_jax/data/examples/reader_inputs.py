@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus, place
 from odqa_jax.data.examples.batch import Batch
+from odqa_jax.runtime.blocks import BlockArray
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 # The null document: a passage without text, below all rows of the corpus.
@@ -97,7 +98,9 @@ class ReaderInputs:
     column = np.zeros(b * k, np.int64)
     flat = rows.reshape(-1)
 
-    def put(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    def put(
+      tokens: np.ndarray | BlockArray, starts: np.ndarray, ends: np.ndarray
+    ) -> None:
       nonlocal column
       place(ids, tokens, starts, ends, column)
       column = column + (ends - starts)
@@ -106,7 +109,7 @@ class ReaderInputs:
       zeros = np.zeros(b * k, np.int64)
       put(np.array(tokens, np.int32), zeros, zeros + len(tokens))
 
-    def put_rows(tokens: np.ndarray, offsets: np.ndarray) -> None:
+    def put_rows(tokens: BlockArray, offsets: BlockArray) -> None:
       starts = offsets[np.maximum(flat, 0)]
       ends = offsets[np.maximum(flat, 0) + 1]
       put(tokens, starts, np.where(flat >= 0, ends, starts))

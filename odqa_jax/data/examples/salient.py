@@ -267,7 +267,8 @@ class SalientExamples:
   def _pieces(self, plan: Plan) -> list[list[int]]:
     """The parts of `_bounds` in the corpus's word pieces."""
     row = self.spans.sentences[plan[0], 0]
-    tokens = self.corpus.text_tokens[self.corpus.text_offsets[row] :]
+    start, end = self.corpus.text_offsets[row : row + 2]
+    tokens = self.corpus.text_tokens[start:end]
     return [tokens[a:b].tolist() for a, b in self._bounds(plan, 0)]
 
   def _reader_tokens(

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.pairs import FORMAT, Pairs
+from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.text.answers import has_answer
 
@@ -85,8 +85,6 @@ def mine_pairs(
       f"(for example {without[:3]})."
     )
   manifest = {
-    "format": FORMAT,
-    "kind": "pairs",
     "corpus": corpus.fingerprint,
     "questions": questions.fingerprint,
     "count": len(kept),

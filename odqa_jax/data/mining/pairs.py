@@ -5,16 +5,22 @@ pairs.save("data/pairs/train")
 """
 
 import dataclasses
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-FORMAT = 1
+from odqa_jax.runtime.artifact import open_artifact, publish
+
+_MADE_FROM = ("corpus", "questions")
+_ARRAYS = (
+  "question",
+  "positive_rows",
+  "positive_offsets",
+  "negative_rows",
+  "negative_offsets",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,63 +60,21 @@ class Pairs:
 
   def save(self, directory: str | Path) -> None:
     """Writes a folder that appears whole or not at all."""
-    directory = Path(directory)
-    temporary = directory.with_name(f"{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name in _ARRAYS:
-      np.save(temporary / f"{name}.npy", getattr(self, name))
-    text = json.dumps(self.manifest, indent=2, sort_keys=True)
-    (temporary / "manifest.json").write_text(text + "\n")
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
+    facts = dict(self.manifest)
+    made_from = {name: facts.pop(name) for name in _MADE_FROM}
+    with publish(directory, "pairs", made_from) as draft:
+      for name in _ARRAYS:
+        np.save(draft.folder / f"{name}.npy", getattr(self, name))
+      draft.counts |= facts
 
   @classmethod
   def open(cls, directory: str | Path) -> "Pairs":
     """Memory-maps what `save` wrote.
 
     Raises:
-      ValueError: if the folder holds no pairs of this format.
+      ValueError: if the folder holds no pairs of this format, or a file is
+        damaged, naming it.
     """
-    directory = Path(directory)
-    path = directory / "manifest.json"
-    if not path.is_file():
-      raise ValueError(
-        f"{directory} holds no pairs (no manifest.json); make them with "
-        "`odqa prepare --pairs`."
-      )
-    manifest = json.loads(path.read_text())
-    if manifest.get("kind") != "pairs" or manifest.get("format") != FORMAT:
-      raise ValueError(f"{path}: not pairs of format {FORMAT}; prepare again.")
-    arrays = {name: _load(directory / f"{name}.npy") for name in _ARRAYS}
-    pairs = cls(**arrays, manifest=manifest)
-    for name in ("positive", "negative"):
-      offsets, rows = arrays[f"{name}_offsets"], arrays[f"{name}_rows"]
-      if (
-        len(offsets) != manifest["count"] + 1
-        or len(pairs) != manifest["count"]
-        or offsets[-1] != len(rows)
-      ):
-        raise ValueError(
-          f"{directory / name}_offsets.npy: does not fit the "
-          f"{manifest['count']} pairs of manifest.json; prepare again."
-        )
-    return pairs
-
-
-def _load(path: Path) -> np.ndarray:
-  try:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f"{path}: missing or cut short ({error}); prepare again."
-    ) from error
-
-
-_ARRAYS = (
-  "question",
-  "positive_rows",
-  "positive_offsets",
-  "negative_rows",
-  "negative_offsets",
-)
+    files = open_artifact(directory, "pairs")
+    arrays = {n: np.asarray(files.array(f"{n}.npy")) for n in _ARRAYS}
+    return cls(**arrays, manifest=files.manifest)

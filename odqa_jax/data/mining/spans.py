@@ -7,7 +7,6 @@ Entities are kept as ranges of the tokens of a passage, so that masking one
 costs nothing. "End-to-End Training of Neural Retrievers", Sec. 2.2.2 and A.2.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+from odqa_jax.runtime.artifact import open_artifact
+
 ARRAYS = (
   "sentences",
   "entities",
@@ -40,7 +39,7 @@ class Spans:
     copy_rows: [c] rows whose text some other row has too, group after group.
     copy_offsets: [g+1] bounds of the groups.
     manifest: its `fingerprint`, those of corpus and tokenizer, the model, the
-      types, how many entities were found and left out, sizes and hashes.
+      types, and how many entities were found and left out.
   """
 
   sentences: Int32[np.ndarray, "s 5"]
@@ -58,42 +57,11 @@ class Spans:
     """Memory-maps what `build_spans` wrote.
 
     Raises:
-      ValueError: if the folder holds no spans of this format, or a file does
-        not fit the manifest.
+      ValueError: if the folder holds no spans of this format, or a file is
+        damaged, naming it.
     """
-    directory = Path(directory)
-    manifest = read_manifest(directory)
-    if manifest is None:
-      raise ValueError(
-        f"{directory}: no salient spans ({MANIFEST} is absent or of another "
-        "kind); make them with `odqa prepare --spans`."
-      )
-    if manifest["format"] != FORMAT:
-      raise ValueError(
-        f"{directory / MANIFEST}: format {manifest['format']}, this version "
-        f"reads {FORMAT}; prepare the spans again."
-      )
-    arrays: dict[str, Any] = {}
-    for name in ARRAYS:
-      path = directory / f"{name}.npy"
-      size = path.stat().st_size if path.is_file() else None
-      said = manifest["files"][path.name]["size"]
-      if size != said:
-        raise ValueError(
-          f"{path}: {'absent' if size is None else f'{size} bytes'}; the "
-          f"manifest says {said} bytes; prepare the spans again."
-        )
-      # An array without elements cannot be mapped.
-      empty = name == "copy_rows" and not manifest["copies"]
-      arrays[name] = np.load(path, mmap_mode=None if empty else "r")
-    return cls(**arrays, manifest=manifest)
-
-
-def read_manifest(directory: Path) -> dict[str, Any] | None:
-  """The manifest of a folder of spans; None for anything else."""
-  try:
-    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
-  except (OSError, ValueError):
-    return None
-  spans = isinstance(manifest, dict) and manifest.get("kind") == "spans"
-  return manifest if spans else None
+    files = open_artifact(directory, "spans")
+    arrays: dict[str, Any] = {
+      name: np.asarray(files.array(f"{name}.npy")) for name in ARRAYS
+    }
+    return cls(**arrays, manifest=files.manifest)

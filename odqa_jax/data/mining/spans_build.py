@@ -4,8 +4,6 @@ The work is cut into parts of some thousand passages, which several processes
 can make and an interrupted build keeps.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -21,18 +19,16 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.store import describe_file, write_json
 from odqa_jax.data.mining.entities import TYPES, EntityFinder
 from odqa_jax.data.mining.found_spans import REASONS, FoundSpans
-from odqa_jax.data.mining.spans import (
-  ARRAYS,
-  FORMAT,
-  MANIFEST,
-  Spans,
-  read_manifest,
+from odqa_jax.runtime.artifact import (
+  content_hash,
+  describe_file,
+  existing,
+  publish,
+  replacing,
 )
 
-_IDENTITY = "identity.json"
 _BATCH_ROWS = 64
 
 Progress = Callable[[int, int], None]
@@ -75,63 +71,33 @@ def build_spans(
       f"--spans {unknown[0]}: no type of {finder.model}; choose from "
       f"{', '.join(sorted(finder.types))}."
     )
-  identity: dict[str, Any] = {
-    "format": FORMAT,
-    "kind": "spans",
+  made_from: dict[str, Any] = {
     "corpus": corpus.fingerprint,
     "tokenizer": corpus.tokenizer.fingerprint,
     "model": finder.model,
     "types": sorted(set(types)),
   }
-  manifest = _finished(out, identity)
-  if manifest is not None:
-    return manifest
-  folder = out.with_name(f"{out.name}.tmp")
-  _open_folder(folder, {**identity, "part_rows": part_rows})
-  build = _Build(corpus, finder, identity["types"], folder, part_rows)
-  build.run(processes, progress)
-  counts = _join(build)
-  files = {f"{n}.npy": describe_file(folder / f"{n}.npy") for n in ARRAYS}
-  content = json.dumps([identity, files], sort_keys=True)
-  manifest = {
-    **identity,
-    "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-    "software": finder.software,
-    **counts,
-    "files": files,
-  }
-  write_json(folder / MANIFEST, manifest)
-  _publish(folder, out, build)
-  return manifest
-
-
-def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-  """The manifest of `out` if it is what this build would write."""
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-    return None
-  manifest = read_manifest(out)
-  if manifest is None:
-    raise ValueError(
-      f"{out}: exists and holds no salient spans; it will not be overwritten; "
-      "name another directory."
-    )
-  if any(manifest.get(key) != value for key, value in identity.items()):
-    return None
-  try:
-    Spans.open(out)
-  except ValueError:
-    return None
-  return manifest
-
-
-def _open_folder(folder: Path, identity: dict[str, Any]) -> None:
-  """Keeps the parts of the same build, removes those of another."""
-  path = folder / _IDENTITY
-  if path.is_file() and json.loads(path.read_text("utf-8")) == identity:
-    return
-  shutil.rmtree(folder, ignore_errors=True)
-  folder.mkdir(parents=True)
-  write_json(path, identity)
+  found = existing(out, "spans")
+  if found is not None and found.manifest["made_from"] == made_from:
+    return found.manifest
+  with publish(
+    out,
+    "spans",
+    made_from,
+    identity=made_from | {"part_rows": part_rows},
+    scratch=["part-*.npz"],
+  ) as draft:
+    build = _Build(corpus, finder, made_from["types"], draft.folder, part_rows)
+    build.run(processes, progress)
+    counts = _join(build)
+    for path in draft.folder.glob("*.npy"):
+      draft.files[path.name] = describe_file(path)
+    draft.counts |= {
+      "fingerprint": content_hash([made_from, draft.files]),
+      "software": finder.software,
+      **counts,
+    }
+  return draft.manifest
 
 
 @dataclass(frozen=True)
@@ -168,13 +134,13 @@ class _Build:
       for first in missing:
         self.make_part(first, count)
       return
-    job = (self.corpus.directory, *list(vars(self).values())[1:])
+    job = self.finder, self.types, self.folder, self.part_rows
     # Not forked: JAX has threads, whose locks a child would never see open.
     with ProcessPoolExecutor(
       min(processes, len(missing)),
       multiprocessing.get_context("spawn"),
       _start_worker,
-      job,
+      (self.corpus.directory, *job),
     ) as pool:
       futures = [pool.submit(_work, first) for first in missing]
       try:
@@ -193,9 +159,8 @@ class _Build:
       texts = [self.corpus.text(row) for row in rows]
       found.add(rows, texts, list(self.finder.find(texts)))
       count(len(rows))
-    temporary = self.path(first).with_suffix(".tmp.npz")
-    np.savez(temporary, allow_pickle=False, **found.arrays())
-    os.replace(temporary, self.path(first))
+    with replacing(self.path(first)) as temporary, temporary.open("wb") as file:
+      np.savez(file, allow_pickle=False, **found.arrays())
     return end - first
 
 
@@ -282,16 +247,3 @@ def _copies(
   rows = order[np.repeat(sizes > 1, sizes)]
   bounds = np.cumsum(np.append(0, sizes[sizes > 1]))
   return rows.astype(np.int64), bounds.astype(np.int64)
-
-
-def _publish(folder: Path, out: Path, build: _Build) -> None:
-  """Gives the complete folder its name; older spans and the parts go."""
-  old = out.with_name(f"{out.name}.old")
-  shutil.rmtree(old, ignore_errors=True)
-  if out.exists():
-    os.rename(out, old)
-  os.rename(folder, out)
-  for path in [build.path(first) for first in build.parts()]:
-    (out / path.name).unlink()
-  (out / _IDENTITY).unlink()
-  shutil.rmtree(old, ignore_errors=True)

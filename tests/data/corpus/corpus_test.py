@@ -24,6 +24,8 @@ from odqa_jax.data.corpus.corpus import (
   pack_questions,
   read_passages,
 )
+from odqa_jax.runtime import blocks
+from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.text.sentences import ends_sentence, split_sentences
 from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer
 
@@ -108,7 +110,7 @@ def test_every_column_equals_the_source(tmp_path, tokenizer):
     assert corpus.text(row) == passage.text
     assert corpus.row_of(passage.id) == row
   assert corpus.text_tokens.dtype == np.uint16
-  assert isinstance(corpus.text_tokens, np.memmap)
+  assert not np.asarray(corpus.text_tokens).flags.writeable
   assert manifest["tokens"] == len(corpus.text_tokens) + len(
     corpus.title_tokens
   )
@@ -134,15 +136,17 @@ def test_sentences_and_articles(tmp_path, tokenizer, part_rows):
   passages = make_passages(120)
   build_corpus(passages, tmp_path / "c", tokenizer, part_rows=part_rows)
   corpus = Corpus(tmp_path / "c")
-  assert corpus.sentence_starts.tolist() == plain_sentence_starts(
+  assert np.asarray(corpus.sentence_starts).tolist() == plain_sentence_starts(
     passages, tokenizer
   )
   titles = [p.title for p in passages]
-  assert corpus.article_starts.tolist() == [
+  assert np.asarray(corpus.article_starts).tolist() == [
     i for i in range(120) if i == 0 or titles[i] != titles[i - 1]
   ]
-  firsts = corpus.text_offsets[corpus.article_starts]
-  assert set(firsts.tolist()) <= set(corpus.sentence_starts.tolist())
+  firsts = corpus.text_offsets[np.asarray(corpus.article_starts)]
+  assert set(firsts.tolist()) <= set(
+    np.asarray(corpus.sentence_starts).tolist()
+  )
 
 
 def test_a_sentence_runs_over_the_border_of_rows(tmp_path, tokenizer):
@@ -154,7 +158,10 @@ def test_a_sentence_runs_over_the_border_of_rows(tmp_path, tokenizer):
   ]
   build_corpus(passages, tmp_path / "c", tokenizer)
   corpus = Corpus(tmp_path / "c")
-  bounds = [*corpus.sentence_starts.tolist(), len(corpus.text_tokens)]
+  bounds = [
+    *np.asarray(corpus.sentence_starts).tolist(),
+    len(corpus.text_tokens),
+  ]
   sentences = [
     tokenizer.decode(corpus.text_tokens[a:b].tolist())
     for a, b in pairwise(bounds)
@@ -443,7 +450,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path, tokenizer):
   for manifest in (None, "{", '{"kind": "index"}'):
     if manifest:
       (tmp_path / "mine" / "manifest.json").write_text(manifest)
-    with pytest.raises(ValueError, match="mine: exists and is not a corpus"):
+    with pytest.raises(ValueError, match="mine: exists and is no corpus"):
       build_corpus(make_passages(3), tmp_path / "mine", tokenizer)
   assert (tmp_path / "mine" / "thesis.txt").read_text() == "text"
 
@@ -524,12 +531,16 @@ def test_titles_may_all_be_empty(tmp_path, tokenizer):
 @pytest.mark.parametrize(
   "name, damage, message",
   [
-    ("texts.bin", "cut", r"texts.bin: \d+ bytes; the manifest says"),
+    ("texts.bin", "cut", r"texts.bin: \d+ bytes, and the manifest says"),
     ("text_tokens.npy", "cut", r"text_tokens.npy: \d+ bytes"),
-    ("sentence_starts.npy", "remove", "sentence_starts.npy: absent"),
-    ("id_rows.npy", "zero", "id_rows.npy: not a NumPy array"),
+    ("sentence_starts.npy", "remove", "sentence_starts.npy: missing"),
+    ("id_rows.npy", "zero", "id_rows.npy: bytes 0 to"),
     ("manifest.json", "cut", "manifest.json: not JSON"),
-    ("manifest.json", "remove", r"c: no manifest.json; name a directory"),
+    (
+      "manifest.json",
+      "remove",
+      r"c holds no corpus \(manifest.json\); ",
+    ),
   ],
 )
 def test_damage_is_named_on_opening(tmp_path, tokenizer, name, damage, message):
@@ -547,20 +558,35 @@ def test_damage_is_named_on_opening(tmp_path, tokenizer, name, damage, message):
 
 def test_another_kind_or_format_is_refused(tmp_path, tokenizer):
   build_corpus(make_passages(20), tmp_path / "c", tokenizer)
-  path = tmp_path / "c" / "manifest.json"
-  manifest = json.loads(path.read_text())
-  for change in ({"format": 0}, {"kind": "index"}):
-    path.write_text(json.dumps(manifest | change))
-    with pytest.raises(ValueError, match=r"manifest.json: kind and format are"):
+  manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+  for change in ({"format": 1}, {"kind": "index"}):
+    write_manifest(tmp_path / "c", manifest | change)
+    with pytest.raises(ValueError, match=r"manifest.json: kind .* of format"):
       Corpus(tmp_path / "c")
 
 
-def test_verify_finds_a_flipped_bit(tmp_path, tokenizer):
-  build_corpus(make_passages(20), tmp_path / "c", tokenizer)
-  path = tmp_path / "c" / "text_tokens.npy"
+def flip(path: Path, at: int) -> None:
   content = bytearray(path.read_bytes())
-  content[-2] ^= 1
+  content[at] ^= 1
   path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_found_when_its_block_is_used(
+  tmp_path, tokenizer, monkeypatch
+):
+  monkeypatch.setattr(blocks, "BLOCK_BYTES", 256)
+  passages = make_passages(100)
+  build_corpus(passages, tmp_path / "c", tokenizer)
+  sound = Corpus(tmp_path / "c").passage_inputs(np.arange(100), 90)
+  flip(tmp_path / "c" / "text_tokens.npy", -2)
+  flip(tmp_path / "c" / "texts.bin", -1)
   corpus = Corpus(tmp_path / "c")
-  with pytest.raises(ValueError, match=r"text_tokens.npy: sha256 .*changed"):
+  ids, _ = corpus.passage_inputs(np.arange(60), 90)
+  np.testing.assert_array_equal(ids, sound[0][:60])
+  assert corpus.text(0) == passages[0].text
+  with pytest.raises(ValueError, match=r"text_tokens.npy: bytes \d+ to"):
+    corpus.passage_inputs(np.arange(100), 90)
+  with pytest.raises(ValueError, match=r"texts.bin: bytes \d+ to"):
+    corpus.text(99)
+  with pytest.raises(ValueError, match=r"npy: bytes|bin: bytes"):
     corpus.verify()

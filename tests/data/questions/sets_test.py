@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from odqa_jax.data.questions import sets as question_sets
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
+from odqa_jax.runtime.artifact import FORMAT, write_manifest
 
 QUESTIONS = [
   Question("b", "who?", ("é", "x"), "string", ("1",), ("2", "3")),
@@ -109,7 +109,7 @@ def test_bad_sets_are_refused(
 
 def test_other_folders_are_not_replaced(tmp_path: Path) -> None:
   (tmp_path / "thesis.txt").write_text("precious")
-  with pytest.raises(ValueError, match="is no question set"):
+  with pytest.raises(ValueError, match="is no questions folder"):
     write_questions(QUESTIONS, tmp_path, "set")
   assert (tmp_path / "thesis.txt").exists()
 
@@ -121,8 +121,8 @@ def _cut_records(folder: Path) -> None:
 
 def _change_manifest(**changes: Any) -> Callable[[Path], None]:
   def change(folder: Path) -> None:
-    file = folder / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, manifest | changes)
 
   return change
 
@@ -132,9 +132,9 @@ def _change_manifest(**changes: Any) -> Callable[[Path], None]:
   [
     (_cut_records, "array_record.*the manifest says"),
     (lambda folder: (folder / "features.json").unlink(), "json: missing"),
-    (lambda folder: (folder / "manifest.json").unlink(), "not the manifest"),
-    (_change_manifest(kind="corpus"), "kind and format"),
-    (_change_manifest(format=question_sets.FORMAT + 1), "kind and format"),
+    (lambda folder: (folder / "manifest.json").unlink(), "holds no questions"),
+    (_change_manifest(kind="corpus"), "kind 'corpus' of format 2"),
+    (_change_manifest(format=FORMAT + 1), "of format 3, .* of format 2"),
   ],
 )
 def test_damaged_set_names_the_file(

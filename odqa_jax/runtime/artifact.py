@@ -1,0 +1,411 @@
+"""How every persistent thing is kept: a folder with a manifest.
+
+`manifest.json` holds format and kind, counts, what the artifact was made from,
+and for every file its size and the sha256 of each of its blocks. The folder
+appears whole, under a lock, and a byte that has changed since is found before
+it is used: when the folder is opened, or, where reading all of it would take
+long, when its block is first touched.
+
+    with publish("pairs", "pairs", {"corpus": corpus.fingerprint}) as draft:
+      np.save(draft.folder / "rows.npy", rows)
+      draft.counts["count"] = len(rows)
+    rows = open_artifact("pairs", "pairs").array("rows.npy")
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from odqa_jax.runtime import blocks
+from odqa_jax.runtime.blocks import BlockArray, block_hashes
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+_IDENTITY = "identity.json"
+# How each kind is made, for messages.
+_COMMANDS = {
+  "corpus": "odqa prepare --corpus",
+  "questions": "odqa prepare --questions",
+  "pairs": "odqa prepare --pairs",
+  "spans": "odqa prepare --spans",
+  "index": "odqa index",
+  "scann": "odqa search --backend scann",
+  "checkpoint": "odqa train",
+}
+
+
+class Damage(ValueError):
+  """A file is not what was written."""
+
+
+# ---- Files ----
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+  """A temporary name beside `path`, renamed to it once it is written."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.tmp")
+  yield temporary
+  os.replace(temporary, path)
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+  """Writes a file that appears whole or not at all."""
+  with replacing(path) as temporary, temporary.open("wb") as file:
+    file.write(content)
+    file.flush()
+    # Or the name might survive a power cut, and the content not.
+    os.fsync(file.fileno())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+  """Writes JSON that appears whole or not at all."""
+  replace_file(path, json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """Reads a JSON object; `Damage` for anything else, naming the file."""
+  try:
+    value = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise Damage(
+      f"{path}: not JSON ({error}); restore it, or make it anew."
+    ) from error
+  if not isinstance(value, dict):
+    raise Damage(f"{path}: not a JSON object; restore it, or make it anew.")
+  return value
+
+
+def file_hash(path: Path) -> str:
+  """The sha256 (hex) of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(content: Any) -> str:
+  """The sha256 (hex) of a JSON value, whatever the order of its keys."""
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+  """What a manifest says of a file: its bytes, and the sha256 of each block."""
+  size = path.stat().st_size
+  count = -(-size // blocks.BLOCK_BYTES)
+  return {"bytes": size, "sha256": block_hashes(path, range(count))}
+
+
+# ---- Writing ----
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+  """Holds the right to write a folder; that of a dead process is free.
+
+  Raises:
+    ValueError: if another process holds it, naming that.
+  """
+  path = directory.with_name(f"{directory.name}.lock")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  while True:
+    file = path.open("a+")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      holder = file.read() or "another process"
+      file.close()
+      raise ValueError(
+        f"{directory}: {holder} is writing it; wait until that ends, or name "
+        "another folder."
+      ) from error
+    # Its last holder may have removed the file after we opened it.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        break
+    file.close()
+  try:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    yield
+  finally:
+    path.unlink(missing_ok=True)
+    file.close()
+
+
+@dataclasses.dataclass
+class Draft:
+  """An artifact in the making.
+
+  Attributes:
+    folder: where its files are written.
+    counts: what the manifest says besides.
+    files: descriptions of files that need not be read again for it.
+    unchanged: whether what has the name already is the same, and stays.
+    manifest: the manifest, once the artifact is published.
+  """
+
+  folder: Path
+  counts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  unchanged: bool = False
+  manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def publish(
+  directory: str | Path,
+  kind: str,
+  made_from: Mapping[str, Any],
+  *,
+  identity: Mapping[str, Any] | None = None,
+  scratch: Sequence[str] = (),
+) -> Iterator[Draft]:
+  """A folder to fill, which gets its name and its manifest at the end.
+
+  Args:
+    directory: the name; an artifact of this kind there is replaced.
+    kind: of the artifact.
+    made_from: what it depends on.
+    identity: what a build that was interrupted must agree in to be gone on
+      with; None begins anew, and keeps nothing after an error.
+    scratch: patterns of files that serve the build alone.
+
+  Raises:
+    ValueError: if something else lies there, or another process writes it.
+  """
+  directory = Path(directory)
+  folder = directory.with_name(f"{directory.name}.tmp")
+  refuse_foreign(directory, kind)
+  with lock(directory):
+    known = folder / _IDENTITY
+    if not known.is_file() or identity != read_json(known):
+      shutil.rmtree(folder, ignore_errors=True)
+      folder.mkdir(parents=True)
+    if identity is not None:
+      write_json(known, identity)
+    draft = Draft(folder)
+    try:
+      yield draft
+      if draft.unchanged:
+        draft.manifest = read_manifest(directory, kind)
+      else:
+        draft.manifest = seal(draft, directory, kind, made_from, scratch)
+    finally:
+      if identity is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(
+  draft: Draft,
+  directory: Path,
+  kind: str,
+  made_from: Mapping[str, Any],
+  scratch: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Gives a folder that is complete its manifest and its name."""
+  patterns = (*scratch, _IDENTITY, "*.tmp")
+  spare = {path for p in patterns for path in draft.folder.glob(p)}
+  files = dict(draft.files)
+  for path in sorted(draft.folder.rglob("*")):
+    name = path.relative_to(draft.folder).as_posix()
+    if path.is_file() and path not in spare and name not in (*files, MANIFEST):
+      files[name] = describe_file(path)
+  content = {"format": FORMAT, "kind": kind, **draft.counts}
+  content |= {"made_from": made_from, "files": dict(sorted(files.items()))}
+  write_manifest(draft.folder, content)
+  old = directory.with_name(f"{directory.name}.old")
+  shutil.rmtree(old, ignore_errors=True)
+  if directory.exists():
+    os.replace(directory, old)
+  os.replace(draft.folder, directory)
+  shutil.rmtree(old, ignore_errors=True)
+  for path in spare:
+    (directory / path.name).unlink()
+  return read_manifest(directory, kind)
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+  """Writes a manifest with its own checksum."""
+  plain = json.loads(json.dumps(dict(content)))
+  plain.pop("sha256", None)
+  write_json(folder / MANIFEST, plain | {"sha256": content_hash(plain)})
+
+
+# ---- Reading ----
+
+
+def refuse_foreign(directory: Path, kind: str) -> None:
+  """Raises a ValueError for what is no artifact of a kind, whole or damaged."""
+  if not directory.exists():
+    return
+  try:
+    found = read_json(directory / MANIFEST).get("kind")
+  except (OSError, Damage):
+    found = None
+  if found != kind and not (directory.is_dir() and _is_empty(directory)):
+    raise ValueError(
+      f"{directory}: exists and is no {kind} folder, so it is not replaced; "
+      "name another folder, or remove this one."
+    )
+
+
+def _is_empty(directory: Path) -> bool:
+  return not any(directory.iterdir())
+
+
+def read_manifest(directory: str | Path, kind: str) -> dict[str, Any]:
+  """The manifest of an artifact whose files have their sizes.
+
+  Returns:
+    What the manifest holds, and beside it each key of its `made_from`.
+
+  Raises:
+    ValueError: naming the file, if it is of another kind or format.
+    Damage: likewise, if it is damaged, absent or of another size.
+  """
+  directory = Path(directory)
+  path = directory / MANIFEST
+  remedy = f"make one with `{_COMMANDS[kind]}`"
+  if not path.is_file():
+    raise ValueError(f"{directory} holds no {kind} ({MANIFEST}); {remedy}.")
+  content = read_json(path)
+  found = content.get("kind"), content.get("format")
+  body = {k: v for k, v in content.items() if k != "sha256"}
+  sealed = content.get("sha256") == content_hash(body)
+  if found != (kind, FORMAT) and (sealed or "sha256" not in content):
+    raise ValueError(
+      f"{path}: kind {found[0]!r} of format {found[1]!r}, and this version of "
+      f"odqa_jax reads kind {kind!r} of format {FORMAT}; {remedy}."
+    )
+  remedy = f"delete {directory} and make it again with `{_COMMANDS[kind]}`"
+  written = json.dumps(content, indent=2).encode() + b"\n"
+  if not sealed or path.read_bytes() != written:
+    raise Damage(f"{path}: does not match its checksum; {remedy}.")
+  for name, entry in content["files"].items():
+    file = directory / name
+    if not file.resolve().is_relative_to(directory.resolve()):
+      raise Damage(f"{path}: the file {name!r} lies elsewhere; {remedy}.")
+    size = file.stat().st_size if file.is_file() else None
+    if size != entry["bytes"]:
+      state = "missing" if size is None else f"{size} bytes"
+      raise Damage(
+        f"{file}: {state}, and the manifest says {entry['bytes']} bytes; "
+        f"{remedy}."
+      )
+  return content["made_from"] | content
+
+
+class Artifact:
+  """An artifact that was opened.
+
+  Attributes:
+    directory: where it is.
+    manifest: from `read_manifest`.
+  """
+
+  def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+    self.directory = directory
+    self.manifest = dict(manifest)
+    # By file: the blocks that were found to be what was written.
+    self._sound = {
+      name: np.zeros(len(entry["sha256"]), bool)
+      for name, entry in manifest["files"].items()
+    }
+
+  def check(self, *names: str) -> None:
+    """Compares whole files, all by default, with the manifest.
+
+    Raises:
+      Damage: naming the first that differs.
+    """
+    for name in names or self.manifest["files"]:
+      self.check_blocks(name, range(len(self._sound[name])))
+
+  def check_blocks(self, name: str, numbers: Sequence[int]) -> None:
+    """Compares some blocks of a file; raises as `check` does."""
+    wanted = self.manifest["files"][name]["sha256"]
+    found = block_hashes(self.directory / name, numbers)
+    for number, digest in zip(numbers, found, strict=True):
+      if digest != wanted[number]:
+        start = number * blocks.BLOCK_BYTES
+        raise Damage(
+          f"{self.directory / name}: bytes {start} to "
+          f"{start + blocks.BLOCK_BYTES} do not match their checksum; delete "
+          f"{self.directory} and make it again with "
+          f"`{_COMMANDS[self.manifest['kind']]}`."
+        )
+      self._sound[name][number] = True
+
+  def check_small(self) -> None:
+    """Compares the files that are one block; the others wait for their use."""
+    self.check(*(n for n, sound in self._sound.items() if len(sound) == 1))
+
+  def array(self, name: str, dtype: Any = None) -> BlockArray:
+    """Maps a file: .npy, or plain bytes.
+
+    Args:
+      name: of the file.
+      dtype: what to take the elements for; by default what the file says.
+    """
+    path, sound = self.directory / name, self._sound[name]
+    check = functools.partial(self.check_blocks, name)
+    if path.suffix != ".npy":
+      # An empty file cannot be mapped.
+      empty = np.zeros(0, np.uint8)
+      values = np.memmap(path, np.uint8, "r") if len(sound) else empty
+      return BlockArray(values, 0, sound, check)
+    # The header says what the rest is.
+    if not sound[0]:
+      check([0])
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    offset = path.stat().st_size - values.nbytes
+    values = values if dtype is None else values.view(dtype)
+    return BlockArray(values, offset, sound, check)
+
+
+def open_artifact(
+  directory: str | Path, kind: str, *, lazy: bool = False
+) -> Artifact:
+  """Opens an artifact after its files were compared with its manifest.
+
+  Args:
+    directory: where it is.
+    kind: what it must be.
+    lazy: leave files of several blocks to their first use.
+
+  Raises:
+    ValueError: naming the file, for another kind or format; `Damage` where a
+      file is not what was written.
+  """
+  files = Artifact(Path(directory), read_manifest(directory, kind))
+  files.check_small() if lazy else files.check()
+  return files
+
+
+def existing(directory: str | Path, kind: str) -> Artifact | None:
+  """What a build would replace; None if nothing there can be used.
+
+  Raises:
+    ValueError: if something else lies there.
+  """
+  directory = Path(directory)
+  refuse_foreign(directory, kind)
+  try:
+    return open_artifact(directory, kind)
+  except ValueError:
+    return None
