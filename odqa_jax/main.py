@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   logging.getLogger("absl").setLevel(logging.ERROR)
   from odqa_jax.runtime.mesh import is_primary, start_distributed
-  from odqa_jax.runtime.run import Interrupted
+  from odqa_jax.runtime.interruption import Interrupted
 
   try:
     start_distributed(

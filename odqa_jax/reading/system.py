@@ -38,6 +38,7 @@ class ReadingSystem:
 
   Attributes:
     config: how is read.
+    components: the networks.
     params: of all components, replicated on this process's own devices.
     retriever: the part that searches; it shares its parameters.
     gatherer: rows → the inputs of both.
@@ -45,6 +46,7 @@ class ReadingSystem:
   """
 
   config: ReadingConfig
+  components: Components
   params: Any
   retriever: Retriever
   gatherer: PassageGatherer
@@ -81,6 +83,7 @@ def make_system(
   )
   return ReadingSystem(
     config=config,
+    components=components,
     params=_with_retriever(host, retriever),
     retriever=retriever,
     gatherer=gatherer,
@@ -179,6 +182,7 @@ def load_system(
   )
   return ReadingSystem(
     config=config,
+    components=components,
     params=_with_retriever(to_host(params), retriever),
     retriever=retriever,
     gatherer=gatherer,

@@ -12,6 +12,7 @@ import pytest
 from small_reader import (
   ANSWER_LENGTH,
   one_device,
+  reader_settings,
   save_workdir,
   small_system,
   use_one_device,
@@ -26,23 +27,21 @@ from odqa_jax.models import decoding
 from odqa_jax.reading.answer import (
   Answer,
   answer_questions,
+  encode_request,
   find_passages,
-  load_system,
   read_batches,
 )
-from odqa_jax.reading.gather import Lookup
-from odqa_jax.reading.programs import distinct_answers, token_counts
-from odqa_jax.reading.system import with_params, without_params
+from odqa_jax.reading.predict import distinct_answers, ended_answers
+from odqa_jax.reading.system import load_system, with_params, without_params
 from odqa_jax.retrieval.retriever import (
   index_corpus,
   load_retriever,
-  make_retriever,
 )
-from odqa_jax.runtime.checkpoint import Checkpoints
 from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.text.reader_vocabulary import reader_vocabulary
 from odqa_jax.text.tokenizer import train_wordpiece
-from odqa_jax.training.tasks.tasks import make_task
+from odqa_jax.training.retrieval import BatchRetrieval
+from odqa_jax.training.tasks.table import make_task
 
 QUESTIONS = [
   "what is known of the red castle 7",
@@ -103,7 +102,8 @@ class ByHand:
     self.config = system.config
     self.params = jax.device_put(jax.device_get(system.params))
     self.vocabulary = system.vocabulary
-    encoder, reader = system.models.encoder, system.models.reader
+    encoder = system.components["retriever"]
+    reader = system.components["reader"]
     self._question = jax.jit(encoder.encode_question)
     self._passage = jax.jit(encoder.encode_passage)
     self._encode, self._decode = jax.jit(reader.encode), jax.jit(reader.decode)
@@ -113,7 +113,7 @@ class ByHand:
     name = self.system.retriever.fingerprint
     if name not in EMBEDDED:
       corpus, tokenizer = self.system.corpus, self.system.corpus.tokenizer
-      limit = self.config.data.passage_length
+      limit = self.system.retriever.passage_length
       rows = []
       for i in range(len(corpus)):
         title, text = tokenizer.encode_batch([corpus.title(i), corpus.text(i)])
@@ -145,14 +145,15 @@ class ByHand:
   def memory(self, question: str, row: int) -> tuple[jax.Array, int]:
     """States of one input, padded; and its length."""
     corpus, tokenizer = self.system.corpus, self.system.corpus.tokenizer
-    limit = self.config.data.reader_length
-    asked = tokenizer.encode(question)[: self.config.data.question_length]
+    limit = self.config.input_length
+    asked = tokenizer.encode(question)[: self.system.retriever.question_length]
     text = tokenizer.encode(corpus.text(row)) if row >= 0 else []
     ids = [tokenizer.cls_id, *asked, tokenizer.sep_id, *text]
     ids = [*ids[: limit - 1], tokenizer.sep_id]
     padded = jnp.array([[*ids, *[7] * (limit - len(ids))]])
-    states = self._encode(self.params["reader"], padded, jnp.array([len(ids)]))
-    return states[0], len(ids)
+    lengths = jnp.array([[len(ids)]])
+    states = self._encode(self.params["reader"], padded[None], lengths)
+    return states[0, 0], len(ids)
 
   def log_likelihoods(
     self, answer: list[int], memories, bias=None
@@ -180,25 +181,28 @@ class ByHand:
     return tuple(answer)
 
   def tokens(self, answer, memories, bias=None) -> np.ndarray:
+    """Of an answer and its end, which is scored though it was not written."""
+    end = self.vocabulary.eos_id
+    answer = answer if answer[-1] == end else (*answer, end)
     log_probs = self.log_likelihoods(list(answer[:-1]), memories, bias)
     return np.array([log_probs[j, token] for j, token in enumerate(answer)])
 
   def rows_and_scores(self, question: str, k: int):
     rows = self.retrieved(question, k)
-    if self.config.retrieval.null_document or not k:
+    if self.config.null_document or not k:
       rows.append(-1)
     return rows, self.relevance(question)[rows]
 
   def individual(self, question: str, k: int):
     """Appendix A.4: different answers by first passage, each with Eq. 5."""
     rows, scores = self.rows_and_scores(question, k)
-    prior = log_softmax(scores / self.config.objective.temperature)
+    prior = log_softmax(scores / self.config.temperature)
     memories = [self.memory(question, row) for row in rows]
     written = list(dict.fromkeys(self.greedy([m]) for m in memories))
     likelihoods = []
     for answer in written:
       tokens = np.stack([self.tokens(answer, [m]) for m in memories])
-      if self.config.objective.marginal == "sequence":
+      if self.config.marginal == "sequence":
         value = np.log(np.exp(tokens.sum(axis=1) + prior).sum())
       else:
         value = np.log(np.exp(tokens + prior[:, None]).sum(axis=0)).sum()
@@ -207,14 +211,10 @@ class ByHand:
 
   def fused(self, question: str, k: int):
     rows, scores = self.rows_and_scores(question, k)
-    prior = log_softmax(scores / self.config.objective.temperature)
+    prior = log_softmax(scores / self.config.temperature)
     bias = None
-    if self.config.task == "joint":
-      kind = {
-        "prob": np.exp(prior),
-        "logprob": prior,
-        "score": scores / self.config.objective.temperature,
-      }[self.config.objective.bias]
+    if self.config.bias != "none":
+      kind = {"prob": np.exp(prior), "logprob": prior}[self.config.bias]
       weights = np.asarray(self.params["bias"]["lambda"]).reshape(-1, 1, 1, 1)
       bias = weights * kind[None, None, None]
     memories = [self.memory(question, row) for row in rows]
@@ -226,7 +226,8 @@ class ByHand:
 def assert_as_by_hand(system, found: list[Answer], k: int) -> list:
   """Compares everything; returns places of the answers, and all by passage."""
   hand = ByHand(system)
-  solve = hand.individual if system.config.task == "individual" else hand.fused
+  alone = system.config.fusion == "answers"
+  solve = hand.individual if alone else hand.fused
   chosen = []
   for question, answer in zip(QUESTIONS, found, strict=True):
     rows, scores, prior, written, values = solve(question, k)
@@ -283,7 +284,7 @@ def test_individual_is_the_procedure_of_the_paper(
   [
     ("fid", {}),
     ("joint", {"objective.bias": "prob"}),
-    ("joint", {"objective.bias": "score", "objective.bias_scope": "model"}),
+    ("joint", {"objective.bias": "logprob", "objective.bias_scope": "model"}),
     ("joint", {"objective.bias": "logprob", "retrieval.null_document": True}),
   ],
 )
@@ -323,7 +324,10 @@ def test_a_closed_book_needs_no_index(toy_data, task):
     ("individual", {}),
     ("individual", {"objective.marginal": "token"}),
     ("individual", {"retrieval.null_document": True}),
-    ("individual", {"reader.flags": True, "data.reader_title": True}),
+    (
+      "individual",
+      {"reader.overlap_features": True, "data.reader_title": True},
+    ),
     ("joint", {}),
     ("joint", {"objective.bias": "none"}),
     ("fid", {}),
@@ -334,7 +338,7 @@ def test_scores_are_the_likelihoods_that_training_maximises(
 ):
   """The same references through the training pipeline give the same loss."""
   system = small_system(task, toy_data, **settings)
-  config, corpus = system.config, system.corpus
+  corpus = system.corpus
   questions = list(QuestionSet(toy_data / "questions" / "toy"))[:16]
   # Some toy answers are longer than the answer length of these tests.
   short = [
@@ -344,24 +348,30 @@ def test_scores_are_the_likelihoods_that_training_maximises(
     short,
     corpus,
     system.vocabulary,
-    question_length=config.data.question_length,
+    question_length=system.retriever.question_length,
     answer_length=ANSWER_LENGTH,
   )
   batch = examples.batch(np.arange(16), np.random.default_rng(0), slice(None))
-  lookup = Lookup(
-    config, system.models.encoder, corpus, system.inputs, mesh, k=4
+  retrieval = BatchRetrieval(
+    system.components["retriever"],
+    system.gatherer,
+    mesh,
+    k=4,
+    force_gold=False,
   )
   index = make_index(system)
-  found = lookup.dispatch(system.params["retriever"], index, batch)
-  placed = to_global(mesh, lookup.complete(batch, found))
-  task = make_task(config, system.models)
+  candidates = retrieval.dispatch(system.params["retriever"], index, batch)
+  placed = to_global(mesh, retrieval.complete(batch, candidates))
+  run = reader_settings(task, toy_data, **settings)
+  task = make_task(run, system.components)
   loss, _ = jax.jit(lambda p, b: task.loss(p, b, None))(system.params, placed)
 
   targets = [answers[0] for answers in examples.answers]
   texts = [q.question for q in short]
-  rows = find_passages(system, index, texts, k=4)
+  request = encode_request(system, texts)
+  rows = find_passages(system, index, request, k=4)
   likelihoods = []
-  for part in read_batches(system, texts, rows, batch_size=5):
+  for part in read_batches(system, request, rows, batch_size=5):
     likelihoods += part.log_probs(
       targets[part.start : part.stop], ANSWER_LENGTH
     ).tolist()
@@ -420,7 +430,7 @@ def test_beams_are_those_of_the_decoder(toy_data, make_index, task):
   search = jax.jit(
     functools.partial(
       decoding.beam_search,
-      system.models.reader,
+      system.components["reader"],
       max_tokens=ANSWER_LENGTH,
       beams=3,
     )
@@ -451,11 +461,11 @@ def test_other_weights_need_no_new_programs(toy_data, make_index):
   second = small_system("individual", toy_data, seed=1)
   stripped = without_params(first)
   assert stripped.params is None and stripped.retriever.params is None
-  renewed = with_params(stripped, second.params)
-  assert renewed.programs is first.programs
-  assert renewed.retriever.fingerprint == second.retriever.fingerprint
+  other = with_params(stripped, second.params)
+  assert other.predictor is first.predictor
+  assert other.retriever.fingerprint == second.retriever.fingerprint
   index = make_index(second)
-  assert ask(renewed, index) == ask(second, index)
+  assert ask(other, index) == ask(second, index)
 
 
 def test_equal_answers_are_scored_once():
@@ -467,8 +477,10 @@ def test_equal_answers_are_scored_once():
     filled = wanted + [wanted[0]] * (7 - len(wanted))
     assert count == len(wanted)
     assert [tuple(row) for row in after.tolist()] == filled
-  answers = np.array([[3, 1, 0], [1, 0, 0], [3, 0, 3]])
-  assert token_counts(answers, 1).tolist() == [2, 1, 3]
+  answers = np.array([[[3, 1, 0], [1, 0, 0], [3, 0, 3]]])
+  ended, lengths = ended_answers(answers, 1)
+  assert lengths.tolist() == [[2, 1, 4]]
+  assert ended[0, 2].tolist() == [3, 0, 3, 1], "an end for what has none"
 
 
 # ---- Checkpoints ----
@@ -509,14 +521,12 @@ def test_a_second_store_is_found_beside_the_corpus(toy_data, workdir, tmp_path):
   path = save_workdir(system, tmp_path / "work")
   with pytest.raises(ValueError, match="other passages"):
     load_system(path, corpus, _store(tmp_path / "few", passages[:9], None))
-  extra = path / "checkpoints" / "3" / "extra" / "metadata"
-  saved = json.loads(extra.read_text())
   store = _store(tmp_path / "reader_corpus", passages, other)
-  saved["reader_vocabulary"] = reader_vocabulary(other).fingerprint
-  extra.write_text(json.dumps(saved))
+  name = reader_vocabulary(other).fingerprint
+  path = save_workdir(system, tmp_path / "second", reader_tokenizer=name)
   for given in (None, store):
     loaded = load_system(path, corpus, given)
-    assert loaded.inputs.store.directory == tmp_path / "reader_corpus"
+    assert loaded.gatherer.inputs.store.directory == tmp_path / "reader_corpus"
     assert loaded.corpus is corpus
   shutil.rmtree(tmp_path / "reader_corpus")
   with pytest.raises(ValueError, match="--reader-corpus"):
@@ -531,15 +541,10 @@ def _store(folder, passages, tokenizer) -> Corpus:
 
 def test_a_retriever_alone_answers_nothing(toy_data, tmp_path):
   system = small_system("individual", toy_data)
-  path = save_workdir(system, tmp_path / "work")
-  extra = path / "checkpoints" / "3" / "extra" / "metadata"
-  saved = json.loads(extra.read_text())
-  for reader in ({"reader": None}, {}):
-    del saved["reader"]
-    saved |= reader
-    extra.write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="a retriever without a reader"):
-      load_system(path, system.corpus)
+  path = save_workdir(system, tmp_path / "work", with_reader=False)
+  with pytest.raises(ValueError, match="a retriever without a reader"):
+    load_system(path, system.corpus)
+  assert load_retriever(path).fingerprint == system.retriever.fingerprint
   with pytest.raises(ValueError, match="holds no checkpoint"):
     load_system(tmp_path / "nowhere", system.corpus)
 
@@ -678,27 +683,3 @@ def test_the_index_of_another_checkpoint(capsys, toy_data, workdir, tmp_path):
   flags = ["--checkpoint", workdir, "--corpus", toy_data, "--question", "who"]
   code, _, err = run(capsys, "answer", *flags, "--index", tmp_path / "index")
   assert code == 2 and "its encoder is" in err.splitlines()[-1]
-
-
-def test_a_contrastive_checkpoint_still_loads(toy_data, tmp_path):
-  """Its parameters are the retriever's, without a name above them."""
-  system = small_system("individual", toy_data)
-  path = save_workdir(system, tmp_path / "work")
-  extra = json.loads(
-    (path / "checkpoints" / "3" / "extra" / "metadata").read_text()
-  )
-  del extra["reader"]
-  shutil.rmtree(path / "checkpoints")
-  with Checkpoints(path / "checkpoints") as checkpoints:
-    checkpoints.save(1, {"params": system.retriever.params}, extra)
-  loaded = load_retriever(path)
-  assert loaded.fingerprint == system.retriever.fingerprint
-  again = make_retriever(
-    system.models.encoder.config,
-    loaded.params,
-    loaded.tokenizer,
-    question_length=32,
-    passage_length=48,
-    title=True,
-  )
-  assert again.fingerprint == loaded.fingerprint

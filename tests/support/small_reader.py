@@ -157,32 +157,40 @@ def small_system(
   )
 
 
-def save_workdir(system: ReadingSystem, workdir: Path, step: int = 3) -> Path:
-  """A training workdir as the loop leaves it behind."""
-  corpus = system.corpus
-  vocabulary = WordPieceVocabulary(corpus.tokenizer)
-  features = {"overlap_features": 4} if system.config.overlap_features else {}
-  components = small_components(corpus, vocabulary, **features)
-  retriever = system.retriever
+def save_workdir(
+  system: ReadingSystem,
+  workdir: Path,
+  *,
+  with_reader: bool = True,
+  reader_tokenizer: str | None = None,
+) -> Path:
+  """A training workdir as the loop leaves it behind, at step 3."""
+  corpus, retriever = system.corpus, system.retriever
+  described = {
+    "retriever": describe(system.components["retriever"])
+    | {
+      "tokenizer": corpus.tokenizer.fingerprint,
+      "question_length": retriever.question_length,
+      "passage_length": retriever.passage_length,
+      "title": retriever.title,
+    }
+  }
+  if with_reader:
+    name = reader_tokenizer or system.vocabulary.fingerprint
+    described["reader"] = describe(system.components["reader"])
+    described["reader"] |= {"tokenizer": name}
   extra = {
     "config": {},
-    "components": {
-      "retriever": describe(components["retriever"])
-      | {
-        "tokenizer": corpus.tokenizer.fingerprint,
-        "question_length": retriever.question_length,
-        "passage_length": retriever.passage_length,
-        "title": retriever.title,
-      },
-      "reader": describe(components["reader"])
-      | {"tokenizer": vocabulary.fingerprint},
-    },
-    "reading": dataclasses.asdict(system.config),
+    "components": described,
+    "reading": dataclasses.asdict(system.config) if with_reader else None,
     "corpus": corpus.fingerprint,
     "best": None,
   }
+  params = {name: system.params[name] for name in described}
+  if with_reader and "bias" in system.params:
+    params["bias"] = system.params["bias"]
   with Checkpoints(workdir / "checkpoints") as checkpoints:
-    checkpoints.save(step, {"params": system.params}, extra)
+    checkpoints.save(3, {"params": params}, extra)
     checkpoints.wait()
   corpus.tokenizer.save(workdir / "tokenizer")
   return workdir
