@@ -9,12 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from known_names import Names
-from odqa_jax.runtime.run import Interrupted
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question, write_questions
-from odqa_jax.models import dual_encoder as bert
-from odqa_jax.models import t5
+from odqa_jax.models import dual_encoder, t5
 from odqa_jax.retrieval import retriever as retriever_module
 from odqa_jax.retrieval.retriever import (
   index_corpus,
@@ -22,6 +20,7 @@ from odqa_jax.retrieval.retriever import (
   passage_fingerprint,
 )
 from odqa_jax.runtime.checkpoint import restore_params
+from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.mesh import make_mesh, replicated
 from odqa_jax.training import train as train_module
 from odqa_jax.training.train import train
@@ -44,7 +43,8 @@ def use_one_device(monkeypatch):
 def reading(toy_config, monkeypatch):
   """A function that makes a config of a task with a very small reader."""
   small = {"width": 32, "layers": 1, "heads": 2, "mlp_dim": 64}
-  monkeypatch.setitem(bert.PRESETS, "tiny", bert.PRESETS["tiny"] | small)
+  presets = dual_encoder.PRESETS
+  monkeypatch.setitem(presets, "tiny", presets["tiny"] | small)
   small |= {"decoder_layers": 1, "head_dim": 16}
   monkeypatch.setitem(t5.PRESETS, "tiny", t5.PRESETS["tiny"] | small)
 
@@ -213,7 +213,7 @@ def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
     **{
       "model.pooling": "mean",
       "optimizer.learning_rate": 1e-4,
-      # Which rows "rolling" renews first depends on the number of devices.
+      # Which rows "rolling" refreshes first depends on the number of devices.
       "retrieval.refresh": "snapshot",
       "retrieval.refresh_every": 2,
     },
@@ -258,12 +258,12 @@ def test_closed_book_reads_no_passage(tmp_path, reading):
     (
       "joint",
       {"retrieval.refresh": "rolling"},
-      r"refresh='rolling', but this .*'joint'",
+      r"refresh='rolling', but this run leaves the passage encoder",
     ),
-    ("individual", {"data.answer_length": 2}, r"answer_length=2; raise that"),
+    ("individual", {"data.answer_length": 2}, r"none of 100 questions can"),
     ("individual", {"data.source": "salient"}, r"odqa prepare --spans"),
     ("individual", {"reader.init_from": "/nowhere"}, r"holds no reader"),
-    ("individual", {"reader.preset": "huge"}, r"preset='huge'; known: \["),
+    ("individual", {"reader.preset": "huge"}, r"preset='huge'; known: base, "),
     ("individual", {"retrieval.refresh": "often"}, r"refresh='often'"),
   ],
 )
@@ -274,15 +274,21 @@ def test_bad_settings_are_refused_by_name(
     train(reading(task, **settings), tmp_path / "w")
 
 
-def test_questions_without_answers_are_refused(tmp_path, reading):
+def test_questions_without_answers_are_left_out_unless_strict(
+  tmp_path, reading, capsys
+):
   write_questions(
     [Question("q1", "who is it", ("a king",)), Question("q2", "and who", ())],
     tmp_path / "set",
     "set",
   )
-  config = reading(**{"data.questions": str(tmp_path / "set")})
-  with pytest.raises(ValueError, match="question q2 has no answer"):
-    train(config, tmp_path / "w")
+  settings = {"data.questions": str(tmp_path / "set"), "steps": 1}
+  figures = train(reading(**settings), tmp_path / "w")
+  assert (figures["examples"], figures["examples_left_out"]) == (1, 1)
+  assert metrics_of(tmp_path / "w")[0]["examples_left_out"] == 1
+  assert "left out: 1 without an answer" in capsys.readouterr().err
+  with pytest.raises(ValueError, match="question q2 is without an answer"):
+    train(reading(**settings, **{"data.strict": True}), tmp_path / "strict")
 
 
 def test_an_index_of_another_encoder_is_refused(tmp_path, reading):
@@ -298,7 +304,7 @@ def test_an_index_of_another_encoder_is_refused(tmp_path, reading):
 def test_the_corpus_of_the_reader_must_be_the_same(tmp_path, reading, toy_data):
   other = tmp_path / "corpus.jsonl"
   other.write_text('{"id": "a", "title": "A", "text": "Some text."}\n')
-  from odqa_jax.data.corpus.corpus import build_corpus
+  from odqa_jax.data.corpus.build import build_corpus
 
   build_corpus(
     [str(other)], tmp_path / "corpus", Corpus(toy_data / "corpus").tokenizer
@@ -312,20 +318,20 @@ def test_masked_salient_spans_train_without_their_own_passage(
   tmp_path, reading, toy_data, monkeypatch
 ):
   from odqa_jax.data.mining.spans_build import build_spans
-  from odqa_jax.reading.gather import Lookup
+  from odqa_jax.training.retrieval import BatchRetrieval
 
   corpus = Corpus(toy_data / "corpus")
   places = dict.fromkeys(("castle", "garden", "harbour", "village"), "GPE")
   build_spans(corpus, tmp_path / "spans", Names(places))
   seen = []
-  complete = Lookup.complete
+  complete = BatchRetrieval.complete
 
-  def watched(self, batch, found):
-    out = complete(self, batch, found)
+  def watched(self, batch, candidates):
+    out = complete(self, batch, candidates)
     seen.append((out["excluded_rows"], out["passage_rows"]))
     return out
 
-  monkeypatch.setattr(Lookup, "complete", watched)
+  monkeypatch.setattr(BatchRetrieval, "complete", watched)
   config = reading(
     steps=3,
     **{
