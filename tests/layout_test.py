@@ -27,6 +27,7 @@ FLOW = (
 # Within `data`, raw files become stores, and stores become examples.
 DATA_FLOW = (
   ("records",),
+  ("formats",),
   ("corpus",),
   ("questions", "embedded"),
   ("runs",),

@@ -176,6 +176,16 @@ def prepare_pairs(
   return counts
 
 
+def _check_pairs(
+  pairs: Sequence[str], names: Sequence[str], negatives: int
+) -> None:
+  unknown = sorted(set(pairs) - set(names))
+  if unknown:
+    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  if negatives < 0:
+    raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
+
+
 def prepare(
   *,
   corpus: Sequence[str],
@@ -216,11 +226,7 @@ def prepare(
   """
   out = Path(out)
   names = [question_set_name(q) for q in questions]
-  unknown = sorted(set(pairs) - set(names))
-  if unknown:
-    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
-  if negatives < 0:
-    raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
+  _check_pairs(pairs, names, negatives)
   # Before the hours that a large corpus takes.
   finder = SpacyFinder() if spans else None
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
@@ -237,8 +243,8 @@ def prepare(
     "vocabulary": word_pieces.vocab_size,
   }
   if pieces is not None:
-    stored = tokenise(sources, out / "reader_corpus", pieces)
-    figures["reader_tokens"] = stored["tokens"]
+    manifest = tokenise(sources, out / "reader_corpus", pieces)
+    figures["reader_tokens"] = manifest["tokens"]
   figures["questions"] = {
     name: prepare_questions(source, kind, out / "questions" / name)
     for source, kind, name in zip(questions, formats, names, strict=True)

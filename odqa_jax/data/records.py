@@ -80,23 +80,17 @@ class RawFile:
 
   Attributes:
     path: where it is.
-    sha256: hex digest of the bytes that the last reading has taken, those of
-      the whole file once it came to the end.
+    digest: sha256 of what the last reading has taken: of the whole file once
+      it came to the end.
   """
 
   def __init__(self, path: str | Path):
     """Raises ValueError if `path` is not a file."""
     self.path = Path(path)
-    if self.path.is_dir():
-      raise ValueError(f"{self.path}: a folder, not a file; name a file in it.")
     if not self.path.is_file():
-      raise ValueError(f"{self.path}: no such file; check the path.")
-    self._digest = hashlib.sha256()
-
-  @property
-  def sha256(self) -> str:
-    """See above."""
-    return self._digest.hexdigest()
+      what = "a folder, not a" if self.path.is_dir() else "no such"
+      raise ValueError(f"{self.path}: {what} file; check the path.")
+    self.digest = hashlib.sha256()
 
   @contextlib.contextmanager
   def open(self) -> Iterator[IO[bytes]]:
@@ -106,7 +100,7 @@ class RawFile:
       ValueError: if the compressed data are damaged.
     """
     raw = _HashedFile(self.path)
-    self._digest = raw.digest
+    self.digest = raw.digest
     with raw, io.BufferedReader(raw, _BUFFER) as file:
       stream: Any = file
       for magic, opener in OPENERS.items():

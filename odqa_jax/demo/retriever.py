@@ -118,21 +118,6 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
   return Corpus(data / "corpus"), questions
 
 
-def measure_retriever(
-  retriever: Retriever,
-  corpus: Corpus,
-  questions: list[Question],
-  index_folder: Path,
-) -> tuple[dict[str, Any], Ranking]:
-  """Index, search and evaluate with one retriever."""
-  with progress_bar("encode", len(corpus), "passages") as update:
-    index = index_corpus(
-      retriever, corpus, index_folder, mesh=make_mesh(), progress=update
-    )
-  ranking = rank_passages(retriever, index, corpus, questions, k=K)
-  return evaluate_ranking(ranking, questions, corpus), ranking
-
-
 def random_retriever(config: ConfigDict, corpus: Corpus) -> Retriever:
   """The untrained model that the stages begin from."""
   model = encoder_config(config.model, corpus.tokenizer.vocab_size)
@@ -188,9 +173,18 @@ class RetrieverStages:
   def measure(self, name: str, retriever: Retriever, folder: str) -> Ranking:
     """Adds the row of a retriever; its index is kept in `folder`."""
     with self.stages(f"measure {name}"):
-      figures, ranking = measure_retriever(
-        retriever, self.corpus, self.questions, self.root / "index" / folder
+      with progress_bar("encode", len(self.corpus), "passages") as update:
+        index = index_corpus(
+          retriever,
+          self.corpus,
+          self.root / "index" / folder,
+          mesh=make_mesh(),
+          progress=update,
+        )
+      ranking = rank_passages(
+        retriever, index, self.corpus, self.questions, k=K
       )
+      figures = evaluate_ranking(ranking, self.questions, self.corpus)
     self.rows.append({"name": name, **figures})
     return ranking
 

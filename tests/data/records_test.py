@@ -59,7 +59,7 @@ def test_the_hash_is_that_of_the_bytes_on_disk(
     assert next(file.lines())[1] == "a\tb"
     for _ in file.csv_rows():
       pass
-    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    assert file.digest.hexdigest() == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -190,7 +190,7 @@ class PassageFile:
     for place, passage in self.format.passages(self._file):
       self._array = place.array
       yield check_passage(passage, place), place.number
-    self.sha256 = self._file.sha256
+    self.sha256 = self._file.digest.hexdigest()
 
 
 class MemoryPassages:

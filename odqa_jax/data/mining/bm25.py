@@ -27,7 +27,7 @@ class Bm25:
     self._stemmer = stemmer
 
   @classmethod
-  def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4) -> "Bm25":
+  def build(cls, corpus: Corpus) -> "Bm25":
     """Indexes every passage.
 
     Raises:
@@ -47,7 +47,7 @@ class Bm25:
     tokens = bm25s.tokenize(
       texts, stopwords="en", stemmer=stemmer, show_progress=False
     )
-    index = bm25s.BM25(method="lucene", k1=k1, b=b)
+    index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
     index.index(tokens, show_progress=False)
     return cls(index, stemmer)
 

@@ -55,26 +55,16 @@ def mine_pairs(
   distant = 0
   for start, batch in _batches(questions):
     named = [_named(question, corpus) for question in batch]
-    lacking = [
-      i for i, (own, other) in enumerate(named) if not own or not other
-    ]
-    if not negatives:
-      lacking = [i for i in lacking if not named[i][0]]
-    ranked = _searched(batch, lacking, bm25, depth)
-    for i, (question, (own, other)) in enumerate(
-      zip(batch, named, strict=True)
-    ):
-      if not own:
-        own = _distant_positive(question, ranked[i], corpus)
-        distant += len(own)
-        other = [row for row in other if row not in own]
+    lacks = [not own or (negatives and not other) for own, other in named]
+    ranked = _searched(batch, np.flatnonzero(lacks), bm25, depth)
+    for i, question in enumerate(batch):
+      own, other = _completed(question, *named[i], ranked[i], corpus, negatives)
       if not own:
         without.append(question.id)
         continue
+      distant += not question.positive_ids
       kept.append(start + i)
       positives.append(own)
-      if not other and negatives:
-        other = _mined(question, ranked[i], own, corpus, negatives)
       hard.append(other)
     if progress:
       progress(start + len(batch), len(questions))
@@ -84,6 +74,7 @@ def mine_pairs(
       f"one, and no answer is in the best {depth} BM25 passages of this corpus "
       f"(for example {without[:3]})."
     )
+  rows = np.array(kept, np.int64), *_ragged(positives), *_ragged(hard)
   manifest = {
     "corpus": corpus.fingerprint,
     "questions": questions.fingerprint,
@@ -92,9 +83,7 @@ def mine_pairs(
     "without_positive": len(without),
     "examples_without_positive": without[:5],
   }
-  return Pairs(
-    np.array(kept, np.int64), *_ragged(positives), *_ragged(hard), manifest
-  )
+  return Pairs(*rows, manifest)
 
 
 def _batches(
@@ -136,39 +125,41 @@ def _rows_of(
 
 def _searched(
   batch: Sequence[Question],
-  chosen: Sequence[int],
+  chosen: Int[np.ndarray, " _"],
   bm25: Callable[[], Bm25],
   depth: int,
-) -> dict[int, list[int]]:
-  """The rows that share a word with each of the chosen questions."""
-  if not chosen:
-    return {}
-  texts = [batch[i].question for i in chosen]
-  rows, scores = bm25().search(texts, depth)
-  return {i: rows[n][scores[n] > 0].tolist() for n, i in enumerate(chosen)}
+) -> list[list[int]]:
+  """Rows that share a word with each of the chosen questions; else none."""
+  ranked: list[list[int]] = [[] for _ in batch]
+  if len(chosen):
+    texts = [batch[i].question for i in chosen]
+    for i, rows, scores in zip(
+      chosen, *bm25().search(texts, depth), strict=True
+    ):
+      ranked[i] = rows[scores > 0].tolist()
+  return ranked
 
 
-def _distant_positive(
-  question: Question, rows: Sequence[int], corpus: Corpus
-) -> list[int]:
-  for row in rows:
-    if has_answer(corpus.text(row), question.answers, question.answer_type):
-      return [row]
-  return []
-
-
-def _mined(
+def _completed(
   question: Question,
-  rows: Sequence[int],
-  positives: Sequence[int],
+  positives: list[int],
+  negatives: list[int],
+  ranked: Sequence[int],
   corpus: Corpus,
   limit: int,
-) -> list[int]:
-  """The first rows without an answer, at most `limit`."""
-  without_answer = (
-    row
-    for row in rows
-    if row not in positives
-    and not has_answer(corpus.text(row), question.answers, question.answer_type)
-  )
-  return list(itertools.islice(without_answer, limit))
+) -> tuple[list[int], list[int]]:
+  """The rows that a question names, and for what it lacks those of BM25.
+
+  That is the best passage with an answer, and at most `limit` without one.
+  """
+
+  def answers(row: int) -> bool:
+    return has_answer(corpus.text(row), question.answers, question.answer_type)
+
+  if not positives:
+    positives = list(itertools.islice(filter(answers, ranked), 1))
+    negatives = [row for row in negatives if row not in positives]
+  if not negatives:
+    others = (r for r in ranked if r not in positives and not answers(r))
+    negatives = list(itertools.islice(others, limit))
+  return positives, negatives
