@@ -23,7 +23,6 @@ from odqa_jax.models.dual_encoder import (
 )
 from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
-from odqa_jax.models.hf.minilm import fetch_minilm as fetch_minilm
 
 # What published folders cannot say about our encoders stands in this file.
 _OURS = "odqa_jax.json"
