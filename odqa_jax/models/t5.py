@@ -270,10 +270,8 @@ class T5:
     Raises:
       ValueError: `bias` has another number of layers or heads.
     """
-    config = self.config
-    return apply_decoder(
-      config, params, inputs, encoder_states, lengths, bias, rng
-    )
+    args = (params, inputs, encoder_states, lengths, bias, rng)
+    return apply_decoder(self.config, *args)
 
   def shift_right(self, targets: Int[Array, "b t"]) -> Int[Array, "b t"]:
     """Decoder inputs for `targets`: the start token, then all but the last."""

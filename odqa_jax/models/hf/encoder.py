@@ -1,10 +1,13 @@
 """Hugging Face encoder folders and our parameter trees, in both directions.
 
 Reads BERT, DPR and sentence-transformers folders (safetensors only; nothing is
-unpickled) and writes folders that those libraries load. Example:
+unpickled) and writes folders that those libraries load.
 
-  config, params, lengths = load_encoder("all-MiniLM-L6-v2")
-  vectors = DualEncoder(config).encode_question(params, ids, n_tokens)
+>>> from odqa_jax.models.dual_encoder import DualEncoder
+>>> from odqa_jax.models.hf.encoder import load_encoder
+>>> folder = "~/all-MiniLM-L6-v2"
+>>> config, params, facts = load_encoder(folder)  # doctest: +SKIP
+>>> encoder = DualEncoder(config)  # doctest: +SKIP
 """
 
 import dataclasses

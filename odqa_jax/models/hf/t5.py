@@ -1,10 +1,17 @@
 """Hugging Face T5 folders and our parameter tree, in both directions.
 
-    config, params = load_t5("t5-base", dtype="bfloat16")
-    save_t5("reader", config, params, tokenizer)
-
 Folders of `T5ForConditionalGeneration`, version 1.0 (ReLU, tied head) and 1.1
 (gated GELU, a head of its own); safetensors only, nothing is unpickled.
+
+>>> import jax, tempfile
+>>> from odqa_jax.models.hf.t5 import load_t5, save_t5
+>>> from odqa_jax.models.t5 import PRESETS, T5, T5Config
+>>> config = T5Config(**PRESETS["tiny"] | {"vocab_size": 50})
+>>> params = T5(config).init(jax.random.key(0))
+>>> with tempfile.TemporaryDirectory() as folder:
+...   save_t5(f"{folder}/reader", config, params)
+...   load_t5(f"{folder}/reader")[0] == config
+True
 """
 
 import dataclasses
