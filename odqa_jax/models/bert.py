@@ -278,22 +278,12 @@ def apply_bert(
   embed, inputs = _Embeddings(config), (ids, token_type, outside[0])
   x = apply_module(embed, params["embeddings"], *inputs)
   per_layer = params["encoder"]["layer"], of_layers
-  return _apply_layers(config, per_layer, x, lengths, first_only)
-
-
-def _apply_layers(
-  config: BertConfig,
-  per_layer: tuple[Any, UInt32[Array, "y 3 2"] | None],
-  x: Float[Array, "b l d"],
-  lengths: Int[Array, " b"],
-  first_only: bool,
-) -> Float[Array, "b q d"]:
-  """Runs the layers; the last stands apart, as it may need token 0 alone."""
 
   def layer(outputs: int | None, x: Array, inputs: Any) -> tuple[Array, None]:
     args = (x, lengths, inputs[1], outputs)
     return apply_module(_Layer(config), inputs[0], *args), None
 
+  # The last layer stands apart, as it may need token 0 alone.
   count = config.layers
   if config.scan:
     below, top = layers.cut(per_layer, [count - 1, 1])

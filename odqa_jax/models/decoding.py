@@ -3,6 +3,17 @@
 Both decode token by token with a cache of keys and values and stop when every
 question of the batch is done. The number of tokens is static: one compiled
 program serves all batches of one shape.
+
+>>> import jax, jax.numpy as jnp
+>>> from odqa_jax.models.decoding import beam_search, greedy
+>>> from odqa_jax.models.t5 import PRESETS, T5, T5Config
+>>> reader = T5(T5Config(**PRESETS["tiny"] | {"vocab_size": 50}))
+>>> params = reader.init(jax.random.key(0))
+>>> lengths = jnp.full((2, 3), 8)
+>>> states = reader.encode(params, jnp.full((2, 3, 8), 7), lengths)
+>>> ids, log_probs = greedy(reader, params, states, lengths, max_tokens=4)
+>>> ids.shape, log_probs.shape
+((2, 4), (2,))
 """
 
 from collections.abc import Mapping
@@ -166,15 +177,8 @@ def beam_search(
       f"beams={beams} needs {2 * beams} first tokens, but the vocabulary has "
       f"{config.vocab_size}; use fewer beams."
     )
-  prepared, cache = prepare(
-    config,
-    params,
-    encoder_states,
-    lengths,
-    bias,
-    max_tokens=max_tokens,
-    hypotheses=beams,
-  )
+  inputs = (config, params, encoder_states, lengths, bias)
+  prepared, cache = prepare(*inputs, max_tokens=max_tokens, hypotheses=beams)
   b = encoder_states.shape[0]
   nothing = jnp.full((b, beams), _NONE)
 

@@ -131,11 +131,8 @@ class DualEncoder:
     params = init_bert(self.config.bert, bert_rng)
     if self.config.projection == "dense":
       vectors = jnp.zeros((1, self.config.bert.width))
-      params |= {
-        "encode_proj": self._projection().init(projection_rng, vectors)[
-          "params"
-        ]
-      }
+      projection = self._projection().init(projection_rng, vectors)
+      params["encode_proj"] = projection["params"]
     if self.config.shared:
       return {"shared": params}
     return {"question": params, "passage": jax.tree.map(jnp.copy, params)}

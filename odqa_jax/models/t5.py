@@ -173,13 +173,7 @@ class T5:
       ValueError: features were given to a model without, or the other way
         round.
     """
-    if self.config.span_head:
-      with_spans = self.encode_with_spans
-      features = overlap_features
-      return with_spans(
-        params, ids, lengths, overlap_features=features, rng=rng
-      )[0]
-    return self._encode(params, ids, lengths, overlap_features, rng)
+    return self._encode(params, ids, lengths, overlap_features, rng)[0]
 
   def encode_with_spans(
     self,
@@ -203,12 +197,7 @@ class T5:
         "a T5 with span_head=False has no span scores; begin with a reader "
         "that was made with config.reader.span_loss above 0."
       )
-    states = self._encode(params, ids, lengths, overlap_features, rng)
-    head = small_reader.SpanHead()
-    with_spans: tuple[Array, Array] = apply_module(
-      head, params["span_head"], states, lengths
-    )
-    return with_spans
+    return self._encode(params, ids, lengths, overlap_features, rng)
 
   def _encode(
     self,
@@ -217,11 +206,11 @@ class T5:
     lengths: Int[Array, "b k"],
     features: Int[Array, "b k l"] | None,
     rng: PRNGKeyArray | None,
-  ) -> Float[Array, "b k l d"]:
-    """Normed states of every input on its own."""
+  ) -> tuple[Float[Array, "b k l d"], Any]:
+    """States, and span scores or None."""
     config, stack, size = self.config, params["encoder"], ids.shape[2]
     small_reader.check_features(config, features)
-    lengths = lengths.reshape(-1)
+    rows = lengths.reshape(-1)
     words = Embedding(config.vocab_size, config.width)
     x = apply_module(words, params["shared"], ids.reshape(-1, size))
     if features is not None:
@@ -229,20 +218,24 @@ class T5:
       x += apply_module(table, params["flags"], features.reshape(-1, size))
     x = x.astype(config.dtype)
     if config.depthwise_convolution:
-      x = small_reader.convolve_input(stack["mixing"], x, lengths)
+      x = small_reader.convolve_input(stack["mixing"], x, rows)
     seeds, (first, last, *_) = layers.draw_seeds(rng, config.layers, 4)
     x = layers.dropout(x, config.dropout, first)
     table = stack["relative_attention_bias"]["embedding"]
     bias = position_bias(config, table, size, both_ways=True)
 
     def layer(x: Array, params: Params, seeds: Any) -> tuple[Array, None]:
-      args = (x, bias, lengths, seeds)
+      args = (x, bias, rows, seeds)
       return apply_module(EncoderLayer(config), params, *args), None
 
     inputs = layers.of_layers(config, config.layers, stack["block"], seeds)
     x, _ = layers.run_layers(layer, x, *inputs, remat=config.remat)
     x = apply_module(Norm(config), stack["final_layer_norm"], x)
-    return layers.dropout(x, config.dropout, last).reshape(*ids.shape, -1)
+    x = layers.dropout(x, config.dropout, last).reshape(*ids.shape, -1)
+    if not config.span_head:
+      return x, None
+    head: Any = small_reader.SpanHead()
+    return apply_module(head, params["span_head"], x, lengths)
 
   def decode(
     self,
@@ -277,10 +270,8 @@ class T5:
     Raises:
       ValueError: `bias` has another number of layers or heads.
     """
-    config = self.config
-    return apply_decoder(
-      config, params, inputs, encoder_states, lengths, bias, rng
-    )
+    args = (params, inputs, encoder_states, lengths, bias, rng)
+    return apply_decoder(self.config, *args)
 
   def shift_right(self, targets: Int[Array, "b t"]) -> Int[Array, "b t"]:
     """Decoder inputs for `targets`: the start token, then all but the last."""

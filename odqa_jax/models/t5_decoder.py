@@ -175,13 +175,8 @@ def prepare(
     (count, rows, config.heads, max_tokens, config.head_dim), config.dtype
   )
   # Cut here and not in the loop over tokens, where it would copy all weights.
-  blocks, bias, own = layers.of_layers(
-    config,
-    count,
-    stack["block"],
-    _passage_bias(config, bias, l),
-    Heads(empty, empty),
-  )
+  stacks = (stack["block"], _passage_bias(config, bias, l), Heads(empty, empty))
+  blocks, bias, own = layers.of_layers(config, count, *stacks)
   _, passages = layers.run_layers(
     lambda x, params: (x, passage_heads(config, params, tokens)), None, blocks
   )

