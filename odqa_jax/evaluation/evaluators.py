@@ -235,7 +235,7 @@ class _Dev:
   def _remove_index(self) -> None:
     if is_primary():
       shutil.rmtree(self._folder, ignore_errors=True)
-      shutil.rmtree(f"{self._folder}.partial", ignore_errors=True)
+      shutil.rmtree(f"{self._folder}.tmp", ignore_errors=True)
     sync("dev index removed")
 
   def retrieval_measures(

@@ -38,7 +38,8 @@ from odqa_jax.retrieval.retriever import (
   load_retriever,
   make_retriever,
 )
-from odqa_jax.runtime.checkpoint import Checkpoints
+from odqa_jax.runtime.artifact import write_manifest
+from odqa_jax.runtime.checkpoint import Checkpoints, read_extra
 from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.text.reader_vocabulary import reader_vocabulary
 from odqa_jax.text.tokenizer import train_wordpiece
@@ -509,11 +510,10 @@ def test_a_second_store_is_found_beside_the_corpus(toy_data, workdir, tmp_path):
   path = save_workdir(system, tmp_path / "work")
   with pytest.raises(ValueError, match="other passages"):
     load_system(path, corpus, _store(tmp_path / "few", passages[:9], None))
-  extra = path / "checkpoints" / "3" / "extra" / "metadata"
-  saved = json.loads(extra.read_text())
   store = _store(tmp_path / "reader_corpus", passages, other)
+  saved = read_extra(path / "checkpoints", 3)
   saved["reader_vocabulary"] = reader_vocabulary(other).fingerprint
-  extra.write_text(json.dumps(saved))
+  _write_extra(path, saved)
   for given in (None, store):
     loaded = load_system(path, corpus, given)
     assert loaded.inputs.store.directory == tmp_path / "reader_corpus"
@@ -521,6 +521,12 @@ def test_a_second_store_is_found_beside_the_corpus(toy_data, workdir, tmp_path):
   shutil.rmtree(tmp_path / "reader_corpus")
   with pytest.raises(ValueError, match="--reader-corpus"):
     load_system(path, corpus)
+
+
+def _write_extra(workdir, extra) -> None:
+  step = workdir / "checkpoints" / "3"
+  manifest = json.loads((step / "manifest.json").read_text())
+  write_manifest(step, manifest | {"made_from": extra})
 
 
 def _store(folder, passages, tokenizer) -> Corpus:
@@ -532,12 +538,11 @@ def _store(folder, passages, tokenizer) -> Corpus:
 def test_a_retriever_alone_answers_nothing(toy_data, tmp_path):
   system = small_system("individual", toy_data)
   path = save_workdir(system, tmp_path / "work")
-  extra = path / "checkpoints" / "3" / "extra" / "metadata"
-  saved = json.loads(extra.read_text())
+  saved = read_extra(path / "checkpoints", 3)
   for reader in ({"reader": None}, {}):
     del saved["reader"]
     saved |= reader
-    extra.write_text(json.dumps(saved))
+    _write_extra(path, saved)
     with pytest.raises(ValueError, match="a retriever without a reader"):
       load_system(path, system.corpus)
   with pytest.raises(ValueError, match="holds no checkpoint"):
@@ -684,9 +689,7 @@ def test_a_contrastive_checkpoint_still_loads(toy_data, tmp_path):
   """Its parameters are the retriever's, without a name above them."""
   system = small_system("individual", toy_data)
   path = save_workdir(system, tmp_path / "work")
-  extra = json.loads(
-    (path / "checkpoints" / "3" / "extra" / "metadata").read_text()
-  )
+  extra = read_extra(path / "checkpoints", 3)
   del extra["reader"]
   shutil.rmtree(path / "checkpoints")
   with Checkpoints(path / "checkpoints") as checkpoints:
