@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
   logging.getLogger("absl").setLevel(logging.ERROR)
-  from odqa_jax.runtime.mesh import is_primary, start_distributed
   from odqa_jax.runtime.interruption import Interrupted
+  from odqa_jax.runtime.mesh import is_primary, start_distributed
 
   try:
     start_distributed(

@@ -135,5 +135,5 @@ class DevIndex:
   def _remove(self) -> None:
     if is_primary():
       shutil.rmtree(self._folder, ignore_errors=True)
-      shutil.rmtree(f"{self._folder}.partial", ignore_errors=True)
+      shutil.rmtree(f"{self._folder}.tmp", ignore_errors=True)
     sync("dev index removed")

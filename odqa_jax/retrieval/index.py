@@ -147,7 +147,7 @@ def build_index(
   """Encodes a corpus and saves the index; resumes a killed build.
 
   The processes take row shards in turn, on their own devices. Finished ones
-  stay in `DIRECTORY.partial`; the rest, made later, come out the same.
+  stay in `DIRECTORY.tmp`; the rest, made later, come out the same.
 
   Args:
     encode: jitted `(ids [b, l], lengths [b]) -> [b, e]`, int32 split by rows

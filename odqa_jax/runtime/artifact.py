@@ -338,14 +338,15 @@ class Artifact:
 
   def check_blocks(self, name: str, numbers: Sequence[int]) -> None:
     """Compares some blocks of a file; raises as `check` does."""
-    wanted = self.manifest["files"][name]["sha256"]
+    entry = self.manifest["files"][name]
     found = block_hashes(self.directory / name, numbers)
     for number, digest in zip(numbers, found, strict=True):
-      if digest != wanted[number]:
+      if digest != entry["sha256"][number]:
         start = number * blocks.BLOCK_BYTES
+        end = min(start + blocks.BLOCK_BYTES, entry["bytes"])
         raise Damage(
-          f"{self.directory / name}: bytes {start} to "
-          f"{start + blocks.BLOCK_BYTES} do not match their checksum; delete "
+          f"{self.directory / name}: bytes {start} to {end} do not match their "
+          "checksum; delete "
           f"{self.directory} and make it again with "
           f"`{_COMMANDS[self.manifest['kind']]}`."
         )

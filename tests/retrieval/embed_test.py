@@ -65,7 +65,7 @@ def test_an_embedding_that_is_not_finite(
 
   with pytest.raises(ValueError, match=r"'p77' \(row 77\)"):
     build(tmp_path / "index", encode, corpus, dtype=dtype)
-  partial = tmp_path / "index.partial"
+  partial = tmp_path / "index.tmp"
   assert [p.name for p in partial.glob("*.npy")] == ["rows-00000.npy"]
 
 

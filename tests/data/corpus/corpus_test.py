@@ -575,6 +575,7 @@ def test_a_flipped_bit_is_found_when_its_block_is_used(
   tmp_path, tokenizer, monkeypatch
 ):
   monkeypatch.setattr(blocks, "BLOCK_BYTES", 256)
+  monkeypatch.setattr(blocks, "AT_ONCE", 1)
   passages = make_passages(100)
   build_corpus(passages, tmp_path / "c", tokenizer)
   sound = Corpus(tmp_path / "c").passage_inputs(np.arange(100), 90)

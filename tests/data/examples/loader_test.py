@@ -192,7 +192,7 @@ def test_blocks_tile_articles_and_hold_two_sentences(corpus):
   np.testing.assert_array_equal(blocks[1:, 1], blocks[:-1, 2])
   assert (blocks[:, 2] - blocks[:, 1] >= 2).all()
   # A block goes on over the border of passages: 12 sentences an article.
-  assert set(blocks[:, 0]) <= set(corpus.article_starts.tolist())
+  assert set(blocks[:, 0]) <= set(np.asarray(corpus.article_starts))
 
 
 def test_blocks_stop_at_the_length_that_fits(corpus):

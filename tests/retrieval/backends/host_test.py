@@ -195,10 +195,10 @@ def test_bad_folders(tmp_path: Path):
   content = path.read_bytes()
   path.write_bytes(content[:-1] + b"\x01")
   damaged = open_host(directory, mesh)
-  with pytest.raises(ValueError, match=r"rows-00001.npy .*checksum"):
+  with pytest.raises(ValueError, match=r"rows-00001.npy: .*checksum"):
     damaged.search(np.ones((1, 4), np.float32), 3)
   path.write_bytes(content[:-1])
-  with pytest.raises(ValueError, match=r"rows-00001.npy .* bytes"):
+  with pytest.raises(ValueError, match=r"rows-00001.npy: .* bytes"):
     open_host(directory, mesh)
   other = save(tmp_path / "other", integers((5, 4), 0).astype(np.int8))
   with pytest.raises(ValueError, match=r"holds int8 rows.*--backend exact"):

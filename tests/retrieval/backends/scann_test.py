@@ -12,12 +12,14 @@ import pytest
 from random_corpus import first_devices, save
 
 from odqa_jax.retrieval import storage
-from odqa_jax.retrieval.backends import scann, scann_build
+from odqa_jax.retrieval.backends import scann
 from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.backends.scann import ScannIndex, open_scann
 from odqa_jax.retrieval.backends.scann_build import build_scann
 from odqa_jax.retrieval.backends.scann_library import ScannConfig
 from odqa_jax.retrieval.backends.table import open_index
+from odqa_jax.runtime import artifact
+from odqa_jax.runtime.artifact import describe_file, write_manifest
 
 SMALL = ScannConfig(leaves=40, leaves_searched=20, brute_force_below=0)
 
@@ -75,9 +77,8 @@ def test_recall_and_scores(tmp_path: Path, dtype: str, exhaustive: bool):
   directory = save(tmp_path / "index", stored, 5000, sides=sides)
   build_scann(directory, None if exhaustive else SMALL)
   index = open_scann(directory, first_devices(1))
-  held = storage.float_rows(
-    directory, index.manifest["shards"][0], storage.DTYPES[dtype]
-  )
+  manifest = index.manifest
+  held = storage.float_rows(directory, manifest, manifest["shards"][0])
   for k, least in ((1, 0.95), (20, 0.95), (1000, 0.99)):
     scores, found = search(index, queries, k)
     assert recall(found, best(held, queries, k)) >= (1 if exhaustive else least)
@@ -112,10 +113,9 @@ def test_built_when_absent(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
   assert "scann: building over 500 rows; every row is scored" in told
   assert "recall@100 1.0000" in told
   assert index.build["recall"] == {"1": 1.0, "10": 1.0, "100": 1.0}
-  manifest = json.loads((directory / "scann" / "manifest.json").read_text())
-  assert manifest == index.build
-  assert manifest["index"] == index.manifest["sha256"]
-  assert manifest["scann"] and manifest["config"]["rescored"] == 500
+  made_from = index.build["made_from"]
+  assert made_from["index"] == index.manifest["sha256"]
+  assert made_from["scann"] and made_from["config"]["rescored"] == 500
   open_scann(directory, first_devices(1))
   assert "scann: building" not in capfd.readouterr().err
 
@@ -212,16 +212,19 @@ def damage(name: str, change: Callable[[bytes], bytes]) -> Callable[..., None]:
 @pytest.mark.parametrize(
   "harm, message",
   [
-    (damage("ah_codebook.pb", lambda b: b[:-1] + b"?"), "not match its check"),
-    (damage("hashed_dataset.npy", lambda b: b[:-1]), "has another size"),
-    (damage("scann_assets.pbtxt", lambda b: b + b" "), "another size"),
+    (
+      damage("ah_codebook.pb", lambda b: b[:-1] + b"?"),
+      "not match their",
+    ),
+    (damage("hashed_dataset.npy", lambda b: b[:-1]), r"npy: \d+ bytes"),
+    (damage("scann_assets.pbtxt", lambda b: b + b" "), r"pbtxt: \d+ bytes"),
     (
       damage("manifest.json", lambda b: b.replace(b"10", b"11")),
-      "content does",
+      "does not match its",
     ),
     (damage("manifest.json", lambda b: b"[]"), "not a JSON object"),
-    (lambda folder: (folder / "manifest.json").unlink(), "holds no manifest"),
-    (lambda folder: (folder / "dataset.npy").unlink(), "is missing"),
+    (lambda folder: (folder / "manifest.json").unlink(), "holds no scann"),
+    (lambda folder: (folder / "dataset.npy").unlink(), "npy: missing"),
   ],
 )
 def test_a_damaged_build_is_refused(
@@ -245,13 +248,8 @@ def test_nothing_is_read_from_elsewhere_or_unpickled(tmp_path: Path):
   path = folder / "scann_assets.pbtxt"
   path.write_text(path.read_text().replace('"data', '"../data'))
   build = json.loads((folder / "manifest.json").read_text())
-  for entry in build["files"]:
-    if entry["file"] == path.name:
-      entry["bytes"] = path.stat().st_size
-      entry["sha256"] = storage.file_hash(path)
-  del build["sha256"]
-  build["sha256"] = storage.content_hash(build)
-  storage.write_json(folder / "manifest.json", build)
+  build["files"][path.name] = describe_file(path)
+  write_manifest(folder, build)
   with pytest.raises(ValueError, match=r"lie elsewhere: \['../data"):
     open_scann(directory, first_devices(1))
 
@@ -268,7 +266,7 @@ def test_an_interrupted_build_leaves_what_was_there(
     raise InterruptedError
 
   with monkeypatch.context() as patch:
-    patch.setattr(scann_build, "_entry", stop)
+    patch.setattr(artifact, "describe_file", stop)
     with pytest.raises(InterruptedError):
       build_scann(directory, SMALL)
   names = {p.name for p in directory.iterdir() if p.is_dir()}
@@ -276,8 +274,8 @@ def test_an_interrupted_build_leaves_what_was_there(
   if earlier:
     assert open_scann(directory, first_devices(1)).build == before
   # What a killed build leaves.
-  (directory / "scann.partial").mkdir()
-  (directory / "scann.partial" / "half.npy").write_bytes(b"half")
+  (directory / "scann.tmp").mkdir()
+  (directory / "scann.tmp" / "half.npy").write_bytes(b"half")
   assert build_scann(directory, SMALL)["config"]["leaves"] == 40
   assert not (directory / "scann" / "half.npy").exists()
 
