@@ -9,12 +9,14 @@ import pytest
 from small_reader import (
   ANSWER_LENGTH,
   one_device,
+  reader_settings,
   small_system,
   use_one_device,
 )
 
+from odqa_jax.data.corpus.views import sample_passages
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
-from odqa_jax.evaluation import evaluators
+from odqa_jax.evaluation import dev_index
 from odqa_jax.evaluation.evaluators import dev_questions, make_evaluator
 from odqa_jax.evaluation.measures import (
   Ranking,
@@ -25,6 +27,7 @@ from odqa_jax.evaluation.measures import (
 from odqa_jax.reading.answer import (
   Answer,
   answer_questions,
+  encode_request,
   find_passages,
   read_batches,
 )
@@ -98,19 +101,30 @@ def dev(tmp_path_factory, toy_data):
   return folder
 
 
-def evaluator_of(system, tmp_path):
+def evaluator_of(system, tmp_path, run):
   return make_evaluator(
+    run,
     system.config,
-    system.models,
+    system.components,
     system.corpus,
-    system.inputs,
+    system.gatherer,
     one_device(),
     tmp_path,
   )
 
 
 def settings(dev, **more):
-  return {"evaluate.questions": str(dev), "evaluate.best": "em"} | more
+  return {
+    "evaluate.questions": str(dev),
+    "evaluate.best": "em",
+    "evaluate.index": "corpus",
+  } | more
+
+
+def parts(task, toy_data, options, seed=0):
+  """A system, and the settings that it was made with."""
+  system = small_system(task, toy_data, seed, **options)
+  return system, reader_settings(task, toy_data, **options)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +132,9 @@ def settings(dev, **more):
 )
 def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
   options = settings(dev, **{"evaluate.k": 3, "retrieval.null_document": null})
-  system = small_system(task, toy_data, **options)
-  figures = evaluator_of(system, tmp_path)(system.params, None)
+  system, run = parts(task, toy_data, options)
+  figures = evaluator_of(system, tmp_path, run)(system.params, None)
+  assert figures["dev_passages"] == 200
   assert not list(tmp_path.iterdir()), "the temporary index is gone"
 
   questions = list(QuestionSet(dev))
@@ -150,11 +165,12 @@ def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
   for question in (q for q in questions if q.answers and q.id != "long"):
     ids = system.vocabulary.encode_batch([question.answers[0]])[0]
     target = [*ids, system.vocabulary.eos_id]
-    found = find_passages(system, index, [question.question], k=3)
+    request = encode_request(system, [question.question])
+    found = find_passages(system, index, request, k=3)
     both = [
       float(part.log_probs([target], ANSWER_LENGTH)[0])
       for read in (found, found[:, :0])
-      for part in read_batches(system, [question.question], read, batch_size=1)
+      for part in read_batches(system, request, read, batch_size=1)
     ]
     gains.append(both[0] - both[1])
   assert len(gains) == 7
@@ -172,44 +188,46 @@ def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
 
 
 def test_the_live_index_is_not_made_again(toy_data, dev, tmp_path, monkeypatch):
-  system = small_system("fid", toy_data, **settings(dev))
+  system, run = parts("fid", toy_data, settings(dev))
   index = index_corpus(
     system.retriever, system.corpus, tmp_path / "i", mesh=one_device()
   )
-  evaluate = evaluator_of(system, tmp_path / "w")
-  made = evaluate(system.params, None)
+  anew = evaluator_of(system, tmp_path / "w", run)(system.params, None)
   monkeypatch.setattr(
-    evaluators, "index_corpus", lambda *_, **__: pytest.fail("made again")
+    dev_index, "index_corpus", lambda *_, **__: pytest.fail("made again")
   )
-  with jax.transfer_guard("disallow"):
-    assert evaluate(system.params, index) == made
+  for kind in ("live", ""):
+    _, run = parts("fid", toy_data, settings(dev, **{"evaluate.index": kind}))
+    evaluate = evaluator_of(system, tmp_path / "w", run)
+    with jax.transfer_guard("disallow"):
+      assert evaluate(system.params, index) == anew
 
 
 def test_every_checkpoint_is_measured_with_its_own_weights(
   toy_data, dev, tmp_path
 ):
-  first = small_system("individual", toy_data, **settings(dev))
-  second = small_system("individual", toy_data, seed=1, **settings(dev))
-  evaluate = evaluator_of(first, tmp_path)
+  first, run = parts("individual", toy_data, settings(dev))
+  second, _ = parts("individual", toy_data, settings(dev), seed=1)
+  evaluate = evaluator_of(first, tmp_path, run)
   one = evaluate(first.params, None)
   two = evaluate(second.params, None)
   assert one != two
-  assert two == evaluator_of(second, tmp_path)(second.params, None)
+  assert two == evaluator_of(second, tmp_path, run)(second.params, None)
   assert evaluate(first.params, None) == one
 
 
 def test_a_closed_book_is_measured_without_search(toy_data, dev, tmp_path):
   options = settings(dev, **{"retrieval.k": 0})
-  system = small_system("fid", toy_data, **options)
-  figures = evaluator_of(system, tmp_path)(system.params, None)
+  system, run = parts("fid", toy_data, options)
+  figures = evaluator_of(system, tmp_path, run)(system.params, None)
   assert set(figures) == {"em", "f1"}
 
 
 def test_questions_are_evenly_spaced(toy_data, dev):
   def ids(limit: int) -> list[str]:
     options = settings(dev, **{"evaluate.max_questions": limit})
-    config = small_system("fid", toy_data, **options).config
-    return [q.id for q in dev_questions(config)]
+    run = reader_settings("fid", toy_data, **options)
+    return [q.id for q in dev_questions(run.evaluate)]
 
   everything = [q.id for q in QuestionSet(dev)]
   assert ids(0) == ids(9) == ids(50) == everything
@@ -229,31 +247,102 @@ def test_questions_are_evenly_spaced(toy_data, dev):
       {"evaluate.best": "recall@20", "retrieval.k": 0},
       r"choose one of em, f1\.",
     ),
-    ({"evaluate.k": 201}, r"config.evaluate.k=201, .* has 200 passages"),
+    ({"evaluate.k": 201}, r"config.evaluate.k=201, but 200 passages"),
   ],
 )
 def test_what_cannot_be_measured_is_named_before_training(
   toy_data, dev, tmp_path, options, message
 ):
-  system = small_system("individual", toy_data, **settings(dev, **options))
+  system, run = parts("individual", toy_data, settings(dev, **options))
   with pytest.raises(ValueError, match=message):
-    evaluator_of(system, tmp_path)
+    evaluator_of(system, tmp_path, run)
+
+
+def retriever_evaluator(system, tmp_path, run):
+  """That of a task without a reader."""
+  return make_evaluator(
+    run, None, system.components, system.corpus, None, one_device(), tmp_path
+  )
 
 
 def test_a_retriever_is_measured_by_recall_alone(toy_data, dev, tmp_path):
   options = settings(dev, **{"evaluate.best": "gold@5"})
-  system = small_system("individual", toy_data, **options)
-  evaluate = make_evaluator(
-    system.config, system.models, system.corpus, None, one_device(), tmp_path
-  )
-  figures = evaluate(system.retriever.params, None)
+  system, run = parts("individual", toy_data, options)
+  evaluate = retriever_evaluator(system, tmp_path, run)
+  figures = evaluate(system.params, None)
   assert list(figures) == [
-    f"{m}@{c}" for m in ("recall", "gold") for c in (1, 5, 20, 100)
+    *(f"{m}@{c}" for m in ("recall", "gold") for c in (1, 5, 20, 100)),
+    "dev_passages",
   ]
-  bad = small_system("individual", toy_data, **settings(dev))
+  _, bad = parts("individual", toy_data, settings(dev))
   with pytest.raises(ValueError, match="best='em' is not measured"):
-    make_evaluator(
-      bad.config, bad.models, bad.corpus, None, one_device(), tmp_path
-    )
-  off = small_system("individual", toy_data)
-  assert evaluator_of(off, tmp_path) is None
+    retriever_evaluator(system, tmp_path, bad)
+  live = options | {"evaluate.index": "live"}
+  _, bad = parts("individual", toy_data, live)
+  with pytest.raises(ValueError, match="index='live': this task searches no"):
+    retriever_evaluator(system, tmp_path, bad)
+  off, run = parts("individual", toy_data, {})
+  assert evaluator_of(off, tmp_path, run) is None
+
+
+def test_a_sample_is_searched_in_place_of_the_corpus(
+  toy_data, dev, tmp_path, monkeypatch
+):
+  """The default without a live index; only the sample is encoded."""
+  options = settings(
+    dev,
+    **{
+      "evaluate.best": "gold@5",
+      "evaluate.index": "",
+      "evaluate.passages": 40,
+    },
+  )
+  system, run = parts("individual", toy_data, options)
+  sizes = []
+  make = dev_index.index_corpus
+
+  def counted(retriever, passages, *args, **kwargs):
+    sizes.append(len(passages))
+    return make(retriever, passages, *args, **kwargs)
+
+  monkeypatch.setattr(dev_index, "index_corpus", counted)
+  figures = retriever_evaluator(system, tmp_path, run)(system.params, None)
+  assert sizes == [40] and figures["dev_passages"] == 40
+
+  # The same ranking among these rows of the whole corpus.
+  questions = list(QuestionSet(dev))
+  gold = [name for q in questions for name in q.positive_ids]
+  rows = sample_passages(system.corpus, gold, 40, seed=run.seed).rows
+  assert {system.corpus.row_of(name) for name in gold} <= set(rows.tolist())
+  index = index_corpus(
+    system.retriever, system.corpus, tmp_path / "i", mesh=one_device()
+  )
+  texts = [q.question for q in questions]
+  _, ranked = search_questions(
+    system.retriever, index, system.corpus, texts, k=200
+  )
+  kept = [[r for r in row if r in set(rows)] for row in ranked.tolist()]
+  chosen = np.array(kept, np.int32)[:, :40]
+  ranking = Ranking(
+    tuple(q.id for q in questions), chosen, np.zeros(chosen.shape, np.float32)
+  )
+  wanted = evaluate_ranking(ranking, questions, system.corpus)
+  for measure in ("recall", "gold"):
+    for cutoff in ("1", "5", "20"):
+      assert figures[f"{measure}@{cutoff}"] == wanted[measure][cutoff]
+
+
+def test_a_sample_is_decided_by_its_seed(toy_data):
+  corpus = small_system("fid", toy_data).corpus
+  first, again, other = (
+    sample_passages(corpus, ["p3", "nowhere"], 20, seed=seed)
+    for seed in (1, 1, 2)
+  )
+  assert first.fingerprint == again.fingerprint != other.fingerprint
+  assert len(first) == len(set(first.rows.tolist())) == 20
+  assert 3 in first.rows and 3 in other.rows
+  assert [first.id(i) for i in range(20)] == [
+    corpus.id(r) for r in first.rows.tolist()
+  ]
+  everything = sample_passages(corpus, [], 1000, seed=1)
+  assert everything.rows.tolist() == list(range(200))
