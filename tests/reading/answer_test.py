@@ -150,9 +150,10 @@ class ByHand:
     text = tokenizer.encode(corpus.text(row)) if row >= 0 else []
     ids = [tokenizer.cls_id, *asked, tokenizer.sep_id, *text]
     ids = [*ids[: limit - 1], tokenizer.sep_id]
-    padded = jnp.array([[*ids, *[7] * (limit - len(ids))]])
-    states = self._encode(self.params["reader"], padded, jnp.array([len(ids)]))
-    return states[0], len(ids)
+    padded = jnp.array([[[*ids, *[7] * (limit - len(ids))]]])
+    lengths = jnp.array([[len(ids)]])
+    states = self._encode(self.params["reader"], padded, lengths)
+    return states[0, 0], len(ids)
 
   def log_likelihoods(
     self, answer: list[int], memories, bias=None
