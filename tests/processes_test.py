@@ -101,6 +101,34 @@ def test_checkpoint_of_two_processes_restores_in_one(one_and_two):
   )
 
 
+def test_two_processes_set_a_damaged_step_aside(odqa, toy_data, tmp_path):
+  """Both go on from the step before, and make the damaged one again."""
+  arguments = [
+    "train",
+    "--config", ROOT / "configs" / "ict.py:debug",
+    "--workdir", tmp_path,
+    f"--config.data.corpus={toy_data / 'corpus'}",
+    "--config.steps=4",
+    "--config.checkpoint.every=2",
+    "--config.checkpoint.keep=2",
+    "--config.log_every=1",
+  ]  # fmt: skip
+  launch(odqa, 2, 2, *arguments)
+  before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  step = tmp_path / "checkpoints" / "4"
+  files = (p for p in (step / "state").rglob("*") if p.is_file())
+  path = max(files, key=lambda p: p.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  assert launch(odqa, 2, 2, *arguments)["steps"] == 4
+  names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert names == {"2", "4", "4.damaged"}
+  after = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  losses = [[json.loads(x)["loss"] for x in lines] for lines in (before, after)]
+  assert losses[0] == losses[1]
+
+
 def test_index_and_search_are_the_same(odqa, one_and_two, toy_data, tmp_path):
   """Both index the checkpoint of the two processes; the runs agree."""
   for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):

@@ -125,7 +125,7 @@ def test_an_interrupted_build_with_an_identity_is_gone_on_with(tmp_path: Path):
       with publish(tmp_path / "a", "pairs", {}, identity=identity) as draft:
         assert (draft.folder / "part-0").exists() == kept
         (draft.folder / "part-0").write_text("done")
-        (draft.folder / "part-1.tmp").write_text("half")
+        (draft.folder / "rows.npy.tmp").write_text("half")
         raise ZeroDivisionError
   options = {"identity": {"a": 2}, "scratch": ["part-*"]}
   assert len(make(tmp_path / "a", **options)["files"]) == 3
