@@ -34,7 +34,7 @@ from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import read_settings
-from odqa_jax.training.tasks.tasks import encoder_config
+from odqa_jax.training.initial_retriever import encoder_config
 from odqa_jax.training.train import train
 
 SPLITS = ("train", "test")
@@ -120,15 +120,16 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
 
 def random_retriever(config: ConfigDict, corpus: Corpus) -> Retriever:
   """The untrained model that the stages begin from."""
-  model = encoder_config(config.model, corpus.tokenizer.vocab_size)
-  params = DualEncoder(model).init(jax.random.key(config.seed))
+  settings = read_settings(config)
+  model = encoder_config(settings.model, corpus.tokenizer.vocab_size)
+  params = DualEncoder(model).init(jax.random.key(settings.seed))
   return make_retriever(
     model,
     params,
     corpus.tokenizer,
-    question_length=config.data.question_length,
-    passage_length=config.data.passage_length,
-    title=config.data.title,
+    question_length=settings.data.question_length,
+    passage_length=settings.data.passage_length,
+    title=settings.data.title,
   )
 
 

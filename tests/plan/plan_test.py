@@ -1,5 +1,6 @@
 """`odqa plan`: what is counted, and that it is the training's own programs."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -10,29 +11,29 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
-from odqa_jax.training.tasks.tasks import make_task
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.main import main
-from odqa_jax.models import dual_encoder as bert
-from odqa_jax.models import t5
+from odqa_jax.models import dual_encoder, t5
 from odqa_jax.plan import plan as plan_module
 from odqa_jax.plan.programs import (
   ReaderSizes,
   Setting,
   abstract_batch,
-  batch_shapes,
-  planned_models,
+  planned_components,
   train_programs,
   training_state,
 )
 from odqa_jax.plan.work import measure
-from odqa_jax.reading.gather import Found, Lookup
+from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.config import load_config
-from odqa_jax.runtime.mesh import make_mesh, row_sharding
+from odqa_jax.runtime.mesh import make_mesh, row_sharding, to_global
+from odqa_jax.runtime.settings import read_settings
 from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
 from odqa_jax.training.initial_reader import reader_inputs
+from odqa_jax.training.retrieval import BatchRetrieval, Candidates
+from odqa_jax.training.tasks.table import check_names, make_task
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 needs_libtpu = pytest.mark.skipif(
@@ -323,67 +324,95 @@ def longest(examples, count):
   )
 
 
-def shapes_of(batch):
-  return {k: (v.shape, np.dtype(v.dtype)) for k, v in batch.items()}
+def described(batch):
+  """Shape, type and placement of every array, made or planned."""
+  return {
+    name: (x.shape, np.dtype(x.dtype), x.sharding.spec)
+    for name, x in batch.items()
+  }
 
 
-def planned_shapes(config):
-  return {k: (s, np.dtype(d)) for k, (s, d) in batch_shapes(config).items()}
+def planned(settings, batch, mesh):
+  """The planned batch, as long as this one.
+
+  A real batch is padded to its bucket, a planned one to the longest.
+  """
+  data = {"question_length": batch["question_ids"].shape[-1]}
+  if settings.data.source in ("ict", "pairs"):
+    data["passage_length"] = batch["passage_ids"].shape[-1]
+  settings = dataclasses.replace(
+    settings, data=dataclasses.replace(settings.data, **data)
+  )
+  return abstract_batch(settings, check_names(settings), mesh)
 
 
 @pytest.mark.parametrize("source", ["pairs", "ict"])
 def test_a_planned_batch_is_the_loaders(toy_config, source):
-  config = toy_config(**{"data.source": source, "data.hard_negatives": 3})
-  batch = longest(
-    load_examples(config.data, Corpus(config.data.corpus)), config.batch_size
+  settings = read_settings(
+    toy_config(**{"data.source": source, "data.hard_negatives": 3})
   )
-  # A real batch is padded to its bucket, a planned one to the longest.
-  with config.unlocked():
-    config.data.question_length = batch["question_ids"].shape[-1]
-    config.data.passage_length = batch["passage_ids"].shape[-1]
-  assert shapes_of(batch) == planned_shapes(config)
+  data, mesh = settings.data, make_mesh()
+  batch = longest(load_examples(data, Corpus(data.corpus)), settings.batch_size)
+  expected = described(to_global(mesh, batch))
+  assert described(planned(settings, batch, mesh)) == expected
 
 
 @pytest.mark.parametrize(
-  "settings",
+  "changes",
   [
-    {"retrieval.k": 3, "reader.flags": True},
+    {"retrieval.k": 3, "reader.overlap_features": True},
     {"retrieval.k": 2, "retrieval.null_document": True},
     {"retrieval.k": 0},
   ],
 )
-def test_a_planned_batch_is_the_lookups(toy_config, settings):
-  config = toy_config(
-    **{
-      "task": "individual",
-      "batch_size": 8,
-      "data.source": "answers",
-      "data.reader_buckets": False,
-      "data.reader_length": 96,
-      "reader.preset": "tiny",
-      "model.preset": "tiny",
-    }
-    | settings
+def test_a_planned_batch_is_that_of_retrieval(toy_config, changes):
+  settings = read_settings(
+    toy_config(
+      **{
+        "task": "individual",
+        "batch_size": 8,
+        "data.source": "answers",
+        "data.reader_buckets": False,
+        "data.reader_length": 96,
+        "reader.preset": "tiny",
+        "model.preset": "tiny",
+      }
+      | changes
+    )
   )
-  corpus = Corpus(config.data.corpus)
-  inputs = reader_inputs(config, corpus)
-  batch = longest(load_examples(config.data, corpus, inputs.vocabulary), 8)
-  models = planned_models(config, corpus.tokenizer.vocab_size)
-  k = config.retrieval.k
-  lookup = Lookup(config, models.encoder, corpus, inputs, make_mesh(), k=k)
-  found = Found(np.zeros((8, k), np.int32), batch["reader_question_lengths"])
-  complete = lookup.complete(batch, found)
-  with config.unlocked():
-    config.data.question_length = batch["question_ids"].shape[-1]
-  assert shapes_of(complete) == planned_shapes(config)
+  data, k, mesh = settings.data, settings.retrieval.k, make_mesh()
+  corpus = Corpus(data.corpus)
+  inputs = reader_inputs(settings, corpus)
+  batch = longest(load_examples(data, corpus, inputs.vocabulary), 8)
+  gatherer = PassageGatherer(
+    corpus=corpus,
+    inputs=inputs,
+    passage_length=data.passage_length,
+    title=data.title,
+    null_document=settings.retrieval.null_document,
+    buckets=data.reader_buckets,
+  )
+  _, components = planned_components(settings, corpus.tokenizer.vocab_size)
+  retrieval = BatchRetrieval(
+    components["retriever"], gatherer, mesh, k=k, force_gold=False
+  )
+  rows = np.zeros((8, k), np.int32)
+  candidates = Candidates(rows, batch["reader_question_lengths"])
+  complete = retrieval.complete(batch, candidates)
+  expected = described(to_global(mesh, complete))
+  assert described(planned(settings, batch, mesh)) == expected
 
 
 def test_planned_readers_have_the_ids_of_word_pieces(toy_config, toy_data):
   tokenizer = Corpus(toy_data / "corpus").tokenizer
   mine = WordPieceVocabulary(tokenizer)
-  config = toy_config(**{"task": "fid", "reader.preset": "tiny"})
-  reader = planned_models(config, tokenizer.vocab_size).reader
-  assert reader is not None
+  config = toy_config(
+    **{"task": "fid", "reader.preset": "tiny", "data.source": "answers"}
+  )
+  _, components = planned_components(
+    read_settings(config), tokenizer.vocab_size
+  )
+  reader = components["reader"]
   assert reader.config.vocab_size == mine.size
   assert reader.config.start_id == mine.start_id
   assert reader.config.eos_id == mine.eos_id
@@ -394,17 +423,20 @@ def test_planned_readers_have_the_ids_of_word_pieces(toy_config, toy_data):
 def small(monkeypatch):
   """Networks of one layer: what compiles here is not about their depth."""
   shape = {"width": 32, "layers": 1, "heads": 2, "mlp_dim": 64}
-  tiny = bert.PRESETS["tiny"] | shape
-  monkeypatch.setitem(bert.PRESETS, "tiny", tiny)
+  tiny = dual_encoder.PRESETS["tiny"] | shape
+  monkeypatch.setitem(dual_encoder.PRESETS, "tiny", tiny)
   shape |= {"decoder_layers": 1, "head_dim": 16}
   monkeypatch.setitem(t5.PRESETS, "tiny", t5.PRESETS["tiny"] | shape)
 
 
 def setting(config, **changes):
+  settings = read_settings(config)
+  needs, components = planned_components(settings, 300)
   values = {
-    "config": config,
-    "models": planned_models(config, 300),
-    "mesh": make_mesh(config.mesh.to_dict()),
+    "settings": settings,
+    "needs": needs,
+    "components": components,
+    "mesh": make_mesh(settings.mesh),
     "passages": 5000,
     "width": 32,
     "dtype": "float32",
@@ -438,7 +470,7 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
       "data.source": "pairs" if task == "contrastive" else "answers",
       "retrieval.k": 4,
       "retrieval.refresh": "snapshot" if task == "individual" else "none",
-      "objective.context_encoder": task == "individual",
+      "objective.passage_encoder": task == "individual",
     }
   )
   made = setting(config)
@@ -447,10 +479,8 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
   lowered = programs["train_step"].lower()
   counted = measure(lowered.as_text("hlo")).matmul_flops
   assert no_arrays() - before < 2**16
-  batch = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), abstract_batch(config, made.mesh)
-  )
-  expected = make_task(config, made.models).flops(batch)
+  batch = abstract_batch(made.settings, made.needs, made.mesh)
+  expected = make_task(made.settings, made.components).flops(batch)
   assert counted == pytest.approx(expected, rel=0.05)
   names = {"train_step"}
   if task != "contrastive":
@@ -619,9 +649,9 @@ def test_an_index_too_large_is_a_figure_and_no_error(capsys):
 def test_configs_can_be_planned_for():
   """Every recipe has sizes that a plan can know, or says what it lacks."""
   for path in sorted(CONFIGS.glob("*.py")):
-    config = load_config(f"{path}:debug")
-    if config.model.preset == "init":
+    settings = read_settings(load_config(f"{path}:debug"))
+    if settings.model.preset == "init":
       with pytest.raises(ValueError, match="preset=init takes the sizes"):
-        planned_models(config, 300)
+        planned_components(settings, 300)
     else:
-      planned_models(config, 300)
+      planned_components(settings, 300)
