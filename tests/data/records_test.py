@@ -2,14 +2,13 @@
 
 import gzip
 import hashlib
-import itertools
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from odqa_jax.data.formats import beginning
-from odqa_jax.data.records import RawFile, replacing
+from odqa_jax.data.records import RawFile
 
 
 def raw_file(root: Path, content: bytes) -> RawFile:
@@ -107,17 +106,3 @@ def test_folders_and_missing_files_are_told_apart(tmp_path: Path) -> None:
     RawFile(tmp_path)
   with pytest.raises(ValueError, match="no such file"):
     RawFile(tmp_path / "none")
-
-
-def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
-  path = tmp_path / "deep" / "file"
-  with replacing(path) as file:
-    file.write("old")
-  with pytest.raises(RuntimeError), replacing(path) as file:
-    file.write("new")
-    raise RuntimeError
-  assert path.read_text() == "old"
-  with replacing(path) as file:
-    file.writelines(itertools.repeat("new", 2))
-  assert path.read_text() == "newnew"
-  assert [p.name for p in path.parent.iterdir()] == ["file"]

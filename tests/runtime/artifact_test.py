@@ -21,6 +21,7 @@ from odqa_jax.runtime.artifact import (
   read_json,
   read_manifest,
   replace_file,
+  replacing,
   write_json,
   write_manifest,
 )
@@ -292,3 +293,17 @@ def test_replaced_files_are_whole(tmp_path: Path):
     replace_file(tmp_path / "b", content)
     with pytest.raises(Damage, match=f"b: {message}"):
       read_json(tmp_path / "b")
+
+
+def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path):
+  path = tmp_path / "deep" / "file"
+  with replacing(path) as temporary:
+    temporary.write_text("first")
+  with pytest.raises(RuntimeError), replacing(path) as temporary:
+    temporary.write_text("second")
+    raise RuntimeError
+  assert path.read_text() == "first"
+  with replacing(path) as temporary:
+    temporary.write_text("third")
+  assert path.read_text() == "third"
+  assert [p.name for p in path.parent.iterdir()] == ["file"]

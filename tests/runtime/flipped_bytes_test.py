@@ -25,8 +25,8 @@ from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.scann_build import build_scann, read_build
+from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.index import build_index, export_npy, load_index
-from odqa_jax.retrieval.searchable import open_index
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.checkpoint import Checkpoints, find_step, restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
