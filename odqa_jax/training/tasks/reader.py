@@ -41,6 +41,10 @@ def individual(settings: Settings, components: Components) -> Task:
 
   Trains the reader, the question encoder and, unless
   `config.objective.passage_encoder` is off, the passage encoder.
+
+  With `config.reader.span_loss`, an aid for small readers that the paper does
+  not have, span embeddings are normalised over all passages of a question, so
+  that p(a | q, z) knows of the others; without it every passage is read alone.
   """
   reading = _reading(
     settings,
