@@ -130,7 +130,7 @@ def _reader_task(
   reader: T5 = components["reader"]
   objective, span_weight = settings.objective, settings.reader.span_loss
   biased = reading.bias != "none"
-  scored = biased or reading.fusion == "answers"
+  scored = _is_scored(reading)
   frozen = _frozen(settings) if scored else ("retriever/.*",)
 
   def init(rng: PRNGKeyArray) -> Params:
@@ -198,32 +198,44 @@ def _reader_task(
     loss_sum, total = metrics["loss"]
     return loss_sum / jnp.maximum(total, 1.0), metrics
 
-  def flops(batch: Mapping[str, Any]) -> float:
-    """Matmul FLOPs of a step; a backward pass costs two forward ones."""
-    b, k, l = batch["reader_ids"].shape
-    t = batch["answer_ids"].shape[1]
-    alone = reading.fusion == "answers"
-    passes = 4 if settings.micro_batches > 1 else 3
-    total = passes * reader.flops(
-      b=b * k if alone else b, k=1 if alone else k, l=l, t=t
-    )
-    if not scored:
-      return total
-    lq, lp = batch["question_ids"].shape[1], batch["passage_ids"].shape[2]
-    total += passes * b * lq * retriever.flops_per_token(lq)
-    passage = b * k * lp * retriever.flops_per_token(lp)
-    return total + passage * (
-      passes if objective.passage_encoder else passes - 2
-    )
-
   return Task(
     init=init,
     loss=loss,
-    flops=flops,
+    flops=lambda batch: _flops(settings, components, reading, batch),
     frozen=frozen,
     reading=reading,
     rates=(("bias/lambda", objective.bias_learning_rate),) if biased else (),
   )
+
+
+def _flops(
+  settings: Settings,
+  components: Components,
+  reading: ReadingConfig,
+  batch: Mapping[str, Any],
+) -> float:
+  """Matmul FLOPs of a step; a backward pass costs two forward ones."""
+  retriever: DualEncoder = components["retriever"]
+  reader: T5 = components["reader"]
+  b, k, l = batch["reader_ids"].shape
+  t = batch["answer_ids"].shape[1]
+  alone = reading.fusion == "answers"
+  passes = 4 if settings.micro_batches > 1 else 3
+  total = passes * reader.flops(
+    b=b * k if alone else b, k=1 if alone else k, l=l, t=t
+  )
+  if not _is_scored(reading):
+    return total
+  lq, lp = batch["question_ids"].shape[1], batch["passage_ids"].shape[2]
+  total += passes * b * lq * retriever.flops_per_token(lq)
+  passage = b * k * lp * retriever.flops_per_token(lp)
+  trained = settings.objective.passage_encoder
+  return total + passage * (passes if trained else passes - 2)
+
+
+def _is_scored(reading: ReadingConfig) -> bool:
+  """Whether the likelihood depends on the passages' scores."""
+  return reading.bias != "none" or reading.fusion == "answers"
 
 
 def _frozen(settings: Settings) -> tuple[str, ...]:
