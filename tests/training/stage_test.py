@@ -109,9 +109,7 @@ class Unread:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "snapshot", "rolling"])
-def test_an_index_that_cannot_change_is_not_refreshed(
-  toy_data, tmp_path, mode
-):
+def test_an_index_that_cannot_change_is_not_refreshed(toy_data, tmp_path, mode):
   run, task, components, _, gatherer = parts(
     toy_data,
     **{"retrieval.refresh": mode, "optimizer.multipliers": ((FROZEN, 0.0),)},
