@@ -193,7 +193,7 @@ def test_every_key_is_explained_beside_the_recipes():
   missing = [line for line in expected if line not in lines]
   assert not missing, f"put into {page}:\n" + "\n".join(missing)
   too_many = [line for line in lines if line not in expected]
-  assert not too_many, f"no such keys any more:\n" + "\n".join(too_many)
+  assert not too_many, "no such keys any more:\n" + "\n".join(too_many)
   assert lines == expected
 
 

@@ -278,12 +278,12 @@ def embeddings(params, batch):
   """Of questions [b, e] and passages [b, k, e]."""
   encoder, weights = COMPONENTS["retriever"], params["retriever"]
   b, k, l = batch["passage_ids"].shape
-  questions = encoder.encode_question(
+  questions = jax.jit(encoder.encode_question)(
     weights,
     jnp.asarray(batch["question_ids"]),
     jnp.asarray(batch["question_lengths"]),
   )
-  passages = encoder.encode_passage(
+  passages = jax.jit(encoder.encode_passage)(
     weights,
     jnp.asarray(batch["passage_ids"].reshape(b * k, l)),
     jnp.asarray(batch["passage_lengths"].reshape(b * k)),
@@ -322,15 +322,14 @@ def test_the_individual_loss_is_that_of_numpy(case):
   )
   reader, weights = COMPONENTS["reader"], params["reader"]
   ids, lengths = batch["reader_ids"], jnp.asarray(batch["reader_lengths"])
-  states = reader.encode(weights, jnp.asarray(ids), lengths)
+  states = jax.jit(reader.encode)(weights, jnp.asarray(ids), lengths)
+  decode = jax.jit(reader.decode)
   targets = reader.shift_right(jnp.asarray(batch["answer_ids"]))
   probs = np.stack(
     [
       np.exp(
         log_softmax(
-          reader.decode(
-            weights, targets, states[:, z : z + 1], lengths[:, z : z + 1]
-          )
+          decode(weights, targets, states[:, z : z + 1], lengths[:, z : z + 1])
         )
       )
       for z in range(ids.shape[1])

@@ -9,8 +9,8 @@ import pytest
 
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
-from odqa_jax.models.t5 import T5, T5Config
 from odqa_jax.models.t5 import PRESETS as READERS
+from odqa_jax.models.t5 import T5, T5Config
 from odqa_jax.runtime.settings import ObjectiveSettings, Settings
 from odqa_jax.training.tasks.contrastive import temperature
 from odqa_jax.training.tasks.table import TASKS, make_task
