@@ -23,18 +23,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from odqa_jax.training.tasks.tasks import make_task
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
-from odqa_jax.reading.gather import Lookup
 from odqa_jax.retrieval.refresh import Refresher
 from odqa_jax.retrieval.retriever import index_corpus, make_retriever
 from odqa_jax.runtime.mesh import make_mesh, to_global
-from odqa_jax.training.initial_reader import initial_models
+from odqa_jax.runtime.settings import read_settings
+from odqa_jax.training.initial import initial_components
 from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.train import TrainState, train_step
+from odqa_jax.training.program import TrainState, train_step
+from odqa_jax.training.retrieval import BatchRetrieval
+from odqa_jax.training.tasks.table import check_names, make_task
+from odqa_jax.training.train import make_gatherer
 
 
 def timed(run, repeats: int) -> list[float]:
@@ -63,47 +65,49 @@ def main() -> None:
   parser.add_argument("--every", type=int, default=100, help="refresh_every")
   args = parser.parse_args()
   config = ConfigDict(json.loads((args.workdir / "config.json").read_text()))
+  settings = read_settings(config)
+  data, k = settings.data, settings.retrieval.k
   mesh = make_mesh()
-  corpus = Corpus(config.data.corpus)
-  initial = initial_models(config, corpus, mesh)
+  corpus = Corpus(data.corpus)
+  initial = initial_components(settings, check_names(settings), corpus, mesh)
   assert initial.inputs is not None, "a workdir of a task with a reader"
-  encoder = initial.models.encoder
-  task = make_task(config, initial.models)
+  encoder = initial.components["retriever"]
+  task = make_task(settings, initial.components)
   tx = make_optimizer(
-    config.optimizer, steps=config.steps, frozen_paths=task.frozen
+    settings.optimizer,
+    steps=settings.steps,
+    frozen_paths=task.frozen,
+    rates=task.rates,
   )
   params = task.init(jax.random.key(0)) | initial.params
   state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-  lookup = Lookup(
-    config, encoder, corpus, initial.inputs, mesh, k=config.retrieval.k
-  )
+  gatherer = make_gatherer(settings, initial, corpus)
+  retrieval = BatchRetrieval(encoder, gatherer, mesh, k=k, force_gold=False)
   retriever = make_retriever(
     encoder.config,
     params["retriever"],
     corpus.tokenizer,
-    question_length=config.data.question_length,
-    passage_length=config.data.passage_length,
-    title=config.data.title,
+    question_length=data.question_length,
+    passage_length=data.passage_length,
+    title=data.title,
   )
   with tempfile.TemporaryDirectory() as folder:
     index = index_corpus(retriever, corpus, Path(folder) / "index", mesh=mesh)
-  examples = load_examples(config.data, corpus, initial.inputs.vocabulary)
-  batches = train_batches(
-    examples, config.batch_size, seed=0, rows=slice(0, config.batch_size)
-  )
-  batch = next(batches)
-  result = {"batch": config.batch_size, "k": config.retrieval.k}
-  result["passages"] = len(corpus)
-  result["encode_and_search_ms"] = summary(
-    timed(
-      lambda: lookup.dispatch(params["retriever"], index, batch), args.repeats
-    )
-  )
-  found = lookup.dispatch(params["retriever"], index, batch)
+  examples = load_examples(data, corpus, initial.inputs.vocabulary)
+  size = settings.batch_size
+  batch = next(train_batches(examples, size, seed=0, rows=slice(0, size)))
+  result = {"batch": size, "k": k, "passages": len(corpus)}
+
+  def search():
+    return retrieval.dispatch(params["retriever"], index, batch)
+
+  result["encode_and_search_ms"] = summary(timed(search, args.repeats))
+  candidates = search()
   result["gather_ms"] = summary(
-    timed(lambda: lookup.complete(batch, found), args.repeats)
+    timed(lambda: retrieval.complete(batch, candidates), args.repeats)
   )
-  placed = to_global(mesh, lookup.complete(batch, found))
+  placed = to_global(mesh, retrieval.complete(batch, candidates))
+  # Not the loop's own program, which donates the state.
   step = jax.jit(functools.partial(train_step, task=task, tx=tx, seed=0))
   result["step_ms"] = summary(timed(lambda: step(state, placed), args.repeats))
   for mode in ("blocking", "snapshot", "rolling"):
@@ -113,7 +117,7 @@ def main() -> None:
       encoder.encode_passage,
       corpus,
       mesh,
-      max_length=config.data.passage_length,
+      max_length=data.passage_length,
     )
     refreshed = refresher.begin(None, params["retriever"], 0)
     seconds = []

@@ -1,10 +1,10 @@
-"""What renewing the index during end-to-end training is worth, in recall.
+"""What refreshing the index during end-to-end training is worth, in recall.
 
     python tests/benchmarks/refresh.py demo --out /tmp/refresh --steps 300 \
       --every 75
 
 Trains Individual Top-k with both encoders from the reader of a demo's workdir,
-once without renewal and once with `blocking` renewal, and measures both on a
+once without refresh and once with `blocking` refresh, and measures both on a
 new index. Prints one JSON line for each.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
       k=sizes.k,
       rate=sizes.end_rate,
       init_from=str(args.demo / "reader"),
-      context_encoder=True,
+      passage_encoder=True,
     )
     with config.unlocked():
       config.retrieval.refresh = refresh

@@ -51,8 +51,8 @@ reader=("${common[@]}" --config.model.preset=init --config.model.dtype=float32
   --config.objective.temperature=0.05
   --config.reader.preset=tiny --config.reader.dtype=float32
   --config.reader.remat=none --config.reader.dropout=0.0
-  --config.reader.mixing=True --config.reader.mimetic=True
-  --config.reader.flags=True --config.reader.span_loss=2.0
+  --config.reader.depthwise_convolution=True --config.reader.mimetic=True
+  --config.reader.overlap_features=True --config.reader.span_loss=2.0
   --config.data.reader_length=128 --config.data.reader_title=True
   --config.data.answer_length=32
   --config.data.questions="$WORK/data/questions/short"

@@ -57,7 +57,7 @@ def test_all_of_the_examples_are_loaded_as_without_a_share():
 def test_a_share_is_used_equally_often_and_nothing_else():
   chosen = chosen_examples(100, 0.3, seed=0).tolist()
   batches = numbers(100, 9, fraction=0.3)
-  epochs = [[n for b in batches[i : i + 3] for n in b] for i in (0, 3, 6)]
+  epochs = np.array(batches).reshape(3, 30).tolist()
   assert [sorted(epoch) for epoch in epochs] == [chosen] * 3
   assert epochs[0] != epochs[1] != epochs[2]
   assert batches == numbers(100, 9, fraction=0.3)
