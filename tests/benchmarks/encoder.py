@@ -23,7 +23,7 @@ import optax
 import torch
 from sentence_transformers import SentenceTransformer, losses
 
-from odqa_jax.data.examples.loader import bucket_length
+from odqa_jax.data.examples.batch import bucket_length
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
