@@ -16,12 +16,11 @@ from pathlib import Path
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.demo.presets import PRESETS, ReaderPreset
 from odqa_jax.demo.reader import reader_stage
-from odqa_jax.demo.retriever import (
-  held_out_questions,
-  measure_retriever,
-  stage_config,
-)
-from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.demo.retriever import held_out_questions, stage_config
+from odqa_jax.evaluation.measures import evaluate_ranking
+from odqa_jax.evaluation.systems import rank_passages
+from odqa_jax.retrieval.retriever import index_corpus, load_retriever
+from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.training.train import train
 
 
@@ -57,12 +56,11 @@ def main() -> None:
     with config.unlocked():
       config.retrieval.refresh = refresh
     train(config, args.out / refresh)
-    figures, _ = measure_retriever(
-      load_retriever(args.out / refresh),
-      corpus,
-      questions,
-      args.out / "index" / refresh,
-    )
+    retriever = load_retriever(args.out / refresh)
+    folder = args.out / "index" / refresh
+    index = index_corpus(retriever, corpus, folder, mesh=make_mesh())
+    ranking = rank_passages(retriever, index, corpus, questions, k=100)
+    figures = evaluate_ranking(ranking, questions, corpus)
     print(json.dumps({"refresh": refresh, "recall": figures["recall"]}))
 
 
