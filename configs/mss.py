@@ -2,7 +2,7 @@ r"""Masked salient spans: the retriever learns from what a reader must fill in.
 
 "End-to-End Training of Neural Retrievers for Open-Domain Question Answering",
 Sec. 2.2.2 and A.2: from an ICT retriever and a pre-trained T5, 100,000 steps,
-rate 2e-5, warm-up 5 %, the objective of Individual Top-k, the index renewed
+rate 2e-5, warm-up 5 %, the objective of Individual Top-k, the index refreshed
 every 500 steps. Choices of this project, where the paper states nothing: batch
 64; linear decay; weight decay 0.01 (that of its ICT); 128 tokens of a masked
 sentence, and the other lengths of `individual.py`; k = 8 with the null document

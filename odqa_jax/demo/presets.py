@@ -2,7 +2,7 @@
 
 import dataclasses
 
-# Workdir → name in the table, task, whether the context encoder is trained.
+# Workdir → name in the table, task, whether the passage encoder is trained.
 RUNS = {
   "fid": ("FiD", "fid", False),
   "joint": ("Joint Top-k", "joint", False),
@@ -38,7 +38,7 @@ class ReaderPreset:
     end_rate: peak learning rate of the end-to-end runs.
     retriever_factor: what the retriever's rate is of that; its encoders are
       trained already, and a reader that is not yet good misleads them.
-    refresh_every: steps between renewals of the index.
+    refresh_every: steps between refreshes of the index.
     questions: held-out questions that are answered.
     runs: which of `RUNS` begin with the trained reader.
   """

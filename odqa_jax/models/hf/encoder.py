@@ -194,7 +194,7 @@ def _load_single(
   if folders.read_bert_config(directory)["model_type"] == "dpr":
     raise ValueError(
       f"{directory}: one half of a DPR model; make a folder that holds the "
-      "question encoder as question/ and the context encoder as passage/."
+      "question encoder as question/ and the passage encoder as passage/."
     )
   return config, {"shared": tree}, facts
 
