@@ -273,7 +273,12 @@ def read_settings(config: ConfigDict) -> Settings:
 def _read(block: Any, config: Any, prefix: str) -> Any:
   values = {}
   for field in dataclasses.fields(block):
-    name, value = f"{prefix}.{field.name}", config[field.name]
+    name = f"{prefix}.{field.name}"
+    if field.name not in config:
+      raise ValueError(
+        f"{name} is missing; begin a config with `base_config()`."
+      )
+    value = config[field.name]
     if dataclasses.is_dataclass(field.type):
       values[field.name] = _read(field.type, value, name)
     elif isinstance(value, ConfigDict):

@@ -201,3 +201,12 @@ def test_the_names_of_refresh_modes_are_those_of_the_refresher():
   from odqa_jax.retrieval import refresh
 
   assert settings_module.REFRESH_MODES == refresh.MODES
+
+
+@pytest.mark.parametrize("path", ["seed", "retrieval.k"])
+def test_a_missing_key_is_named(path):
+  config = base_config()
+  block, _, name = path.rpartition(".")
+  del (config[block] if block else config)[name]
+  with pytest.raises(ValueError, match=rf"config\.{path} is missing"):
+    read_settings(config)
