@@ -6,8 +6,8 @@ batch 64 are 12,370 steps; rate 2e-5 with linear decay, weight decay 0.1, the
 index refreshed every 500 steps, no title in the reader. The retriever begins
 from ICT and supervised training, the reader from a pre-trained T5. Choices of
 this project, where the paper states nothing: warm-up of 1 %, lengths (256
-tokens for the encoders, 512 for the reader and 32 for an answer, as in EMDR²), and k = 32
-(theirs was chosen on dev).
+tokens for the encoders, 512 for the reader and 32 for an answer, as in EMDR²),
+and k = 32 (theirs was chosen on dev).
 
     odqa train --config configs/individual.py:size=base --workdir work/ind \
       --config.init_from=work/sup --config.reader.init_from=t5-base/ \
