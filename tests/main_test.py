@@ -23,6 +23,7 @@ def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):
   assert figures["recall"]["1"] == figures["gold"]["1"] >= 0.98
 
 
+@pytest.mark.slow
 def test_whole_pipeline_by_commands(capsys, tmp_path, toy_data):
   from pathlib import Path
 

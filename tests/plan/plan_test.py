@@ -492,6 +492,7 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
   assert set(programs) == names
 
 
+@pytest.mark.slow
 def test_programs_compile_and_are_measured_here(toy_config, small):
   """The whole report, on eight fake devices in place of a slice."""
   config = toy_config(**{"sharding": ((".*", "fsdp"),)})

@@ -384,6 +384,7 @@ def test_scores_are_the_likelihoods_that_training_maximises(
 
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("task", ["individual", "joint"])
+@pytest.mark.slow
 def test_eight_devices_answer_like_one(
   toy_data, make_index, tmp_path, monkeypatch, task
 ):

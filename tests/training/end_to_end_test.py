@@ -205,6 +205,7 @@ def self_leaf(params, name):
 
 
 @pytest.mark.eight_devices
+@pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
   # With [CLS] pooling of random weights all passages score alike, and rounding
   # would decide which are retrieved; Adam's first steps are signs of gradients.

@@ -188,6 +188,7 @@ def test_micro_batches_save_memory(toy_config):
 
 
 @pytest.mark.eight_devices
+@pytest.mark.slow
 def test_fsdp_equals_data_parallel(toy_config, tmp_path):
   fsdp = toy_config(sharding=((".*", "fsdp"),), log_every=1)
   train(toy_config(log_every=1), tmp_path / "plain")
