@@ -267,8 +267,8 @@ def _retrieval_evaluator(
         passage_length=data.passage_length,
         title=data.title,
       )
-      found = dev.index.search(retriever, live, dev.k)
-      return dev.retrieval_measures(*found)
+      ranked = dev.index.search(retriever, live, dev.k)
+      return dev.retrieval_measures(*ranked)
 
   return evaluate
 

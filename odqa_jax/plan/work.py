@@ -85,18 +85,20 @@ def measure(text: str) -> Work:
 
 def _add(computation: "Computation", times: int, work: Work) -> None:
   """Adds `times` runs of a computation."""
-  for made in computation:
-    if made.opcode == "while":
-      trips = _trip_count(made)
+  for instruction in computation:
+    if instruction.opcode == "while":
+      trips = _trip_count(instruction)
       work.unknown_loops += trips is None
-      _add(made.called[-1], times * (1 if trips is None else trips), work)
-    elif made.opcode == "conditional":
-      _add(max(made.called, key=_cost), times, work)
-    elif made.opcode in ("call", "async-start"):
-      _add(made.called[0], times, work)
+      _add(
+        instruction.called[-1], times * (1 if trips is None else trips), work
+      )
+    elif instruction.opcode == "conditional":
+      _add(max(instruction.called, key=_cost), times, work)
+    elif instruction.opcode in ("call", "async-start"):
+      _add(instruction.called[0], times, work)
     else:
-      work.hbm_bytes += times * _traffic(made)
-      for inner in _unfused(made):
+      work.hbm_bytes += times * _traffic(instruction)
+      for inner in _unfused(instruction):
         work.matmul_flops += times * _flops(inner)
         _add_collective(inner, times, work)
 
@@ -108,20 +110,20 @@ def _cost(computation: "Computation") -> tuple[int, int]:
   return alone.hbm_bytes, alone.matmul_flops
 
 
-def _unfused(made: "Instruction") -> Iterator["Instruction"]:
+def _unfused(instruction: "Instruction") -> Iterator["Instruction"]:
   """An instruction, or those of the fusion that it is."""
-  if made.opcode != "fusion":
-    yield made
+  if instruction.opcode != "fusion":
+    yield instruction
     return
-  for inner in made.called[0]:
+  for inner in instruction.called[0]:
     yield from _unfused(inner)
 
 
-def _add_collective(made: "Instruction", times: int, work: Work) -> None:
-  name = made.opcode.removesuffix("-start")
+def _add_collective(instruction: "Instruction", times: int, work: Work) -> None:
+  name = instruction.opcode.removesuffix("-start")
   if name not in _COLLECTIVES:
     return
-  size = sum(a.bytes for a in _results(made))
+  size = sum(a.bytes for a in _results(instruction))
   total = work.collectives.setdefault(
     name, {"count": 0, "bytes": 0, "largest": 0}
   )
@@ -250,61 +252,68 @@ def _root(computation: Computation) -> Instruction:
   return next(i for i in computation if i.root)
 
 
-def _results(made: Instruction) -> list[Array]:
+def _results(instruction: Instruction) -> list[Array]:
   """The arrays that an instruction makes, or will have made when it is done.
 
   All `-start` forms but all-reduce's list their operands first and end with
   scalars of their own.
   """
-  if not made.opcode.endswith("-start") or made.opcode == "all-reduce-start":
-    return made.arrays
-  if made.opcode == "copy-start":
-    return made.arrays[:1]
-  inputs = len(made.inputs)
-  results = made.arrays[inputs : 2 * inputs]
-  return results if len(results) == inputs else made.arrays[-1:]
+  if (
+    not instruction.opcode.endswith("-start")
+    or instruction.opcode == "all-reduce-start"
+  ):
+    return instruction.arrays
+  if instruction.opcode == "copy-start":
+    return instruction.arrays[:1]
+  inputs = len(instruction.inputs)
+  results = instruction.arrays[inputs : 2 * inputs]
+  return results if len(results) == inputs else instruction.arrays[-1:]
 
 
 # ---- Memory ----
 
 
-def _traffic(made: Instruction) -> int:
+def _traffic(instruction: Instruction) -> int:
   """Bytes of the main memory that an instruction reads and writes."""
-  if made.opcode in _FREE or made.opcode.endswith(("-done", "-update")):
+  if instruction.opcode in _FREE or instruction.opcode.endswith(
+    ("-done", "-update")
+  ):
     return 0
-  if made.opcode == "fusion":
-    return _fusion_traffic(made)
-  base = made.opcode.removesuffix("-start")
-  results = _results(made)
+  if instruction.opcode == "fusion":
+    return _fusion_traffic(instruction)
+  base = instruction.opcode.removesuffix("-start")
+  results = _results(instruction)
   if base in _SLICES:
-    times = made.inputs[0].in_hbm + all(a.in_hbm for a in results)
+    times = instruction.inputs[0].in_hbm + all(a.in_hbm for a in results)
     return times * sum(a.bytes for a in results)
   if base in _UPDATES:
-    return 2 * _updated(made) * made.in_hbm
-  read = [a for i in dict.fromkeys(made.inputs) for a in i.arrays]
+    return 2 * _updated(instruction) * instruction.in_hbm
+  read = [a for i in dict.fromkeys(instruction.inputs) for a in i.arrays]
   return sum(a.bytes for a in results + read if a.in_hbm)
 
 
-def _fusion_traffic(made: Instruction) -> int:
+def _fusion_traffic(instruction: Instruction) -> int:
   """As XLA counts it: of what is only sliced, the slices; in place, updates."""
-  fused = made.called[0]
+  fused = instruction.called[0]
   total = sum(
     _read(fused, i)
     for i in fused
-    if i.opcode == "parameter" and made.inputs[int(i.literal)].in_hbm
+    if i.opcode == "parameter" and instruction.inputs[int(i.literal)].in_hbm
   )
   root = _root(fused)
   parts = root.inputs if root.opcode == "tuple" else [root]
-  for array, part in zip(made.arrays, parts, strict=False):
+  for array, part in zip(instruction.arrays, parts, strict=False):
     total += _written(part, array) * array.in_hbm
   return total
 
 
-def _read(fused: Computation, made: Instruction) -> int:
+def _read(fused: Computation, instruction: Instruction) -> int:
   """Bytes of a fusion's input, or of a view of it, that the fusion reads."""
   total = 0
-  for user in (i for i in fused if made in i.inputs):
-    only_first = user.inputs[0] is made and user.inputs.count(made) == 1
+  for user in (i for i in fused if instruction in i.inputs):
+    only_first = (
+      user.inputs[0] is instruction and user.inputs.count(instruction) == 1
+    )
     if user.opcode == "bitcast":
       total += _read(fused, user)
     elif only_first and user.opcode in _SLICES:
@@ -319,8 +328,10 @@ def _read(fused: Computation, made: Instruction) -> int:
       else:
         total += _read(inner, next(i for i in inner if i.literal == "0"))
     else:
-      return made.bytes
-  return made.bytes if made.root else min(total, made.bytes)
+      return instruction.bytes
+  return (
+    instruction.bytes if instruction.root else min(total, instruction.bytes)
+  )
 
 
 def _written(root: Instruction, array: Array) -> int:
@@ -338,33 +349,37 @@ def _written(root: Instruction, array: Array) -> int:
   return array.bytes
 
 
-def _updated(made: Instruction) -> int:
+def _updated(instruction: Instruction) -> int:
   """Bytes that an update in place writes."""
-  if made.opcode != "scatter":
-    return made.inputs[1].bytes
-  arrays = (len(made.inputs) - 1) // 2  # Their indices follow, then updates.
-  return sum(i.bytes for i in made.inputs[arrays + 1 :])
+  if instruction.opcode != "scatter":
+    return instruction.inputs[1].bytes
+  arrays = (
+    len(instruction.inputs) - 1
+  ) // 2  # Their indices follow, then updates.
+  return sum(i.bytes for i in instruction.inputs[arrays + 1 :])
 
 
 # ---- FLOPs ----
 
 
-def _flops(made: Instruction) -> int:
+def _flops(instruction: Instruction) -> int:
   """FLOPs of a product or convolution."""
-  if made.opcode not in ("dot", "convolution"):
+  if instruction.opcode not in ("dot", "convolution"):
     return 0
-  lhs, rhs = (i.arrays[0].dims for i in made.inputs[:2])
-  out = made.arrays[0].dims
-  if made.opcode == "dot":
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", made.attributes)
+  lhs, rhs = (i.arrays[0].dims for i in instruction.inputs[:2])
+  out = instruction.arrays[0].dims
+  if instruction.opcode == "dot":
+    found = re.search(
+      r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes
+    )
     axes = [int(d) for d in found.group(1).split(",") if d] if found else []
     return 2 * math.prod(out) * math.prod(lhs[a] for a in axes)
-  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", made.attributes)
-  assert labels, made
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+  assert labels, instruction
   of_lhs, of_rhs, of_out = labels.groups()
   total = 2 * out[of_out.index("f")] * out[of_out.index("b")]
   total *= rhs[of_rhs.index("i")]
-  for axis, window in enumerate(_windows(made.attributes)):
+  for axis, window in enumerate(_windows(instruction.attributes)):
     name = str(axis)
     total *= _positions(
       lhs[of_lhs.index(name)], out[of_out.index(name)], window
@@ -423,16 +438,18 @@ def _trip_count(loop: Instruction) -> int | None:
   return None if start is None or end is None else max(end - start, 0)
 
 
-def _number(loop: Instruction, made: Instruction) -> int | None:
+def _number(loop: Instruction, instruction: Instruction) -> int | None:
   """The value of a loop's variable at its start, or of a constant."""
-  if made.opcode == "get-tuple-element":
-    index = re.search(r"index=(\d+)", made.attributes)
+  if instruction.opcode == "get-tuple-element":
+    index = re.search(r"index=(\d+)", instruction.attributes)
     first = loop.inputs[0]
     if not index or first.opcode != "tuple":
       return None
-    made = first.inputs[int(index.group(1))]
-    while made.opcode in _COPIES:
-      made = made.inputs[0]
-  if made.opcode != "constant" or not re.fullmatch(r"-?\d+", made.literal):
+    instruction = first.inputs[int(index.group(1))]
+    while instruction.opcode in _COPIES:
+      instruction = instruction.inputs[0]
+  if instruction.opcode != "constant" or not re.fullmatch(
+    r"-?\d+", instruction.literal
+  ):
     return None
-  return int(made.literal)
+  return int(instruction.literal)

@@ -216,16 +216,16 @@ def json_ready(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
   """Versions of Python, this package and what its numbers depend on."""
-  found = {
+  installed = {
     "python": platform.python_version(),
     "odqa_jax": odqa_jax.__version__,
   }
   for name in _PACKAGES:
     try:
-      found[name] = metadata.version(name)
+      installed[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
       continue
-  return found
+  return installed
 
 
 def write_report(

@@ -133,13 +133,13 @@ class SentencePieceTokenizer:
         )
 
   def _sentinels(self) -> tuple[int, ...]:
-    found: list[int] = []
+    sentinels: list[int] = []
     while True:
-      token = f"<extra_id_{len(found)}>"
+      token = f"<extra_id_{len(sentinels)}>"
       i = self._backend.token_to_id(token)
       if i is None:
-        return tuple(found)
-      found.append(i)
+        return tuple(sentinels)
+      sentinels.append(i)
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`; no special tokens, no truncation."""
