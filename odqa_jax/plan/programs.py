@@ -104,14 +104,15 @@ def planned_components(
     ValueError: if a size can be told from weights only.
   """
   needs = check_names(settings)
-  blocks = {"model": settings.model.preset}
+  blocks: dict[str, Any] = {"model": dual_encoder.PRESETS}
   if "reader" in needs.components:
-    blocks["reader"] = settings.reader.preset
-  for block, preset in blocks.items():
-    if preset == "init":
+    blocks["reader"] = t5.PRESETS
+  for block, presets in blocks.items():
+    if getattr(settings, block).preset == "init":
       raise ValueError(
         f"config.{block}.preset=init takes the sizes of weights, which a plan "
-        f"does not read; give --config.{block}.preset."
+        f"does not read; give --config.{block}.preset, one of "
+        f"{', '.join(presets)}."
       )
   components: dict[str, Any] = {
     "retriever": dual_encoder.DualEncoder(
