@@ -91,7 +91,7 @@ def topology_devices(name: str) -> list[Any]:
   # A v4 chip has two cores, which work as one device.
   options = {"chip_config_name": "megacore"} if shape.startswith("v4") else {}
   try:
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
       platform="tpu", topology_name=shape, **options
     )
   except jax.errors.JaxRuntimeError as error:
@@ -102,7 +102,7 @@ def topology_devices(name: str) -> list[Any]:
       f"--topology {name!r} is no TPU slice ({reason}); examples: "
       f"{', '.join(f'{k} = {v}' for k, v in SLICES.items())}."
     ) from error
-  return list(found.devices)
+  return list(topology.devices)
 
 
 def plan(
@@ -221,9 +221,10 @@ def measure_programs(
   figures = {}
   for program in planned:
     print(f"compiling {program.name}: {program.note}", file=sys.stderr)
-    made = figures[program.name] = compiled_figures(program, limit)
+    figures[program.name] = compiled_figures(program, limit)
     # Compiling a training step takes minutes; a plan may be stopped half-way.
-    print(f"  {_gib(made['peak'])} GiB of {_gib(limit)}", file=sys.stderr)
+    peak = _gib(figures[program.name]["peak"])
+    print(f"  {peak} GiB of {_gib(limit)}", file=sys.stderr)
   resident = _resident(setting, training.abstract, figures, limit)
   print(plan_table(figures, resident, limit), file=sys.stderr, flush=True)
   return {"programs": figures, "resident": resident}

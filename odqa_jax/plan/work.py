@@ -89,9 +89,8 @@ def _add(computation: "Computation", times: int, work: Work) -> None:
     if instruction.opcode == "while":
       trips = _trip_count(instruction)
       work.unknown_loops += trips is None
-      _add(
-        instruction.called[-1], times * (1 if trips is None else trips), work
-      )
+      runs = times * (1 if trips is None else trips)
+      _add(instruction.called[-1], runs, work)
     elif instruction.opcode == "conditional":
       _add(max(instruction.called, key=_cost), times, work)
     elif instruction.opcode in ("call", "async-start"):
@@ -198,9 +197,8 @@ def _parse(text: str) -> Computation:
   inside: Computation = []
   named: dict[str, Instruction] = {}
   for line in text.splitlines():
-    found = _LINE.match(line)
-    if found:
-      root, name, result, opcode, literal, attributes = found.groups("")
+    if match := _LINE.match(line):
+      root, name, result, opcode, literal, attributes = match.groups("")
       named[name] = Instruction(
         opcode=opcode,
         arrays=_arrays(result),
@@ -258,12 +256,10 @@ def _results(instruction: Instruction) -> list[Array]:
   All `-start` forms but all-reduce's list their operands first and end with
   scalars of their own.
   """
-  if (
-    not instruction.opcode.endswith("-start")
-    or instruction.opcode == "all-reduce-start"
-  ):
+  opcode = instruction.opcode
+  if not opcode.endswith("-start") or opcode == "all-reduce-start":
     return instruction.arrays
-  if instruction.opcode == "copy-start":
+  if opcode == "copy-start":
     return instruction.arrays[:1]
   inputs = len(instruction.inputs)
   results = instruction.arrays[inputs : 2 * inputs]
@@ -275,13 +271,12 @@ def _results(instruction: Instruction) -> list[Array]:
 
 def _traffic(instruction: Instruction) -> int:
   """Bytes of the main memory that an instruction reads and writes."""
-  if instruction.opcode in _FREE or instruction.opcode.endswith(
-    ("-done", "-update")
-  ):
+  opcode = instruction.opcode
+  if opcode in _FREE or opcode.endswith(("-done", "-update")):
     return 0
-  if instruction.opcode == "fusion":
+  if opcode == "fusion":
     return _fusion_traffic(instruction)
-  base = instruction.opcode.removesuffix("-start")
+  base = opcode.removesuffix("-start")
   results = _results(instruction)
   if base in _SLICES:
     times = instruction.inputs[0].in_hbm + all(a.in_hbm for a in results)
@@ -369,10 +364,10 @@ def _flops(instruction: Instruction) -> int:
   lhs, rhs = (i.arrays[0].dims for i in instruction.inputs[:2])
   out = instruction.arrays[0].dims
   if instruction.opcode == "dot":
-    found = re.search(
+    match = re.search(
       r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes
     )
-    axes = [int(d) for d in found.group(1).split(",") if d] if found else []
+    axes = [int(d) for d in match.group(1).split(",") if d] if match else []
     return 2 * math.prod(out) * math.prod(lhs[a] for a in axes)
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
   assert labels, instruction
@@ -389,8 +384,8 @@ def _flops(instruction: Instruction) -> int:
 
 def _windows(attributes: str) -> list[dict[str, str]]:
   """The window's settings, axis by axis."""
-  found = re.search(r"\bwindow=\{([^}]*)\}", attributes)
-  pairs = [p.split("=") for p in found.group(1).split()] if found else []
+  match = re.search(r"\bwindow=\{([^}]*)\}", attributes)
+  pairs = [p.split("=") for p in match.group(1).split()] if match else []
   columns = [[(key, v) for v in value.split("x")] for key, value in pairs]
   return [dict(settings) for settings in zip(*columns, strict=True)]
 
