@@ -197,7 +197,7 @@ def test_every_backend_is_the_same(odqa, one_and_two, toy_data, tmp_path):
 
 
 def test_end_to_end_training_is_the_same(odqa, toy_data, tmp_path):
-  """Retrieval, a reader, and a share of the index renewed in every step."""
+  """Retrieval, a reader, and a share of the index refreshed in every step."""
   logs = []
   for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
     launch(

@@ -19,9 +19,9 @@ RUNS = {
 class ReaderPreset:
   """How large a reader, and how long.
 
-  The options of `tiny` readers (token mixing, mimetic initialisation, flags,
-  span loss) and the two stages, one passage and then several, are what makes
-  a reader learn from random weights within minutes.
+  The options of `tiny` readers (depthwise convolution, mimetic initialisation,
+  overlap features, span loss) and the two stages, one passage and then several,
+  are what makes a reader learn from random weights within minutes.
 
   Attributes:
     model: a preset of `models.t5`.

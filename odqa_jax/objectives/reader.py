@@ -133,8 +133,8 @@ def span_loss(
     at = jnp.take_along_axis(log_probs, jnp.maximum(places, 0), axis=1)
     return jax.nn.logsumexp(jnp.where(places >= 0, at, MASKED), axis=1)
 
-  found = jnp.any(starts >= 0, axis=1)
+  occurs = jnp.any(starts >= 0, axis=1)
   total = likelihood(log_probs[..., 0], starts) + likelihood(
     log_probs[..., 1], ends
   )
-  return jnp.where(found, -total, 0.0), found
+  return jnp.where(occurs, -total, 0.0), occurs

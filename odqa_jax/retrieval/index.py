@@ -228,13 +228,13 @@ def _made_from(
 
 
 def _require_same(
-  wanted: Mapping[str, Any], found: Mapping[str, Any], folder: Path
+  wanted: Mapping[str, Any], manifest: Mapping[str, Any], folder: Path
 ) -> None:
   """Raises a ValueError that names every difference and both sides."""
   differences = [
-    f"{key} is {found.get(key)!r} there and {value!r} here"
+    f"{key} is {manifest.get(key)!r} there and {value!r} here"
     for key, value in wanted.items()
-    if found.get(key) != value
+    if manifest.get(key) != value
   ]
   if differences:
     raise ValueError(

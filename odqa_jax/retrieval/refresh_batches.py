@@ -157,14 +157,15 @@ def row_writer(encode: EncodeWith, mesh: Mesh) -> Callable[..., Array]:
     lengths: Int[Array, " c"],
     at: Int[Array, " c"],
   ) -> Float[Array, "n e"]:
-    made = encode(params, ids, lengths)
-    if made.shape != (len(ids), rows.shape[1]):
+    embeddings = encode(params, ids, lengths)
+    if embeddings.shape != (len(ids), rows.shape[1]):
       raise ValueError(
-        f"encode returned the shape {made.shape} for {len(ids)} passages; the "
-        f"index needs one embedding of width {rows.shape[1]} for each."
+        f"encode returned the shape {embeddings.shape} for {len(ids)} "
+        f"passages; the index needs one embedding of width {rows.shape[1]} "
+        "for each."
       )
-    made = made.astype(rows.dtype)
-    return rows.at[at].set(made, mode="drop", unique_indices=True)
+    embeddings = embeddings.astype(rows.dtype)
+    return rows.at[at].set(embeddings, mode="drop", unique_indices=True)
 
   split, whole = PartitionSpec(axes), PartitionSpec()
   # check_vma would want encoders to mark what varies between devices.

@@ -135,8 +135,8 @@ def search_embeddings(
     # One shape for all batches: one compiled search.
     batch = np.pad(part, ((0, size - len(part)), (0, 0)), mode="edge")
     stop = start + len(part)
-    found = to_host(index.search(batch, k))
-    scores[start:stop], rows[start:stop] = (x[: len(part)] for x in found)
+    ranked = to_host(index.search(batch, k))
+    scores[start:stop], rows[start:stop] = (x[: len(part)] for x in ranked)
     if progress:
       progress(stop, n)
   return scores, rows

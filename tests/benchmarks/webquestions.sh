@@ -73,7 +73,7 @@ run() { # a name, a config, more flags
     "--config.optimizer.multipliers=(('reader/shared/embedding', 11.3), ('retriever/.*', 0.1))" \
     --config.retrieval.index="$WORK/index/reader" "${@:3}"
 }
-# What leaves the context encoder as it is keeps the index.
+# What leaves the passage encoder as it is keeps the index.
 run joint configs/joint.py
 measure "$WORK/joint" reader
 run individual_question configs/individual.py:context=false

@@ -87,7 +87,7 @@ def scaled(params, factor):
 @pytest.mark.parametrize(
   ("mode", "made_at"),
   # Which weights made the searched rows, after each of four steps; in the mode
-  # "rolling" a step renews some of the rows, so only the ends are the same.
+  # "rolling" a step refreshes some of the rows, so only the ends are the same.
   [
     ("none", [0, 0, 0, 0]),
     ("blocking", [0, 2, 2, 4]),

@@ -97,10 +97,10 @@ def _finished(
   out: Path, inputs: Sequence[Source], tokenizer: AnyTokenizer
 ) -> dict[str, Any] | None:
   """The manifest of `out` if it is what this build would write."""
-  found = existing(out, "corpus")
-  if found is None:
+  artifact = existing(out, "corpus")
+  if artifact is None:
     return None
-  manifest = found.manifest
+  manifest = artifact.manifest
   entries = manifest["sources"]
   same = (
     manifest["tokenizer"] == tokenizer.fingerprint

@@ -176,7 +176,7 @@ class ReaderInputs:
     question_lengths: Int[np.ndarray, " b"],
     rows: Int[np.ndarray, "b k"],
   ) -> Bool[np.ndarray, "b k"]:
-    found = np.zeros(rows.shape, bool)
+    hits = np.zeros(rows.shape, bool)
     offsets, titles = self.store.title_offsets, self.store.title_tokens
     for i, (ids, length) in enumerate(
       zip(question_ids, question_lengths, strict=True)
@@ -185,8 +185,8 @@ class ReaderInputs:
       for j, row in enumerate(rows[i]):
         if row >= 0:
           title = titles[offsets[row] : offsets[row + 1]].astype("<u4")
-          found[i, j] = len(title) > 0 and _contains(question, title.tobytes())
-    return found
+          hits[i, j] = len(title) > 0 and _contains(question, title.tobytes())
+    return hits
 
 
 def _contains(whole: bytes, part: bytes) -> bool:
@@ -228,8 +228,8 @@ def answer_places(
   match &= places > question_lengths[:, None, None]
   match &= places + last[:, None, None] < reader_lengths[:, :, None]
   match &= (answer_lengths > 1)[:, None, None]
-  found = match.any(axis=2)
+  occurs = match.any(axis=2)
   first = match.argmax(axis=2) + np.arange(k)[None, :] * l
-  starts = np.where(found, first, -1).astype(np.int32)
-  ends = np.where(found, first + last[:, None], -1).astype(np.int32)
+  starts = np.where(occurs, first, -1).astype(np.int32)
+  ends = np.where(occurs, first + last[:, None], -1).astype(np.int32)
   return starts, ends

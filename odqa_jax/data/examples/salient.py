@@ -240,9 +240,9 @@ class SalientExamples:
     Questions in the corpus's word pieces are known to fit. One in other pieces
     that does not is cut, after all of its spans but one are taken back.
     """
-    made = self._reader_tokens(plans)
+    pairs = self._reader_tokens(plans)
     limit = self.reader_question_length
-    long = [i for i, (tokens, _) in enumerate(made) if len(tokens) > limit]
+    long = [i for i, (tokens, _) in enumerate(pairs) if len(tokens) > limit]
     plans = list(plans)
     for i in long:
       plans[i] = plans[i][0], plans[i][1][:1]
@@ -251,8 +251,8 @@ class SalientExamples:
     for i, (tokens, target) in zip(long, again, strict=True):
       start = min(tokens.index(mark) - limit // 2, len(tokens) - limit)
       start = max(start, 0)
-      made[i] = tokens[start : start + limit], target
-    return plans, [q for q, _ in made], [t for _, t in made]
+      pairs[i] = tokens[start : start + limit], target
+    return plans, [q for q, _ in pairs], [t for _, t in pairs]
 
   def _bounds(self, plan: Plan, unit: int) -> list[tuple[int, int]]:
     """What lies before, in and after the spans; unit 0: tokens, 1: characters.

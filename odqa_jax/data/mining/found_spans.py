@@ -101,8 +101,8 @@ class FoundSpans:
         self._dropped["in_cut_sentence"] += 1
       else:
         inside.setdefault(i, []).append((start, end, kind))
-    for i, found in inside.items():
-      located = self._locate(encodings[i], tokens[i], characters[i], found)
+    for i, entities in inside.items():
+      located = self._locate(encodings[i], tokens[i], characters[i], entities)
       if located:
         spans = encodings[i].offsets
         self._sentences.append(

@@ -77,9 +77,9 @@ def build_spans(
     "model": finder.model,
     "types": sorted(set(types)),
   }
-  found = existing(out, "spans")
-  if found is not None and found.manifest["made_from"] == made_from:
-    return found.manifest
+  artifact = existing(out, "spans")
+  if artifact is not None and artifact.manifest["made_from"] == made_from:
+    return artifact.manifest
   with publish(
     out,
     "spans",
@@ -153,14 +153,14 @@ class _Build:
   def make_part(self, first: int, count: Callable[[int], None]) -> int:
     """Writes one part; returns its rows."""
     end = min(first + self.part_rows, len(self.corpus))
-    found = FoundSpans(self.corpus, self.types)
+    spans = FoundSpans(self.corpus, self.types)
     for start in range(first, end, _BATCH_ROWS):
       rows = range(start, min(start + _BATCH_ROWS, end))
       texts = [self.corpus.text(row) for row in rows]
-      found.add(rows, texts, list(self.finder.find(texts)))
+      spans.add(rows, texts, list(self.finder.find(texts)))
       count(len(rows))
     with replacing(self.path(first)) as temporary, temporary.open("wb") as file:
-      np.savez(file, allow_pickle=False, **found.arrays())
+      np.savez(file, allow_pickle=False, **spans.arrays())
     return end - first
 
 

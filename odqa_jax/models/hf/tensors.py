@@ -128,12 +128,12 @@ def open_tensors(directory: Path, layout: Layout) -> Iterator[Tensors]:
       if not path.is_file():
         raise FileNotFoundError(f"{path}: the shard index names it; copy it.")
       try:
-        opened = stack.enter_context(safetensors.safe_open(path, "numpy"))
+        file = stack.enter_context(safetensors.safe_open(path, "numpy"))
       except safetensors.SafetensorError as error:
         raise ValueError(
           f"{path}: not a readable safetensors file ({error}); copy it again."
         ) from error
-      files |= dict.fromkeys(opened.keys(), opened)
+      files |= dict.fromkeys(file.keys(), file)
     yield Tensors(files, layout)
 
 
@@ -210,8 +210,8 @@ def read_tree(
     for name in tensors.raw
     if name not in wanted and name.startswith(layout.ignored)
   ]
-  found = {name: tensors.shape(name) for name in tensors.raw.keys() - ignored}
-  _check_same(wanted, found, where)
+  shapes = {name: tensors.shape(name) for name in tensors.raw.keys() - ignored}
+  _check_same(wanted, shapes, where)
 
   def leaf_array(path: str, leaf: Any) -> jax.Array:
     arrays = [tensors.read(name) for name in layout.names(path, leaf)]
@@ -227,14 +227,14 @@ def read_tree(
 
 def _check_same(
   wanted: Mapping[str, tuple[int, ...]],
-  found: Mapping[str, tuple[int, ...]],
+  shapes: Mapping[str, tuple[int, ...]],
   where: Path,
 ) -> None:
   lines = [
     f"{sign} {name} {list(shape)}"
     for name, shape, sign in sorted(
-      [(*item, "-") for item in wanted.items() - found.items()]
-      + [(*item, "+") for item in found.items() - wanted.items()]
+      [(*item, "-") for item in wanted.items() - shapes.items()]
+      + [(*item, "+") for item in shapes.items() - wanted.items()]
     )
   ]
   if lines:

@@ -96,8 +96,8 @@ class HostIndex:
     for first, block, waiting in _blocks(self):
       waited += waiting
       rows = min(self.count - first, self.block_rows)
-      found = search_placed(self.mesh, block, rows, placed, min(k, rows))
-      best = _merge_block(best, found, np.int32(first))
+      of_block = search_placed(self.mesh, block, rows, placed, min(k, rows))
+      best = _merge_block(best, of_block, np.int32(first))
       # The block must be free before the next but one is placed.
       jax.block_until_ready(best)
       del block
@@ -186,12 +186,12 @@ def _block_rows(count: int, per_device: int, devices: int) -> int:
 @jax.jit
 def _merge_block(
   best: Top,
-  found: tuple[Float[Array, "b m"], Int[Array, "b m"]],
+  of_block: tuple[Float[Array, "b m"], Int[Array, "b m"]],
   first: Int[Array, ""],
 ) -> Top:
   """The k best of the blocks before and of this one, which has higher rows."""
-  scores = jnp.concatenate([best[0], found[0]], axis=1)
-  rows = jnp.concatenate([best[1], found[1] + first], axis=1)
+  scores = jnp.concatenate([best[0], of_block[0]], axis=1)
+  rows = jnp.concatenate([best[1], of_block[1] + first], axis=1)
   return merge(scores, rows, best[0].shape[1])
 
 

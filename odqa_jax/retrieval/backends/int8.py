@@ -103,9 +103,9 @@ class Int8Index:
     step = max(_RESCORED // m, 1)
     for i in range(0, len(rows), step):
       wanted = rows[i : i + step]
-      found = self.rows(wanted.reshape(-1)).reshape(*wanted.shape, -1)
+      embeddings = self.rows(wanted.reshape(-1)).reshape(*wanted.shape, -1)
       # A product and a sum per row: equal rows get equal scores.
-      scores[i : i + step] = (found * host[i : i + step, None]).sum(axis=2)
+      scores[i : i + step] = (embeddings * host[i : i + step, None]).sum(axis=2)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return (
       np.take_along_axis(scores, best, axis=1),

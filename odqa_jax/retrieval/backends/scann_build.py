@@ -93,9 +93,9 @@ def _build(
   with publish(directory / "scann", "scann", made_from) as draft:
     searcher.serialize(str(draft.folder), relative_path=True)
     draft.counts["recall"] = recall
-  found = ", ".join(f"recall@{k} {share:.4f}" for k, share in recall.items())
+  shares = ", ".join(f"recall@{k} {share:.4f}" for k, share in recall.items())
   _tell(
-    f"built in {time.monotonic() - begun:.0f} s; {found} of the exact result "
+    f"built in {time.monotonic() - begun:.0f} s; {shares} of the exact result "
     f"on {len(sample)} rows taken as questions."
   )
 
@@ -129,8 +129,8 @@ def _recall(
   wanted = _exact(rows, queries, cutoffs[-1])
   recall = {}
   for k in cutoffs:
-    _, found = find_rows(searcher, config, len(rows), queries, k)
-    hits = (found[:, :, None] == wanted[:, None, :k]).any(axis=2)
+    _, top_rows = find_rows(searcher, config, len(rows), queries, k)
+    hits = (top_rows[:, :, None] == wanted[:, None, :k]).any(axis=2)
     recall[str(k)] = float(hits.mean())
   return recall
 

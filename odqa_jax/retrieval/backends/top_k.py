@@ -79,8 +79,8 @@ def top_rows(
   rows = jnp.arange(n, dtype=jnp.int32)
   if n // GROUP < 2 * k:
     kept = jnp.where(real(rows)[:, None], tidy(scores), -jnp.inf)
-    values, found = lax.top_k(kept.T, k)
-    return values, found
+    values, top_rows = lax.top_k(kept.T, k)
+    return values, top_rows
   rows = rows.reshape(n // GROUP, GROUP)
   grouped = scores.reshape(n // GROUP, GROUP, b)
   some = real(rows).any(axis=1)[:, None]
@@ -90,9 +90,9 @@ def top_rows(
   best = jnp.sort(lax.top_k(maxima.T, k + 1)[1], axis=1)
   columns = jnp.arange(b, dtype=jnp.int32)[:, None]
   values = grouped[best, :, columns].reshape(b, -1)
-  found = rows[best].reshape(b, -1)
-  values = jnp.where(real(found), tidy(values), -jnp.inf)
-  return merge(values, found, k)
+  candidates = rows[best].reshape(b, -1)
+  values = jnp.where(real(candidates), tidy(values), -jnp.inf)
+  return merge(values, candidates, k)
 
 
 def questions_at_once(mesh: Mesh, rows: int) -> int:
@@ -141,12 +141,12 @@ def over_shards(mesh: Mesh, k: int, arrays: int, best: Best) -> Any:
     *rows, count = rest
     n = rows[0].shape[0]
     first = lax.axis_index(axes).astype(jnp.int32) * n
-    scores, found = best(queries, *rows, count - first, min(k, n))
+    scores, top_rows = best(queries, *rows, count - first, min(k, n))
     # [b, shards * k], shard after shard, so that equals stay in row order.
-    scores, found = lax.all_gather(
-      (scores, first + found), axes, axis=1, tiled=True
+    scores, top_rows = lax.all_gather(
+      (scores, first + top_rows), axes, axis=1, tiled=True
     )
-    return merge(scores, found, k)
+    return merge(scores, top_rows, k)
 
   # check_vma cannot see that what follows an all_gather is the same everywhere.
   split = [PartitionSpec(axes)] * arrays
