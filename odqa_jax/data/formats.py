@@ -5,11 +5,11 @@ A format is a row `Format(name, about, detects, …)`; the table of all is
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from odqa_jax.data.records import Place, RawFile
+from odqa_jax.runtime.settings import nearest
 
 # From a file to what it holds: questions, or passages.
 Reader = Callable[[RawFile], Iterator[tuple[Place, Any]]]
@@ -113,8 +113,4 @@ def named_format(name: str, formats: Mapping[str, Format]) -> Format:
   """
   if name in formats:
     return formats[name]
-  nearest = difflib.get_close_matches(name, formats, n=1)
-  hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-  raise ValueError(
-    f"unknown format {name!r}; {hint}known: {', '.join(formats)}."
-  )
+  raise ValueError(f"unknown format {name!r}; {nearest(name, formats)}")

@@ -135,6 +135,7 @@ def test_ages_of_the_index_are_logged(tmp_path, reading):
   }
 
 
+@pytest.mark.slow
 def test_what_is_frozen_does_not_move_and_the_rest_does(tmp_path, reading):
   moved = {}
   for task in ("individual", "joint", "fid"):
@@ -159,6 +160,7 @@ def test_what_is_frozen_does_not_move_and_the_rest_does(tmp_path, reading):
   }
 
 
+@pytest.mark.slow
 def test_the_index_of_a_shared_encoder_serves_its_two_copies(
   tmp_path, reading, toy_config
 ):
@@ -230,6 +232,7 @@ def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
       np.testing.assert_allclose(eight[name], one[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_stages_hand_on_retriever_and_reader(tmp_path, reading):
   train(reading("fid", steps=2), tmp_path / "fid")
   figures = train(

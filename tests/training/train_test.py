@@ -176,6 +176,7 @@ def test_gradient_of_micro_batches_is_exact_in_float64(toy_config, parts):
     assert relative_difference(whole, chunked) < 1e-12
 
 
+@pytest.mark.slow
 def test_micro_batches_save_memory(toy_config):
   def temporary_bytes(parts):
     config = toy_config(micro_batches=parts, batch_size=128)
@@ -248,6 +249,7 @@ def test_sigterm_saves_and_the_run_goes_on(toy_config, tmp_path):
 
 
 @pytest.mark.eight_devices
+@pytest.mark.slow
 def test_checkpoint_restores_on_another_device_count(
   toy_config, tmp_path, monkeypatch
 ):

@@ -108,8 +108,11 @@ def check_batch(batch: Mapping[str, np.ndarray], fields: Fields) -> None:
     if name not in batch:
       raise ValueError(f"the batch lacks {name!r}: {field.meaning}.")
     value, axes = batch[name], field.axes.split()
-    known = [sizes.setdefault(*pair) for pair in zip(axes, value.shape)]  # noqa: B905
-    if value.dtype != field.dtype or known != list(value.shape):
+    fits = value.dtype == field.dtype and value.ndim == len(axes)
+    if not fits or any(
+      sizes.setdefault(axis, n) != n
+      for axis, n in zip(axes, value.shape, strict=True)
+    ):
       raise ValueError(
         f"{name!r} is {value.dtype} {value.shape}; it should be "
         f"{np.dtype(field.dtype)} [{field.axes}] with {sizes}."

@@ -5,7 +5,6 @@ and a row in `BACKENDS`.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from odqa_jax.retrieval.index import load_index
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.config import parse_arg
+from odqa_jax.runtime.settings import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,10 @@ def open_index(
   """
   name, _, text = backend.partition(":")
   if name not in BACKENDS:
-    close = difflib.get_close_matches(name, BACKENDS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    known = "; ".join(f"{n} ({b.description})" for n, b in BACKENDS.items())
-    raise ValueError(f"backend {name!r} is not known; {hint}There are: {known}")
+    described = "; ".join(f"{n}: {b.description}" for n, b in BACKENDS.items())
+    raise ValueError(
+      f"backend {name!r} is not known; {nearest(name, BACKENDS)} {described}."
+    )
   row = BACKENDS[name]
   if row.settings is None:
     if text:

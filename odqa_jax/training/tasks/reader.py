@@ -119,6 +119,22 @@ def _passage_metrics(
   }
 
 
+def _utility(
+  likelihoods: Float[Array, " b"],
+  alone: Float[Array, " b"],
+  weight: Float[Array, " b"],
+) -> Metrics:
+  """REALM's: what is won over the null document, the last candidate."""
+  gain = jnp.sum((likelihoods - alone) * weight)
+  return {"retrieval_utility": (gain, jnp.sum(weight))}
+
+
+def _bias_metrics(weights: Float[Array, "*scope"]) -> Metrics:
+  """Every λ by its number."""
+  numbered = enumerate(weights.reshape(-1))
+  return {f"lambda/{i}": (value, jnp.ones(())) for i, value in numbered}
+
+
 def _reader_task(
   settings: Settings, components: Components, reading: ReadingConfig
 ) -> Task:
@@ -175,13 +191,10 @@ def _reader_task(
     if scores is not None:
       metrics |= _passage_metrics(scores, weight)
     if reading.fusion == "answers" and reading.null_document:
-      # The null document is the last candidate (REALM's retrieval utility).
       alone = sequence_log_likelihood(log_likelihoods[:, -1], mask)
-      utility = jnp.sum((likelihoods - alone) * weight)
-      metrics["retrieval_utility"] = (utility, total)
+      metrics |= _utility(likelihoods, alone, weight)
     if biased:
-      for i, value in enumerate(params["bias"]["lambda"].reshape(-1)):
-        metrics[f"lambda/{i}"] = (value, jnp.ones(()))
+      metrics |= _bias_metrics(params["bias"]["lambda"])
     if span_weight:
       span_sum, span_metrics = _span_sums(span_logits, batch)
       metrics |= span_metrics

@@ -8,13 +8,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from odqa_jax.data.examples.batch import RETRIEVED, Fields
 from odqa_jax.models.families import Components
-from odqa_jax.reading.likelihoods import ReadingConfig
+from odqa_jax.reading.likelihoods import Batch, Params, ReadingConfig
 from odqa_jax.runtime.settings import Settings
 
-Params = Any
 # name → (sum, weight); the host divides, so sharding and padding do not count.
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-Batch = dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -263,6 +263,7 @@ def test_accumulation_equals_the_whole_batch(task):
 
 @pytest.mark.eight_devices
 @pytest.mark.parametrize("task", ["individual", "joint"])
+@pytest.mark.slow
 def test_eight_devices_equal_one(task):
   components, batch = make_components(), make_batch()
   config = make_config(task)
