@@ -26,10 +26,10 @@ FLOW = (
 )
 # Within `data`, raw files become stores, and stores become examples.
 DATA_FLOW = (
-  ("records",),
-  ("formats",),
+  ("raw",),
   ("corpus",),
   ("questions", "embedded"),
+  ("formats",),
   ("runs",),
   ("mining",),
   ("prepare", "examples"),

@@ -36,8 +36,8 @@ def _check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Answers one question on the screen, or a set into a file."""
   from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.data.questions.files import open_questions
   from odqa_jax.data.questions.sets import Question
   from odqa_jax.evaluation.measures import answer_measures
   from odqa_jax.reading.answer import answer_questions, default_batch_size

@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Gives the figures of each thing that is named."""
+  from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.data.questions.files import open_questions
   from odqa_jax.evaluation.measures import evaluate_run
   from odqa_jax.evaluation.systems import evaluate_bm25, evaluate_checkpoint
   from odqa_jax.models.hf.minilm import resolve_folder

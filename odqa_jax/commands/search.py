@@ -21,8 +21,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Writes the run file."""
+  from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.data.questions.files import open_questions
   from odqa_jax.data.runs import write_run
   from odqa_jax.evaluation.systems import rank_passages
   from odqa_jax.models.hf.minilm import resolve_folder

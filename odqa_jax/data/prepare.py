@@ -22,18 +22,18 @@ from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.passages import MemoryPassages, PassageFile, Source
 from odqa_jax.data.embedded.sets import CORPORA
-from odqa_jax.data.formats import Format
-from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.mine import mine_pairs
-from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.questions.files import (
+from odqa_jax.data.formats.files import (
   Content,
   choose_format,
   is_packaged,
   read_questions,
 )
+from odqa_jax.data.mining.bm25 import Bm25
+from odqa_jax.data.mining.entities import SpacyFinder
+from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import QuestionSet, write_questions
+from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import RawFile
+from odqa_jax.data.raw.records import RawFile
 from odqa_jax.runtime.artifact import replacing
 from odqa_jax.text.answers import has_answer
 

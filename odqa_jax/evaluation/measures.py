@@ -22,7 +22,7 @@ from jaxtyping import Bool
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import RawFile
+from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import (
   Ranking,
   check_aligned,

@@ -30,7 +30,7 @@ import numpy as np
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.blocks import BlockArray, block_hashes
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _IDENTITY = "identity.json"
 # How each kind is made, for messages.

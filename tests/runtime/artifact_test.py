@@ -205,7 +205,7 @@ def test_any_byte_of_a_manifest_counts(tmp_path: Path):
 def test_another_kind_or_format_is_no_damage(tmp_path: Path):
   make(tmp_path / "a")
   manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-  message = "kind 'pairs' of format 1, and this version .* format 2; make one"
+  message = "kind 'pairs' of format 1, and this version .* format 3; make one"
   # The first format had no checksum of its own.
   first = {k: v for k, v in manifest.items() if k != "sha256"} | {"format": 1}
   write_json(tmp_path / "a" / "manifest.json", first)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.formats import Beginning, Format, detect, has_keys
-from odqa_jax.data.records import Place, RawFile, Record
+from odqa_jax.data.raw.formats import Beginning, Format, detect, has_keys
+from odqa_jax.data.raw.records import Place, RawFile, Record
 from odqa_jax.runtime.artifact import file_hash
 
 _COLUMNS = ("id", "text", "title")

@@ -28,7 +28,7 @@ from odqa_jax.runtime.artifact import existing, open_artifact, publish
 
 SPLIT = "questions"
 _READ_AHEAD = 1024
-_LISTS = ("answers", "positive_ids", "negative_ids")
+_LISTS = ("answers", "positive_ids", "negative_ids", "excluded_ids")
 _TEXTS = ("id", "question", "answer_type")
 
 
@@ -44,6 +44,7 @@ class Question:
     answer_type: whether `answers` are strings or regular expressions.
     positive_ids: passages known to answer the question.
     negative_ids: passages known to mislead, the hardest first.
+    excluded_ids: passages that are never returned for it and never counted.
 
   Raises:
     ValueError: if a field breaks these rules.
@@ -55,6 +56,7 @@ class Question:
   answer_type: Literal["string", "regex"] = "string"
   positive_ids: tuple[str, ...] = ()
   negative_ids: tuple[str, ...] = ()
+  excluded_ids: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     if not self.id or any(c.isspace() for c in self.id):
@@ -92,7 +94,8 @@ def _check_pattern(pattern: str) -> None:
 def _check_encodable(question: Question) -> None:
   """JSON and Python literals can spell half a surrogate pair; UTF-8 cannot."""
   texts = (question.id, question.question, *question.answers)
-  for text in (*texts, *question.positive_ids, *question.negative_ids):
+  ids = question.positive_ids + question.negative_ids + question.excluded_ids
+  for text in texts + ids:
     try:
       text.encode()
     except UnicodeEncodeError as error:

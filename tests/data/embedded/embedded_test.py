@@ -14,7 +14,7 @@ from odqa_jax.data.embedded import factbook
 from odqa_jax.data.embedded import sets as embedded
 from odqa_jax.data.embedded.factbook_relations import RELATIONS
 from odqa_jax.data.embedded.sets import CORPORA, EMBEDDED, SPLITS
-from odqa_jax.data.questions.files import read_questions
+from odqa_jax.data.formats.files import read_questions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.text.answers import has_answer, normalise_answer
 

@@ -13,11 +13,11 @@ import pytest
 
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus, Passage
+from odqa_jax.data.formats.files import read_questions
 from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.mine import mine_pairs
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
-from odqa_jax.data.questions.files import read_questions
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.text.tokenizer import train_wordpiece
 

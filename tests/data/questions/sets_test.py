@@ -133,8 +133,8 @@ def _change_manifest(**changes: Any) -> Callable[[Path], None]:
     (_cut_records, "array_record.*the manifest says"),
     (lambda folder: (folder / "features.json").unlink(), "json: missing"),
     (lambda folder: (folder / "manifest.json").unlink(), "holds no questions"),
-    (_change_manifest(kind="corpus"), "kind 'corpus' of format 2"),
-    (_change_manifest(format=FORMAT + 1), "of format 3, .* of format 2"),
+    (_change_manifest(kind="corpus"), "kind 'corpus' of format 3"),
+    (_change_manifest(format=FORMAT + 1), "of format 4, .* of format 3"),
   ],
 )
 def test_damaged_set_names_the_file(

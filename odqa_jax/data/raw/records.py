@@ -17,12 +17,15 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import ijson
 
+from odqa_jax.data.raw.rejections import Rejections
+
 Record = dict[str, Any]
 Row = list[str]
+Value = TypeVar("Value")
 
 # The first bytes of a compressed file, and what reads it.
 OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -84,13 +87,44 @@ class RawFile:
       it came to the end.
   """
 
-  def __init__(self, path: str | Path):
-    """Raises ValueError if `path` is not a file."""
+  def __init__(
+    self, path: str | Path, rejections: Rejections | None = None
+  ) -> None:
+    """Opens nothing yet.
+
+    Args:
+      path: where it is.
+      rejections: takes bad records; None: the first one is an error.
+
+    Raises:
+      ValueError: if `path` is not a file.
+    """
     self.path = Path(path)
+    self._rejections = rejections
     if not self.path.is_file():
       what = "a folder, not a" if self.path.is_dir() else "no such"
       raise ValueError(f"{self.path}: {what} file; check the path.")
     self.digest = hashlib.sha256()
+
+  def attempt(
+    self, place: Place, function: Callable[..., Value], *args: Any
+  ) -> Value | None:
+    """What a function makes of a record, or None if that was rejected.
+
+    Raises:
+      ValueError: of the function, with the place, where too many are bad.
+    """
+    try:
+      return function(*args)
+    except ValueError as error:
+      self.reject(place, str(error))
+      return None
+
+  def reject(self, place: Place, reason: str) -> None:
+    """Leaves out a bad record; raises ValueError where too many are bad."""
+    if self._rejections is None:
+      raise ValueError(f"{place}: {reason}")
+    self._rejections.add(str(place), reason)
 
   @contextlib.contextmanager
   def open(self) -> Iterator[IO[bytes]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from odqa_jax.data.corpus.passages import Passage, PassageFile
-from odqa_jax.data.questions.files import (
+from odqa_jax.data.formats.files import (
   FORMATS,
   choose_format,
   open_questions,

@@ -1,14 +1,14 @@
 """What a format is, and how that of a file is told.
 
 A format is a row `Format(name, about, detects, …)`; the table of all is
-`questions.files.FORMATS`. The content decides, never the name of a file.
+`data.formats.table.FORMATS`. The content decides, never the name of a file.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from odqa_jax.data.records import Place, RawFile
+from odqa_jax.data.raw.records import Place, RawFile
 from odqa_jax.runtime.settings import nearest
 
 # From a file to what it holds: questions, or passages.

@@ -11,7 +11,7 @@ from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.records import Place, RawFile, Record, Row
+from odqa_jax.data.raw.records import Place, RawFile, Record, Row
 
 _CONTEXTS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from odqa_jax.data.formats import beginning
-from odqa_jax.data.records import RawFile
+from odqa_jax.data.raw.formats import beginning
+from odqa_jax.data.raw.records import RawFile
 
 
 def raw_file(root: Path, content: bytes) -> RawFile:
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_file(
 def test_an_endless_line_is_refused(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr("odqa_jax.data.records._LONGEST_LINE", 1000)
+  monkeypatch.setattr("odqa_jax.data.raw.records._LONGEST_LINE", 1000)
   file = raw_file(tmp_path, b"short\n" + b"x" * 2000)
   with pytest.raises(ValueError, match="file:2: the line is longer than 1,000"):
     list(file.lines())
