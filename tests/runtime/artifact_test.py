@@ -56,7 +56,7 @@ def test_a_manifest_says_what_and_from_what(tmp_path: Path):
   written = json.loads((tmp_path / "a" / "manifest.json").read_text())
   assert manifest == written | {"corpus": "c"}
   assert (written["format"], written["kind"], written["count"]) == (
-    2,
+    3,
     "pairs",
     100,
   )
