@@ -4,13 +4,13 @@
     OUT/corpus      token ids and text, memory-mapped
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
+    OUT/bm25        the index that they are mined with, if one is needed
     OUT/spans       entities of the corpus's sentences, if asked for
     OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import functools
 import itertools
 import os
 import sys
@@ -28,11 +28,11 @@ from odqa_jax.data.formats.files import (
   is_packaged,
   read_questions,
 )
-from odqa_jax.data.mining.bm25 import Bm25
+from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.sets import mine_sets
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.questions.sets import QuestionSet, write_questions
+from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
@@ -147,35 +147,6 @@ def prepare_questions(source: str, format: str | None, out: Path) -> int:
   return int(written["count"])
 
 
-def prepare_pairs(
-  out: Path, names: Sequence[str], negatives: int
-) -> dict[str, int]:
-  """Mines the sets of a dataset folder; returns the pairs in each.
-
-  What has no positive is left out, and said on stderr.
-  """
-  corpus = Corpus(out / "corpus")
-  bm25 = functools.cache(lambda: Bm25.build(corpus))
-  counts = {}
-  for name in names:
-    questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "questions") as update:
-      mined = mine_pairs(
-        questions, corpus, bm25, negatives=negatives, progress=update
-      )
-    mined.save(out / "pairs" / name)
-    counts[name] = len(mined)
-    missing = mined.manifest["without_positive"]
-    if missing:
-      examples = mined.manifest["examples_without_positive"]
-      print(
-        f"{name}: {missing} questions without a positive are left out, for "
-        f"example {examples[:3]}",
-        file=sys.stderr,
-      )
-  return counts
-
-
 def _check_pairs(
   pairs: Sequence[str], names: Sequence[str], negatives: int
 ) -> None:
@@ -218,7 +189,8 @@ def prepare(
     corpus_format: of the passage files, likewise.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set, salient spans.
+    Figures: passages, tokens, questions and pairs per set, what mining kept
+    and dropped, salient spans.
 
   Raises:
     ValueError: for bad input, with file and line.
@@ -249,7 +221,10 @@ def prepare(
     name: prepare_questions(source, kind, out / "questions" / name)
     for source, kind, name in zip(questions, formats, names, strict=True)
   }
-  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
+  searches = {"bm25": bm25_search(out)}
+  mined = mine_sets(out, pairs, searches, negatives=negatives)
+  figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
+  figures["mining"] = mined
   if finder:
     figures["spans"] = prepare_spans(out, finder, spans)
   return figures
