@@ -5,6 +5,7 @@
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
     OUT/bm25        the index that they are mined with, if one is needed
+    OUT/leaks       passages that stand in the corpus twice
     OUT/spans       entities of the corpus's sentences, if asked for
     OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
@@ -30,6 +31,12 @@ from odqa_jax.data.formats.files import (
 )
 from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import SpacyFinder
+from odqa_jax.data.mining.leaks import (
+  gold_leaks,
+  passage_leaks,
+  question_leaks,
+  span_leaks,
+)
 from odqa_jax.data.mining.sets import mine_sets
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import write_questions
@@ -170,6 +177,7 @@ def prepare(
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  allow_leak: bool = False,
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -187,13 +195,14 @@ def prepare(
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    allow_leak: whether held-out questions may be train questions.
 
   Returns:
     Figures: passages, tokens, questions and pairs per set, what mining kept
-    and dropped, salient spans.
+    and dropped, what the leak checks found, salient spans.
 
   Raises:
-    ValueError: for bad input, with file and line.
+    ValueError: for bad input, with file and line; for a leak.
     ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
@@ -221,10 +230,14 @@ def prepare(
     name: prepare_questions(source, kind, out / "questions" / name)
     for source, kind, name in zip(questions, formats, names, strict=True)
   }
+  figures["leaks"] = question_leaks(out, allow=allow_leak)
   searches = {"bm25": bm25_search(out)}
   mined = mine_sets(out, pairs, searches, negatives=negatives)
   figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
   figures["mining"] = mined
+  figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
   if finder:
     figures["spans"] = prepare_spans(out, finder, spans)
+    repeated = figures["leaks"]["repeated_passages"]["count"]
+    figures["leaks"] |= span_leaks(out, repeated)
   return figures

@@ -40,6 +40,7 @@ _COMMANDS = {
   "pairs": "odqa prepare --pairs",
   "spans": "odqa prepare --spans",
   "bm25": "odqa prepare --pairs",
+  "leaks": "odqa prepare",
   "index": "odqa index",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
