@@ -16,6 +16,7 @@ other words, which is not looked for here.
 """
 
 import contextlib
+import functools
 import itertools
 import re
 import sys
@@ -57,19 +58,19 @@ def normalise_text(text: str) -> str:
   A text of nothing else stays as it is.
   """
   folded = unicodedata.normalize("NFKC", text).casefold()
-  if not folded.isascii():
-    folded = "".join(
-      c for c in folded if not unicodedata.category(c).startswith("P")
-    )
-  kept = " ".join(folded.translate(_PUNCTUATION).split())
+  kept = " ".join(folded.translate(_punctuation()).split())
   return kept or text
 
 
-_PUNCTUATION = {
-  code: None
-  for code in range(128)
-  if unicodedata.category(chr(code)).startswith("P")
-}
+@functools.cache
+def _punctuation() -> dict[int, None]:
+  """Takes away what Unicode calls punctuation; symbols are none."""
+  codes = range(sys.maxunicode + 1)
+  return {
+    code: None
+    for code in codes
+    if unicodedata.category(chr(code)).startswith("P")
+  }
 
 
 @dataclass(frozen=True)
