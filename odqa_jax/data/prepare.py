@@ -37,7 +37,7 @@ from odqa_jax.data.mining.leaks import (
   question_leaks,
   span_leaks,
 )
-from odqa_jax.data.mining.sets import mine_sets
+from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
@@ -232,7 +232,8 @@ def prepare(
   }
   figures["leaks"] = question_leaks(out, allow=allow_leak)
   searches = {"bm25": bm25_search(out)}
-  mined = mine_sets(out, pairs, searches, negatives=negatives)
+  sets = open_sets(out, pairs, add=False)
+  mined = mine_sets(out, sets, searches, negatives=negatives)
   figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
   figures["mining"] = mined
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)

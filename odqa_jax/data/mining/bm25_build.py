@@ -128,21 +128,22 @@ def bm25_of(
     yield Bm25.open(Path(folder) / "bm25", corpus)
 
 
+def index_dataset(dataset: Path) -> Bm25:
+  """The index that is kept in DATASET/bm25; made when absent."""
+  corpus = Corpus(dataset / "corpus")
+  with progress_bar("index for BM25", len(corpus), "passages") as update:
+    build_bm25(corpus, dataset / "bm25", progress=update)
+  return Bm25.open(dataset / "bm25", corpus)
+
+
 def bm25_search(
   dataset: Path,
 ) -> Callable[[Sequence[str], int], Int64[np.ndarray, "n k"]]:
   """Searches a dataset folder for mining: texts and depth → rows.
 
-  The index is made, or opened, by the first call, and kept in DATASET/bm25.
+  The index is opened, and made when absent, by the first call.
   """
-
-  @functools.cache
-  def index() -> Bm25:
-    corpus = Corpus(dataset / "corpus")
-    with progress_bar("index for BM25", len(corpus), "passages") as update:
-      build_bm25(corpus, dataset / "bm25", progress=update)
-    return Bm25.open(dataset / "bm25", corpus)
-
+  index = functools.cache(lambda: index_dataset(dataset))
   return lambda texts, depth: index().search(texts, depth)[0]
 
 

@@ -27,7 +27,7 @@ Search = Callable[[Sequence[str], int], Int[np.ndarray, "n k"]]
 Named = Callable[[int, Question], tuple[list[int], str]]
 
 # Questions searched at once.
-_BATCH = 256
+BATCH = 256
 _EXAMPLES = 5
 # What a report counts of the questions that are kept.
 _ORIGINS = (
@@ -125,16 +125,15 @@ def _known_positives(known: Pairs, otherwise: Named) -> Named:
 
 
 def dropped_line(name: str, report: Mapping[str, Any]) -> str:
-  """Tells how many questions of a set were left out, and why; "" if none."""
+  """How many questions of a set were left out, and why; "" if none."""
   reasons = [
     f"{count} {reason.replace('_', ' ')} (such as "
     f"{', '.join(report['examples'][reason][:3])})"
     for reason, count in report["dropped"].items()
   ]
   total = sum(report["dropped"].values())
-  return f"{name}: {total} questions are left out: {'; '.join(reasons)}" * (
-    total > 0
-  )
+  line = f"{name}: {total} questions are left out: {'; '.join(reasons)}\n"
+  return line * bool(total)
 
 
 class NamedPassages:
@@ -323,8 +322,8 @@ def _check_known(known: Pairs, questions: QuestionSet, corpus: Corpus) -> None:
 def _batches(
   questions: QuestionSet,
 ) -> Iterator[tuple[int, list[Question]]]:
-  for start in range(0, len(questions), _BATCH):
-    stop = min(start + _BATCH, len(questions))
+  for start in range(0, len(questions), BATCH):
+    stop = min(start + BATCH, len(questions))
     yield start, [questions[i] for i in range(start, stop)]
 
 

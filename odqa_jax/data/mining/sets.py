@@ -11,16 +11,33 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.runtime.progress import progress_bar
 
+Sets = Mapping[str, tuple[QuestionSet, Pairs | None]]
+
+
+def open_sets(dataset: Path, names: Sequence[str], *, add: bool) -> Sets:
+  """Question sets of a dataset folder and, to `add` to, their pairs.
+
+  Raises:
+    ValueError: naming what is absent or damaged.
+  """
+  return {
+    name: (
+      QuestionSet(dataset / "questions" / name),
+      Pairs.open(dataset / "pairs" / name) if add else None,
+    )
+    for name in names
+  }
+
 
 def mine_sets(
   dataset: Path,
-  names: Sequence[str],
+  sets: Sets,
   searches: Mapping[str, Search],
   *,
   negatives: int,
   depth: int = 50,
   positives: Named | None = None,
-  add: bool = False,
+  write: bool = True,
 ) -> dict[str, dict[str, Any]]:
   """Writes DATASET/pairs/NAME for sets in DATASET/questions.
 
@@ -28,29 +45,22 @@ def mine_sets(
 
   Args:
     dataset: the folder.
-    names: of the sets.
+    sets: by name; those with pairs keep them, and gain negatives.
     searches: see `mine_pairs`, as for all that follows.
     negatives: most that are mined for a question.
     depth: passages looked at.
     positives: what is known of them beforehand.
-    add: whether the pairs that there are stay, and gain negatives.
+    write: whether this process writes, and tells what is left out.
 
   Returns:
     The report of each set.
 
   Raises:
-    ValueError: if a set or, to add to, its pairs are absent; see also
-      `mine_pairs`.
+    ValueError: see `mine_pairs`.
   """
-  if not names:
-    return {}
   corpus = Corpus(dataset / "corpus")
-  # All of them before the first is mined.
-  sets = {name: QuestionSet(dataset / "questions" / name) for name in names}
-  folders = {name: dataset / "pairs" / name for name in names}
-  known = {n: Pairs.open(folders[n]) if add else None for n in names}
   reports = {}
-  for name, questions in sets.items():
+  for name, (questions, known) in sets.items():
     with progress_bar(f"mine {name}", len(questions), "questions") as update:
       mined = mine_pairs(
         questions,
@@ -59,12 +69,11 @@ def mine_sets(
         negatives=negatives,
         depth=depth,
         positives=positives,
-        known=known[name],
+        known=known,
         progress=update,
       )
-    mined.save(folders[name])
     reports[name] = mined.manifest["report"]
-    line = dropped_line(name, reports[name])
-    if line:
-      print(line, file=sys.stderr)
+    if write:
+      mined.save(dataset / "pairs" / name)
+      print(dropped_line(name, reports[name]), end="", file=sys.stderr)
   return reports

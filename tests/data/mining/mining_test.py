@@ -295,7 +295,7 @@ def test_why_questions_are_dropped(
   }
   assert dropped_line("set", pairs.manifest["report"]) == (
     "set: 3 questions are left out: 1 answer only in title (such as b); "
-    "1 no answer (such as a); 1 no positive found (such as c)"
+    "1 no answer (such as a); 1 no positive found (such as c)\n"
   )
 
 
