@@ -19,6 +19,7 @@ from odqa_jax.commands import (
   demo,
   evaluate,
   index,
+  mine,
   plan,
   prepare,
   search,
@@ -33,6 +34,7 @@ os.environ.setdefault("NPROC", "16")
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
   "prepare": prepare,
+  "mine": mine,
   "train": train,
   "index": index,
   "search": search,

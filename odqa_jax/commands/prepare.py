@@ -18,6 +18,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--corpus-format", help="of the passage files; none: told likewise")
   add("--pairs", default="", help="sets to mine: NAME[,NAME…]")
   add("--negatives", type=int, default=8, help="mined where none are named")
+  add(
+    "--allow-leak",
+    action="store_true",
+    help="go on though dev or test questions are train questions",
+  )
   add("--reader-tokenizer", default="", help="a T5 folder: a second store")
   add(
     "--spans",
@@ -50,6 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       reader_tokenizer=args.reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
+      allow_leak=args.allow_leak,
     )
   sync("prepare")
   return figures

@@ -4,13 +4,14 @@
     OUT/corpus      token ids and text, memory-mapped
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
+    OUT/bm25        the index that they are mined with, if one is needed
+    OUT/leaks       passages that stand in the corpus twice
     OUT/spans       entities of the corpus's sentences, if asked for
     OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import functools
 import itertools
 import os
 import sys
@@ -28,11 +29,17 @@ from odqa_jax.data.formats.files import (
   is_packaged,
   read_questions,
 )
-from odqa_jax.data.mining.bm25 import Bm25
+from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.leaks import (
+  gold_leaks,
+  passage_leaks,
+  question_leaks,
+  span_leaks,
+)
+from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.questions.sets import QuestionSet, write_questions
+from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
@@ -147,35 +154,6 @@ def prepare_questions(source: str, format: str | None, out: Path) -> int:
   return int(written["count"])
 
 
-def prepare_pairs(
-  out: Path, names: Sequence[str], negatives: int
-) -> dict[str, int]:
-  """Mines the sets of a dataset folder; returns the pairs in each.
-
-  What has no positive is left out, and said on stderr.
-  """
-  corpus = Corpus(out / "corpus")
-  bm25 = functools.cache(lambda: Bm25.build(corpus))
-  counts = {}
-  for name in names:
-    questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "questions") as update:
-      mined = mine_pairs(
-        questions, corpus, bm25, negatives=negatives, progress=update
-      )
-    mined.save(out / "pairs" / name)
-    counts[name] = len(mined)
-    missing = mined.manifest["without_positive"]
-    if missing:
-      examples = mined.manifest["examples_without_positive"]
-      print(
-        f"{name}: {missing} questions without a positive are left out, for "
-        f"example {examples[:3]}",
-        file=sys.stderr,
-      )
-  return counts
-
-
 def _check_pairs(
   pairs: Sequence[str], names: Sequence[str], negatives: int
 ) -> None:
@@ -199,6 +177,7 @@ def prepare(
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  allow_leak: bool = False,
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -216,12 +195,14 @@ def prepare(
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    allow_leak: whether held-out questions may be train questions.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set, salient spans.
+    Figures: passages, tokens, questions and pairs per set, what mining kept
+    and dropped, what the leak checks found, salient spans.
 
   Raises:
-    ValueError: for bad input, with file and line.
+    ValueError: for bad input, with file and line; for a leak.
     ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
@@ -249,7 +230,15 @@ def prepare(
     name: prepare_questions(source, kind, out / "questions" / name)
     for source, kind, name in zip(questions, formats, names, strict=True)
   }
-  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
+  figures["leaks"] = question_leaks(out, allow=allow_leak)
+  searches = {"bm25": bm25_search(out)}
+  sets = open_sets(out, pairs, add=False)
+  mined = mine_sets(out, sets, searches, negatives=negatives)
+  figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
+  figures["mining"] = mined
+  figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
   if finder:
     figures["spans"] = prepare_spans(out, finder, spans)
+    repeated = figures["leaks"]["repeated_passages"]["count"]
+    figures["leaks"] |= span_leaks(out, repeated)
   return figures
