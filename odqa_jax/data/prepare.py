@@ -42,11 +42,13 @@ from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.runtime.settings import nearest
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 # A vocabulary is trained on at most this many titles and texts.
 VOCABULARY_TEXTS = 1_000_000
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -92,7 +94,33 @@ def prepare_tokenizer(
 def question_set_name(source: str) -> str:
   """The folder name of a question set: the file's stem, or NAME-SPLIT."""
   name = Path(source).name.replace(":", "-")
-  return name.removesuffix(".gz").rsplit(".", 1)[0]
+  for ending in _COMPRESSED:
+    name = name.removesuffix(ending)
+  return name.rsplit(".", 1)[0]
+
+
+def question_set_names(sources: Sequence[str]) -> list[str]:
+  """The folder name of every set.
+
+  Raises:
+    ValueError: two sets would have one folder, or one has no name.
+  """
+  names = [question_set_name(source) for source in sources]
+  first: dict[str, str] = {}
+  for source, name in zip(sources, names, strict=True):
+    if not name:
+      raise ValueError(
+        f"--questions {source}: the name of the file gives the set no name; "
+        "rename it."
+      )
+    if name in first:
+      raise ValueError(
+        f"--questions {first[name]} and {source} would both be the set "
+        f"{name!r}, and the second would replace the first; give one of them "
+        "another name (a link will do), or prepare it into another --out."
+      )
+    first[name] = source
+  return names
 
 
 def prepare_spans(
@@ -157,9 +185,12 @@ def prepare_questions(source: str, format: str | None, out: Path) -> int:
 def _check_pairs(
   pairs: Sequence[str], names: Sequence[str], negatives: int
 ) -> None:
-  unknown = sorted(set(pairs) - set(names))
-  if unknown:
-    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  for name in pairs:
+    if name not in names:
+      raise ValueError(
+        f"--pairs {name!r} is none of the sets of --questions; "
+        f"{nearest(name, names)}"
+      )
   if negatives < 0:
     raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
 
@@ -206,7 +237,7 @@ def prepare(
     ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
-  names = [question_set_name(q) for q in questions]
+  names = question_set_names(questions)
   _check_pairs(pairs, names, negatives)
   # Before the hours that a large corpus takes.
   finder = SpacyFinder() if spans else None
