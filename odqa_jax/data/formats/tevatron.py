@@ -1,0 +1,78 @@
+"""Tevatron's training sets, whose passages are a corpus too, and its corpora.
+
+Checked against texttron/tevatron: `docs/datasets.md` and README, "Training
+Data" and "Corpus Data"; the later form names passages by
+`positive_document_ids` and `negative_document_ids` alone, and may call the
+query `query_text`.
+"""
+
+from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.formats import fields
+from odqa_jax.data.formats.joined import joined_passages, joined_questions
+from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.raw.formats import Beginning, Format, has_keys
+from odqa_jax.data.raw.records import RawFile, Record
+
+_LISTS = ("positive_passages", "negative_passages")
+_ID_LISTS = ("positive_document_ids", "negative_document_ids")
+
+
+def question(record: Record, n: int) -> Question:
+  """query_id, query, both kinds of passages; `answers` where it has them."""
+  positives, negatives = (
+    _passage_ids(record, passages, ids)
+    for passages, ids in zip(_LISTS, _ID_LISTS, strict=True)
+  )
+  return Question(
+    id=fields.identifier(record.get("query_id", n)),
+    question=fields.text(record, "query" if "query" in record else "query_text"),
+    answers=fields.strings(record.get("answers") or [], "'answers'"),
+    positive_ids=positives,
+    negative_ids=tuple(i for i in negatives if i not in positives),
+  )
+
+
+def _passage_ids(record: Record, passages: str, ids: str) -> tuple[str, ...]:
+  if passages not in record:
+    return fields.ids(record, ids)
+  names = [
+    fields.identifier(p.get("docid")) for p in fields.objects(record, passages)
+  ]
+  return tuple(dict.fromkeys(names))
+
+
+def passages_of_question(record: Record) -> list[Passage]:
+  """The positives and negatives of a training record."""
+  return [p for key in _LISTS for c in fields.objects(record, key) for p in passages(c)]
+
+
+def passages(record: Record) -> list[Passage]:
+  """docid, text; title where there is one."""
+  return [
+    Passage(
+      fields.identifier(record.get("docid")),
+      fields.optional_text(record, "title"),
+      fields.text(record, "text"),
+    )
+  ]
+
+
+def _is_training_set(start: Beginning) -> str:
+  keys = start.keys or frozenset()
+  fits = "query_id" in keys and not keys.isdisjoint((_LISTS[0], _ID_LISTS[0]))
+  return f"the keys query_id and {_LISTS[0]} or {_ID_LISTS[0]}" * fits
+
+
+TRAINING_SET = Format(
+  "tevatron",
+  "Tevatron's JSON lines of query_id, query, positive_ and negative_passages",
+  _is_training_set,
+  questions=joined_questions(RawFile.records, question),
+  passages=joined_passages(passages_of_question, RawFile.records),
+)
+CORPUS = Format(
+  "tevatron_corpus",
+  "Tevatron's JSON lines of docid, title and text",
+  has_keys("docid", "text"),
+  passages=joined_passages(passages, RawFile.records),
+)
