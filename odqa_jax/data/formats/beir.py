@@ -22,7 +22,7 @@ from pathlib import Path
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats import fields
-from odqa_jax.data.formats.joined import joined_passages
+from odqa_jax.data.formats.joined import joined_corpus
 from odqa_jax.data.formats.judgements import (
   is_judgements,
   judged_questions,
@@ -99,7 +99,7 @@ def _judgements_of(path: Path) -> list[Path]:
 def _questions(file: RawFile) -> Iterator[tuple[Place, Question]]:
   only = is_judgements(beginning(file))
   if only:
-    own = _SHARD.sub("", _split_of(file.path))
+    own = _split_of(file.path)
     judged_in = [
       p
       for p in sorted(file.path.parent.iterdir())
@@ -126,11 +126,16 @@ def _question(record: Record) -> Question:
   )
 
 
-def passages(record: Record) -> list[Passage]:
+def passage(record: Record) -> Passage:
   """_id, text; title where there is one."""
   name = fields.identifier(record.get("_id"))
-  title, text = fields.optional_text(record, "title"), fields.text(record, "text")
-  return [Passage(name, title, text) if text.strip() else Passage(name, "", title)]
+  title, text = (
+    fields.optional_text(record, "title"),
+    fields.text(record, "text"),
+  )
+  return (
+    Passage(name, title, text) if text.strip() else Passage(name, "", title)
+  )
 
 
 def _is_beir(start: Beginning) -> str:
@@ -147,5 +152,5 @@ BEIR = Format(
   "BEIR's corpus.jsonl, queries.jsonl or qrels/SPLIT.tsv, or MTEB's Parquet",
   _is_beir,
   questions=_questions,
-  passages=joined_passages(passages, RawFile.records),
+  passages=joined_corpus(passage),
 )

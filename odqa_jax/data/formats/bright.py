@@ -10,7 +10,7 @@ are a format of their own, which must be asked for.
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats import fields
-from odqa_jax.data.formats.joined import joined_passages, joined_questions
+from odqa_jax.data.formats.joined import joined_corpus, joined_questions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.formats import Format, has_keys
 from odqa_jax.data.raw.records import RawFile, Record
@@ -50,10 +50,10 @@ def long_question(record: Record, n: int) -> Question:
   return _question(record, n, "gold_ids_long")
 
 
-def passages(record: Record) -> list[Passage]:
+def document(record: Record) -> Passage:
   """id, content; there are no titles."""
   name = fields.identifier(record.get("id"))
-  return [Passage(name, "", fields.text(record, "content"))]
+  return Passage(name, "", fields.text(record, "content"))
 
 
 EXAMPLES = Format(
@@ -72,5 +72,5 @@ DOCUMENTS = Format(
   "bright_documents",
   "BRIGHT's documents: id and content",
   has_keys("id", "content"),
-  passages=joined_passages(passages, RawFile.records),
+  passages=joined_corpus(document),
 )

@@ -9,7 +9,7 @@ line of `contents` for the title and the rest for the text; in the published
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats import fields
-from odqa_jax.data.formats.joined import joined_passages, joined_questions
+from odqa_jax.data.formats.joined import joined_corpus, joined_questions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.formats import Format, has_keys
 from odqa_jax.data.raw.records import RawFile, Record
@@ -20,19 +20,19 @@ def question(record: Record, n: int) -> Question:
   return Question(
     id=fields.identifier(record.get("id", n)),
     question=fields.text(record, "question"),
-    answers=fields.strings(
-      record.get("golden_answers") or [], "'golden_answers'"
+    answers=fields.answer_strings(
+      record.get("golden_answers"), "'golden_answers'"
     ),
   )
 
 
-def passages(record: Record) -> list[Passage]:
+def passage(record: Record) -> Passage:
   """id and contents; `title` and `text` count where a record has both."""
   name = fields.identifier(record.get("id"))
   if isinstance(record.get("title"), str) and "text" in record:
-    return [Passage(name, record["title"], fields.text(record, "text"))]
+    return Passage(name, record["title"], fields.text(record, "text"))
   title, text = split_contents(fields.text(record, "contents"))
-  return [Passage(name, title, text)]
+  return Passage(name, title, text)
 
 
 def split_contents(contents: str) -> tuple[str, str]:
@@ -56,5 +56,5 @@ CORPUS = Format(
   "flashrag_corpus",
   "FlashRAG's JSON lines of id and contents; their first line is the title",
   has_keys("id", "contents"),
-  passages=joined_passages(passages, RawFile.records),
+  passages=joined_corpus(passage),
 )

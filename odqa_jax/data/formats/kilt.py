@@ -16,7 +16,7 @@ from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats import fields
-from odqa_jax.data.formats.joined import joined_passages, joined_questions
+from odqa_jax.data.formats.joined import joined_corpus, joined_questions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.formats import Beginning, Format, has_keys
 from odqa_jax.data.raw.records import RawFile, Record
@@ -63,7 +63,9 @@ def _paragraph(source: Record, key: str) -> int | None:
   if value in (None, -1):
     return None
   if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-    raise ValueError(f"{key!r} is {value!r:.60}, not the number of a paragraph.")
+    raise ValueError(
+      f"{key!r} is {fields.shown(value)}, not the number of a paragraph."
+    )
   return value
 
 
@@ -78,7 +80,7 @@ def passages(record: Record) -> list[Passage]:
     isinstance(p, str) for p in paragraphs
   ):
     raise ValueError(
-      f"'text' of page {page} is {paragraphs!r:.60}, not a list of paragraphs."
+      f"'text' of page {page} is {fields.shown(paragraphs)}, not a list of paragraphs."
     )
   kept = enumerate(p.strip() for p in paragraphs)
   return [
@@ -106,5 +108,5 @@ SOURCE = Format(
   "kilt_source",
   "KILT's knowledge source; a paragraph is a passage, WIKIPEDIA_ID#NUMBER",
   has_keys("wikipedia_id", "wikipedia_title", "text"),
-  passages=joined_passages(passages, RawFile.records),
+  passages=joined_corpus(passages),
 )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from odqa_jax.data.corpus.passages import Passage
-from odqa_jax.data.formats.joined import joined_passages
+from odqa_jax.data.formats.joined import joined_corpus
 from odqa_jax.data.formats.judgements import (
   Judged,
   is_trec_judgements,
@@ -104,10 +104,10 @@ def _question(row: Row) -> Question:
   return Question(name, text, ())
 
 
-def passages(row: Row) -> list[Passage]:
+def passage(row: Row) -> Passage:
   """pid and passage; there are no titles."""
   name, text = _two(row)
-  return [Passage(name, "", text)]
+  return Passage(name, "", text)
 
 
 def _two(row: Row) -> Row:
@@ -144,5 +144,5 @@ MSMARCO = Format(
   "MS MARCO's rows of an id and a text, without a header; or its judgements",
   _is_msmarco,
   questions=_questions,
-  passages=joined_passages(passages, RawFile.tab_rows),
+  passages=joined_corpus(passage, RawFile.tab_rows),
 )

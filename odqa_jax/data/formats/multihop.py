@@ -41,7 +41,7 @@ def _pairs(record: Record, key: str, second: str) -> list[tuple[str, Any]]:
       and len(titles) == len(others)
     ):
       raise ValueError(
-        f"{key!r} has not as many {second!r} as titles: {value!r:.80}"
+        f"{key!r} has not as many {second!r} as titles: {fields.shown(value)}."
       )
     value = list(zip(titles, others, strict=True))
   if not isinstance(value, list) or not all(
@@ -49,7 +49,7 @@ def _pairs(record: Record, key: str, second: str) -> list[tuple[str, Any]]:
     for p in value
   ):
     raise ValueError(
-      f"{key!r} is {value!r:.80}, not a list of pairs [title, {second}]."
+      f"{key!r} is {fields.shown(value)}, not a list of pairs [title, {second}]."
     )
   return [(title, other) for title, other in value]
 
@@ -60,7 +60,7 @@ def _text(title: str, sentences: Any) -> str:
     isinstance(s, str) for s in sentences
   ):
     raise ValueError(
-      f"the paragraph {title!r} is {sentences!r:.60}, not a list of sentences."
+      f"the paragraph {title!r} is {fields.shown(sentences)}, not a list of sentences."
     )
   spaced = any(s[:1].isspace() for s in sentences[1:])
   return ("" if spaced else " ").join(sentences).strip()
@@ -112,8 +112,8 @@ def musique_question(record: Record, n: int) -> Question:
   named = [(_musique_passage(p).id, p.get("is_supporting")) for p in paragraphs]
   gold = dict.fromkeys(name for name, supports in named if supports)
   answers = [fields.optional_text(record, "answer")]
-  answers += fields.strings(
-    record.get("answer_aliases") or [], "'answer_aliases'"
+  answers += fields.answer_strings(
+    record.get("answer_aliases"), "'answer_aliases'"
   )
   return Question(
     id=fields.identifier(record.get("id", n)),
@@ -157,5 +157,5 @@ MUSIQUE = Format(
   "MuSiQue's JSON lines; the paragraphs of questions are passages",
   has_keys("question", "paragraphs"),
   questions=joined_questions(RawFile.records, musique_question),
-  passages=joined_passages(musique_passages, RawFile.records),
+  passages=joined_passages(musique_passages),
 )

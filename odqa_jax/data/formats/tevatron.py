@@ -8,7 +8,11 @@ query `query_text`.
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats import fields
-from odqa_jax.data.formats.joined import joined_passages, joined_questions
+from odqa_jax.data.formats.joined import (
+  joined_corpus,
+  joined_passages,
+  joined_questions,
+)
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.formats import Beginning, Format, has_keys
 from odqa_jax.data.raw.records import RawFile, Record
@@ -25,8 +29,10 @@ def question(record: Record, n: int) -> Question:
   )
   return Question(
     id=fields.identifier(record.get("query_id", n)),
-    question=fields.text(record, "query" if "query" in record else "query_text"),
-    answers=fields.strings(record.get("answers") or [], "'answers'"),
+    question=fields.text(
+      record, "query" if "query" in record else "query_text"
+    ),
+    answers=fields.answers(record),
     positive_ids=positives,
     negative_ids=tuple(i for i in negatives if i not in positives),
   )
@@ -43,18 +49,16 @@ def _passage_ids(record: Record, passages: str, ids: str) -> tuple[str, ...]:
 
 def passages_of_question(record: Record) -> list[Passage]:
   """The positives and negatives of a training record."""
-  return [p for key in _LISTS for c in fields.objects(record, key) for p in passages(c)]
+  return [passage(c) for key in _LISTS for c in fields.objects(record, key)]
 
 
-def passages(record: Record) -> list[Passage]:
+def passage(record: Record) -> Passage:
   """docid, text; title where there is one."""
-  return [
-    Passage(
-      fields.identifier(record.get("docid")),
-      fields.optional_text(record, "title"),
-      fields.text(record, "text"),
-    )
-  ]
+  return Passage(
+    fields.identifier(record.get("docid")),
+    fields.optional_text(record, "title"),
+    fields.text(record, "text"),
+  )
 
 
 def _is_training_set(start: Beginning) -> str:
@@ -68,11 +72,11 @@ TRAINING_SET = Format(
   "Tevatron's JSON lines of query_id, query, positive_ and negative_passages",
   _is_training_set,
   questions=joined_questions(RawFile.records, question),
-  passages=joined_passages(passages_of_question, RawFile.records),
+  passages=joined_passages(passages_of_question),
 )
 CORPUS = Format(
   "tevatron_corpus",
   "Tevatron's JSON lines of docid, title and text",
   has_keys("docid", "text"),
-  passages=joined_passages(passages, RawFile.records),
+  passages=joined_corpus(passage),
 )
