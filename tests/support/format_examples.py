@@ -85,13 +85,14 @@ KILT_SOURCE = (
   },
 )
 POPQA = (
-  "id\tsubj\tprop\tobj\tsubj_id\ts_wiki_title\ts_pop\tquestion\tpossible_answers\n"
-  '4222362\tGeorge Rankin\toccupation\tpolitician\t1850297\tGeorge "Jo" R\t142\t'
-  "What is George Rankin's occupation?\t"
-  '"[""politician"", ""political leader"", ""caf\\u00e9""]"\n'
-  '3542855\t"John ""J"" M"\toccupation\tcook\t9\tJohn\t7\t'
-  '"What is John ""J"" M\'s occupation?"\t"[""cook""]"\n'
-).encode()
+  b"id\tsubj\tprop\tobj\tsubj_id\ts_wiki_title\ts_pop\tquestion\t"
+  b"possible_answers\n"
+  b'4222362\tGeorge Rankin\toccupation\tcook\t1850297\tGeorge "Jo" R\t142\t'
+  b"What is George Rankin's occupation?\t"
+  b'"[""politician"", ""political leader"", ""caf\\u00e9""]"\n'
+  b'3542855\t"John ""J"" M"\toccupation\tcook\t9\tJohn\t7\t'
+  b'"What is John ""J"" M\'s occupation?"\t"[""cook""]"\n'
+)
 HOTPOTQA = (
   {
     "_id": "5a8b57f25542995d1e6f1371",
@@ -259,7 +260,9 @@ EXAMPLES: dict[str, bytes] = {
       "paragraph": 0,
     }
   ),
-  "curated_trec": b"1\tfactoid\tWhen is it?\t(1|2)\\d+\n2\tfactoid\tWho?\t.*x\n",
+  "curated_trec": (
+    b"1\tfactoid\tWhen is it?\t(1|2)\\d+\n2\tfactoid\tWho?\t.*x\n"
+  ),
   "nq_open": json_lines({"question": "who?", "answer": ["she", "her"]}),
   "dpr_qas": b"who is it?\t['she', \"it's\"]\n",
   "passages_jsonl": json_lines(

@@ -43,6 +43,19 @@ def _split_of(path: Path) -> str:
   return _SHARD.sub("", _DATA_FILE.sub("", path.name))
 
 
+def _suffix_of(path: Path) -> str:
+  """What tells two layouts of one split apart; "" if it is no data file."""
+  found = _DATA_FILE.search(path.name)
+  return found[0] if found else ""
+
+
+def _shards_of(path: Path) -> list[Path]:
+  """The files of one split, in order."""
+  own = _split_of(path), _suffix_of(path)
+  files = sorted(path.parent.iterdir())
+  return [p for p in files if (_split_of(p), _suffix_of(p)) == own]
+
+
 def _splits_beside(path: Path, own: str, other: str) -> dict[str, list[Path]]:
   """The files of the part `other` of a dataset, by split, from one of `own`.
 
@@ -60,9 +73,12 @@ def _splits_beside(path: Path, own: str, other: str) -> dict[str, list[Path]]:
   splits: dict[str, list[Path]] = {}
   for root in roots:
     folder = root / wanted
-    inside = folder.iterdir() if folder.is_dir() else root.glob(f"{wanted}.*")
-    for file in sorted(p for p in inside if _DATA_FILE.search(p.name)):
-      splits.setdefault(_split_of(file), []).append(file)
+    inside = folder if folder.is_dir() else root
+    for file in sorted(p for p in inside.iterdir() if _suffix_of(p)):
+      if inside is folder or file.name.startswith(f"{wanted}."):
+        files = splits.setdefault(_split_of(file), [file])
+        if file != files[0] and _suffix_of(file) == _suffix_of(files[0]):
+          files.append(file)
     if splits:
       break
   return splits
@@ -99,13 +115,7 @@ def _judgements_of(path: Path) -> list[Path]:
 def _questions(file: RawFile) -> Iterator[tuple[Place, Question]]:
   only = is_judgements(beginning(file))
   if only:
-    own = _split_of(file.path)
-    judged_in = [
-      p
-      for p in sorted(file.path.parent.iterdir())
-      if _DATA_FILE.search(p.name) and _split_of(p) == own
-    ]
-    queries = _queries_of(file.path)
+    judged_in, queries = _shards_of(file.path), _queries_of(file.path)
   else:
     judged_in, queries = _judgements_of(file.path), [file.path]
   judged = read_judgements(file.beside(p) for p in judged_in)
@@ -129,22 +139,20 @@ def _question(record: Record) -> Question:
 def passage(record: Record) -> Passage:
   """_id, text; title where there is one."""
   name = fields.identifier(record.get("_id"))
-  title, text = (
-    fields.optional_text(record, "title"),
-    fields.text(record, "text"),
-  )
-  return (
-    Passage(name, title, text) if text.strip() else Passage(name, "", title)
-  )
+  title = fields.optional_text(record, "title")
+  text = fields.text(record, "text")
+  if not text.strip():
+    title, text = "", title
+  return Passage(name, title, text)
 
 
 def _is_beir(start: Beginning) -> str:
   if is_judgements(start):
-    return "judgements: query-id and corpus-id"
+    return f"{start.kind} with query-id and corpus-id"
   keys = start.keys or frozenset()
   # KILT's pages have an _id and a text too.
   fits = {"_id", "text"} <= keys and "wikipedia_title" not in keys
-  return "the keys _id and text" * fits
+  return f"{start.kind} with _id and text" * fits
 
 
 BEIR = Format(

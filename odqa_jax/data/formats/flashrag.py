@@ -27,7 +27,7 @@ def question(record: Record, n: int) -> Question:
 
 
 def passage(record: Record) -> Passage:
-  """id and contents; `title` and `text` count where a record has both."""
+  """An id and contents; `title` and `text` count where a record has both."""
   name = fields.identifier(record.get("id"))
   if isinstance(record.get("title"), str) and "text" in record:
     return Passage(name, record["title"], fields.text(record, "text"))

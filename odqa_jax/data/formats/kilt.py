@@ -1,8 +1,8 @@
 """KILT: tasks with provenance, and the knowledge source that it points into.
 
 Checked against facebookresearch/KILT (README, "KILT data format" and
-"Structure of each record") and the features of huggingface/datasets' kilt_tasks,
-where what is not known is null or -1.
+"Structure of each record") and the features of kilt_tasks and kilt_wikipedia in
+huggingface/datasets, where what is not known is null or -1.
 
 A passage of the knowledge source is a paragraph, and its id is
 `WIKIPEDIA_ID#NUMBER`, the number being that of `start_paragraph_id`. The page's
@@ -80,7 +80,8 @@ def passages(record: Record) -> list[Passage]:
     isinstance(p, str) for p in paragraphs
   ):
     raise ValueError(
-      f"'text' of page {page} is {fields.shown(paragraphs)}, not a list of paragraphs."
+      f"'text' of page {page} is {fields.shown(paragraphs)}, not a list of "
+      "paragraphs."
     )
   kept = enumerate(p.strip() for p in paragraphs)
   return [
@@ -95,7 +96,8 @@ def passages(record: Record) -> list[Passage]:
 def _is_task(start: Beginning) -> str:
   keys = start.keys or frozenset()
   fits = "id" in keys and not keys.isdisjoint(("input", "output"))
-  return "records of id, input and output" * fits
+  other = "question" in keys
+  return f"{start.kind} with id, input or output" * (fits and not other)
 
 
 TASK = Format(

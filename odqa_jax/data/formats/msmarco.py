@@ -52,7 +52,7 @@ def _kind(rows: list[Row]) -> str:
   alike = [row for row in rows if len(row) == len(first)]
   if len(first) == 2:
     named = all(_is_id(name) for name, _ in alike)
-    lists = any(text.lstrip().startswith("[") for _, text in alike)
+    lists = first[1].lstrip(' "').startswith("[")
     words = any(_has_words(text) for _, text in alike)
     return "texts" * (named and words and not lists)
   if len(first) == 4 and all(r[0].isdigit() and _is_id(r[1]) for r in alike):
@@ -105,7 +105,7 @@ def _question(row: Row) -> Question:
 
 
 def passage(row: Row) -> Passage:
-  """pid and passage; there are no titles."""
+  """A pid and a passage; there are no titles."""
   name, text = _two(row)
   return Passage(name, "", text)
 

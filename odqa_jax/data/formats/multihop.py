@@ -11,7 +11,9 @@ title is `TITLE#0`, in the fullwiki setting too, where the gold paragraphs need
 not be in the context. MuSiQue has several an article and numbers them within
 the question, so there the text names it: `TITLE#HASH`. Paragraphs of the
 context that support nothing are the negatives: that is what they were added
-for. Test sets have neither answers nor supporting facts.
+for. Test sets have neither answers nor supporting facts. A question that
+MuSiQue calls unanswerable has none of these; since it shares its id with its
+answerable twin, its own is `ID-unanswerable`.
 """
 
 import hashlib
@@ -32,7 +34,9 @@ def _digest(text: str) -> str:
 
 def _pairs(record: Record, key: str, second: str) -> list[tuple[str, Any]]:
   """(title, what belongs to it): a list of pairs, or a dict of two lists."""
-  value: Any = record.get(key) or []
+  value: Any = record.get(key)
+  if value is None:
+    return []
   if isinstance(value, dict):
     titles, others = value.get("title"), value.get(second)
     if not (
@@ -49,7 +53,8 @@ def _pairs(record: Record, key: str, second: str) -> list[tuple[str, Any]]:
     for p in value
   ):
     raise ValueError(
-      f"{key!r} is {fields.shown(value)}, not a list of pairs [title, {second}]."
+      f"{key!r} is {fields.shown(value)}, not a list of pairs [title, "
+      f"{second}]."
     )
   return [(title, other) for title, other in value]
 
@@ -60,7 +65,8 @@ def _text(title: str, sentences: Any) -> str:
     isinstance(s, str) for s in sentences
   ):
     raise ValueError(
-      f"the paragraph {title!r} is {fields.shown(sentences)}, not a list of sentences."
+      f"the paragraph {title!r} is {fields.shown(sentences)}, not a list of "
+      "sentences."
     )
   spaced = any(s[:1].isspace() for s in sentences[1:])
   return ("" if spaced else " ").join(sentences).strip()
@@ -95,33 +101,36 @@ def hotpot_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
       if not text:
         # An article may be a title alone.
         continue
-      digest, first = seen.setdefault(title, (_digest(text), place))
-      if digest != _digest(text):
+      if title not in seen:
+        seen[title] = _digest(text), place
+        yield place, Passage(f"{title}#0", title, text)
+      elif seen[title][0] != _digest(text):
         file.reject(
           place,
-          f"the paragraph {title!r} has another text at {first}; one title is "
-          "one passage here: rename one of them.",
+          f"the paragraph {title!r} has another text at {seen[title][1]}; one "
+          "title is one passage here: rename one of them.",
         )
-      elif first is place:
-        yield place, Passage(f"{title}#0", title, text)
 
 
 def musique_question(record: Record, n: int) -> Question:
   """id, question, answer and its aliases, paragraphs."""
+  name = fields.identifier(record.get("id", n))
+  if record.get("answerable") is False:
+    return Question(f"{name}-unanswerable", fields.text(record, "question"), ())
   paragraphs = fields.objects(record, "paragraphs")
   named = [(_musique_passage(p).id, p.get("is_supporting")) for p in paragraphs]
-  gold = dict.fromkeys(name for name, supports in named if supports)
+  gold = dict.fromkeys(i for i, supports in named if supports)
   answers = [fields.optional_text(record, "answer")]
   answers += fields.answer_strings(
     record.get("answer_aliases"), "'answer_aliases'"
   )
   return Question(
-    id=fields.identifier(record.get("id", n)),
+    id=name,
     question=fields.text(record, "question"),
     answers=tuple(dict.fromkeys(a for a in answers if a)),
     positive_ids=tuple(gold),
     negative_ids=tuple(
-      dict.fromkeys(name for name, _ in named if gold and name not in gold)
+      dict.fromkeys(i for i, _ in named if gold and i not in gold)
     ),
   )
 
@@ -142,7 +151,8 @@ def _is_hotpot(start: Beginning) -> str:
   fits = keys >= {"question", "context"} and not keys.isdisjoint(
     ("supporting_facts", "_id")
   )
-  return "the keys question, context and supporting_facts or _id" * fits
+  known = "question, context and supporting_facts or _id"
+  return f"{start.kind} with {known}" * fits
 
 
 HOTPOTQA = Format(

@@ -1,7 +1,7 @@
-"""PopQA: a TSV with a header, or the same columns as Parquet or JSON.
+r"""PopQA: a TSV with a header, or the same columns as Parquet or JSON.
 
 Checked against the card of akariasai/PopQA, whose TSV is read with
-`pandas.read_csv(…, sep="\\t")`, so csv's quotes count: `{id, subj, prop, obj,
+`pandas.read_csv(…, sep="\t")`, so csv's quotes count: `{id, subj, prop, obj,
 subj_id, prop_id, obj_id, s_aliases, o_aliases, s_uri, o_uri, s_wiki_title,
 o_wiki_title, s_pop, o_pop, question, possible_answers}`; `possible_answers` is
 the text of a JSON list. `s_wiki_title` names an article and no passage, so
@@ -64,7 +64,7 @@ def _list(value: Any) -> Any:
 def _is_popqa(start: Beginning) -> str:
   names = start.columns if start.keys is None else start.keys
   fits = _NEEDED.issubset(names)
-  return "the columns question and possible_answers" * fits
+  return f"{start.kind} with question and possible_answers" * fits
 
 
 POPQA = Format(

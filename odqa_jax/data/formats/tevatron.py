@@ -23,15 +23,14 @@ _ID_LISTS = ("positive_document_ids", "negative_document_ids")
 
 def question(record: Record, n: int) -> Question:
   """query_id, query, both kinds of passages; `answers` where it has them."""
+  query = "query" if "query" in record else "query_text"
   positives, negatives = (
     _passage_ids(record, passages, ids)
     for passages, ids in zip(_LISTS, _ID_LISTS, strict=True)
   )
   return Question(
     id=fields.identifier(record.get("query_id", n)),
-    question=fields.text(
-      record, "query" if "query" in record else "query_text"
-    ),
+    question=fields.text(record, query),
     answers=fields.answers(record),
     positive_ids=positives,
     negative_ids=tuple(i for i in negatives if i not in positives),
@@ -64,7 +63,7 @@ def passage(record: Record) -> Passage:
 def _is_training_set(start: Beginning) -> str:
   keys = start.keys or frozenset()
   fits = "query_id" in keys and not keys.isdisjoint((_LISTS[0], _ID_LISTS[0]))
-  return f"the keys query_id and {_LISTS[0]} or {_ID_LISTS[0]}" * fits
+  return f"{start.kind} with query_id and {_LISTS[0]} or {_ID_LISTS[0]}" * fits
 
 
 TRAINING_SET = Format(
