@@ -4,6 +4,7 @@ Files are streamed record by record; nothing here holds more than one passage.
 """
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,15 @@ from odqa_jax.data.raw.records import Place, RawFile, Record
 from odqa_jax.runtime.artifact import file_hash
 
 _COLUMNS = ("id", "text", "title")
+# What a passage's fields are called in files of records; the first counts.
+_KEYS = {
+  "id": ("id", "_id", "docid", "doc_id", "passage_id", "psg_id", "pid"),
+  "title": ("title",),
+  "text": ("text", "context", "contents"),
+}
 _ACCEPTED = (
   "a passage file is DPR TSV (header id<TAB>text<TAB>title) or JSON lines "
-  '({"id", "title", "text" or "context"}), plain or gzipped'
+  '({"id", "title", "text" or "context"}), plain or compressed'
 )
 
 
@@ -87,28 +94,37 @@ def _tsv_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
 
 
 def _json_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
-  for place, record in file.json_records():
-    yield place, _from_record(record, place)
+  for place, record in file.records():
+    passage = file.attempt(place, passage_of, record)
+    if passage is not None:
+      yield place, passage
 
 
-def _from_record(record: Record, place: Place) -> Passage:
-  body = "text" if "text" in record else "context"
-  keys = ("id", "title", body)
-  missing = [key for key in keys if key not in record]
-  if missing:
-    raise ValueError(
-      f"{place}: no {' and no '.join(missing)} among the keys "
-      f"{sorted(record)}; {_ACCEPTED}."
-    )
-  name, title, text = (record[key] for key in keys)
-  if isinstance(name, int) and not isinstance(name, bool):
-    name = str(name)
-  for key, value in zip(keys, (name, title, text), strict=True):
+def passage_of(record: Record) -> Passage:
+  """The passage of a record, whichever of the known keys it has.
+
+  Raises:
+    ValueError: if it has no id or no text, or they are of other types.
+  """
+  found = {}
+  for name, aliases in _KEYS.items():
+    key = next((k for k in aliases if k in record), None)
+    if key is None and name != "title":
+      raise ValueError(
+        f"no {name} (nor {', '.join(aliases[1:])}) among the keys "
+        f"{sorted(record)[:12]}; {_ACCEPTED}."
+      )
+    value = record[key] if key is not None else None
+    if name == "title" and value is None:
+      value = ""
+    elif name == "id" and isinstance(value, int) and value is not bool(value):
+      value = str(value)
     if not isinstance(value, str):
       raise ValueError(
-        f"{place}: {key} is {value!r}; it must be a string; quote it."
+        f"{key} is {reprlib.repr(value)}, not a string; give it one."
       )
-  return Passage(name, title, text)
+    found[name] = value
+  return Passage(**found)
 
 
 def _any_text(start: Beginning) -> str:
@@ -119,7 +135,7 @@ def _any_text(start: Beginning) -> str:
 PLAIN_FORMATS = (
   Format(
     "passages_jsonl",
-    "JSON lines or an array of {id, title, text or context}",
+    "JSON lines, an array or Parquet of {id, title, text or context}",
     has_keys(),
     passages=_json_passages,
   ),

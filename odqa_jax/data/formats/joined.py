@@ -1,6 +1,6 @@
 """A file's layout joined with what one of its records means.
 
-    joined_questions(RawFile.json_records, nq_open)   # a reader of questions
+    joined_questions(RawFile.records, nq_open)   # a reader of questions
 
 Errors of a record gain its place; a file that may hold some bad records leaves
 them out (`RawFile.attempt`).
@@ -33,7 +33,7 @@ def joined_questions(
 
 def joined_passages(
   passages_of: Callable[[Any], list[Passage]],
-  layout: Layout = RawFile.json_records,
+  layout: Layout = RawFile.records,
 ) -> Reader:
   """A reader of passages, each id once (the ids are held in memory)."""
 
@@ -44,5 +44,23 @@ def joined_passages(
         if passage.id not in seen:
           seen.add(passage.id)
           yield place, passage
+
+  return read
+
+
+def joined_corpus(
+  passage_of: Callable[[Any], Passage | list[Passage]],
+  layout: Layout = RawFile.records,
+) -> Reader:
+  """A reader of a corpus, which should name each passage once.
+
+  Nothing is left out or remembered: a repeated id is for the corpus to refuse.
+  """
+
+  def read(file: RawFile) -> Iterator[tuple[Place, Passage]]:
+    for place, record in layout(file):
+      found = file.attempt(place, passage_of, record)
+      for passage in [found] if isinstance(found, Passage) else found or ():
+        yield place, passage
 
   return read

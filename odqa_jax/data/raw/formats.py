@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from odqa_jax.data.raw.records import Place, RawFile
+from odqa_jax.data.raw.records import Kind, Place, RawFile
 from odqa_jax.runtime.settings import nearest
 
 # From a file to what it holds: questions, or passages.
@@ -24,18 +24,23 @@ class Beginning:
 
   Attributes:
     file: the whole of it.
-    keys: of the first JSON object; None if the file is not JSON.
-    columns: of the first row, split at tabs; none if the file is JSON.
+    keys: of the first JSON object, or a Parquet file's columns; else None.
+    columns: of the first row of text, split at tabs; else none.
+    kind: what the file is made of.
   """
 
   file: RawFile
   keys: frozenset[str] | None
   columns: tuple[str, ...]
+  kind: Kind = "JSON"
 
   def __str__(self) -> str:
     if self.keys is None:
       return f"{len(self.columns)} columns between tabs"
-    return f"a JSON object with the keys {sorted(self.keys)[:12]}"
+    what = "a JSON object with the keys"
+    if self.kind == "Parquet":
+      what = "Parquet with the columns"
+    return f"{what} {sorted(self.keys)[:12]}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,13 +63,16 @@ class Format:
 
 
 def has_keys(*names: str) -> Callable[[Beginning], str]:
-  """Detects JSON whose first object has these keys."""
+  """Detects JSON whose first object, or Parquet whose columns, are these."""
 
   def detects(start: Beginning) -> str:
     if start.keys is None or not start.keys.issuperset(names):
       return ""
-    what = f"the keys {', '.join(names)}" if names else "no other known keys"
-    return f"JSON with {what}"
+    what = "keys" if start.kind == "JSON" else "columns"
+    known = (
+      f"the {what} {', '.join(names)}" if names else f"no other known {what}"
+    )
+    return f"{start.kind} with {known}"
 
   return detects
 
@@ -75,8 +83,9 @@ def beginning(file: RawFile) -> Beginning:
   Raises:
     ValueError: if the file is empty, broken JSON, or no text in lines.
   """
-  if file.first_byte() in (b"{", b"["):
-    return Beginning(file, frozenset(file.top_keys()), ())
+  kind = file.kind()
+  if kind != "text":
+    return Beginning(file, frozenset(file.top_keys()), (), kind)
   with file.open() as stream:
     if b"\n" not in stream.read(_LONGEST_START) and stream.read(1):
       raise ValueError(
@@ -84,7 +93,7 @@ def beginning(file: RawFile) -> Beginning:
         "the file must be JSON, or rows of columns between tabs."
       )
   _, row = next(file.tab_rows())
-  return Beginning(file, None, tuple(row))
+  return Beginning(file, None, tuple(row), kind)
 
 
 def detect(file: RawFile, formats: Iterable[Format]) -> tuple[Format, str]:

@@ -1,9 +1,10 @@
-"""Raw files as lines, rows and JSON records, each with its place.
+"""Raw files as lines, rows and records, each with its place.
 
-    for place, record in RawFile("train.jsonl.gz").json_records():
+    for place, record in RawFile("train.jsonl.gz").records():
       ...  # str(place) is "train.jsonl.gz:1"
 
-A place prints as `FILE:LINE` or, inside a JSON array, `FILE:KEY[POSITION]`.
+A place prints as `FILE:LINE`; inside a JSON array as `FILE:KEY[POSITION]`; and
+in a Parquet file as `FILE:row NUMBER`.
 Files are plain or compressed. Nothing holds a file in memory: the arrays that
 DPR publishes are gigabytes, so they are parsed as a stream.
 """
@@ -15,17 +16,23 @@ import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import ijson
 
+from odqa_jax.data.raw import parquet
 from odqa_jax.data.raw.rejections import Rejections
 
 Record = dict[str, Any]
 Row = list[str]
+Kind = Literal["JSON", "Parquet", "text"]
 Value = TypeVar("Value")
+
+# Stands in a place for the key of an array: a row of a Parquet file.
+ROWS = "row "
 
 # The first bytes of a compressed file, and what reads it.
 OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -42,8 +49,9 @@ class Place(NamedTuple):
 
   Attributes:
     path: the file.
-    number: of its first line, from 1; in an array its position, from 0.
-    array: key of the JSON array it is in, "" for the file itself; else None.
+    number: of its first line, from 1; of an item or row its position, from 0.
+    array: key of the JSON array it is in, "" for the file itself; `ROWS` in a
+      Parquet file; else None.
     inside: where in that record.
   """
 
@@ -55,6 +63,8 @@ class Place(NamedTuple):
   def __str__(self) -> str:
     if self.array is None:
       return f"{self.path}:{self.number}"
+    if self.array == ROWS:
+      return f"{self.path}:{ROWS}{self.number}{self.inside}"
     return f"{self.path}:{self.array}[{self.number}]{self.inside}"
 
 
@@ -85,6 +95,8 @@ class RawFile:
     path: where it is.
     digest: sha256 of what the last reading has taken: of the whole file once
       it came to the end.
+    left_out: how many sound records the last reading had no use for, by what
+      they are.
   """
 
   def __init__(
@@ -105,6 +117,15 @@ class RawFile:
       what = "a folder, not a" if self.path.is_dir() else "no such"
       raise ValueError(f"{self.path}: {what} file; check the path.")
     self.digest = hashlib.sha256()
+    self.left_out: Counter[str] = Counter()
+
+  def leave_out(self, what: str) -> None:
+    """Counts a sound record that is of no use here, in words."""
+    self.left_out[what] += 1
+
+  def beside(self, path: str | Path) -> "RawFile":
+    """Another file, whose bad records count together with those of this one."""
+    return RawFile(path, self._rejections)
 
   def attempt(
     self, place: Place, function: Callable[..., Value], *args: Any
@@ -159,6 +180,35 @@ class RawFile:
         if text := chunk.lstrip():
           return text[:1]
     raise ValueError(f"{self.path}: the file is empty; check the path.")
+
+  def kind(self) -> Kind:
+    """What the file is made of, by its first bytes.
+
+    Raises:
+      ValueError: if it is empty.
+    """
+    with self.path.open("rb") as stream:
+      if stream.read(len(parquet.MAGIC)) == parquet.MAGIC:
+        return "Parquet"
+    return "JSON" if self.first_byte() in (b"{", b"[") else "text"
+
+  def records(self) -> Iterator[tuple[Place, Record]]:
+    """Records of JSON lines, of a JSON array, or of a Parquet file."""
+    if self.kind() == "Parquet":
+      return self.parquet_records()
+    return self.json_records()
+
+  def parquet_records(self) -> Iterator[tuple[Place, Record]]:
+    """Rows of a Parquet file, numbered from 0.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    for number, record in enumerate(parquet.rows(self.path)):
+      yield Place(self.path, number, ROWS), record
+    with self.path.open("rb") as stream:
+      # Parquet is read from its end, so it cannot be hashed on the way.
+      self.digest = hashlib.file_digest(stream, "sha256")
 
   def _whole_lines(self) -> Iterator[tuple[int, str]]:
     """(number from 1, text with its line end)."""
@@ -278,14 +328,17 @@ class RawFile:
         ) from error
 
   def top_keys(self) -> set[str]:
-    """Keys of the first JSON object (in an array: of its first item).
+    """Keys of the first JSON object, or the columns of a Parquet file.
 
-    It reads no further, and not into the array `data`, which is most of a
-    SQuAD file; so it says nothing of JSON that is broken later.
+    In an array the object is the first item. It reads no further, and not into
+    the array `data`, which is most of a SQuAD file; so it says nothing of JSON
+    that is broken later.
 
     Raises:
       ValueError: if the JSON is broken before the first object ends.
     """
+    if self.kind() == "Parquet":
+      return set(parquet.column_names(self.path))
     keys: set[str] = set()
     depth, last = 0, ""
     with self.open() as stream:

@@ -116,7 +116,7 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (b"", "p.dat: the file is empty"),
     (ROW, "p.dat:1: the first line is .'1', 'one', 'T'.*not a header"),
     ("id\ttext\n", "p.dat:1: .*not a header"),
-    ('[{"id": 1}]\n', r"p.dat:\[0\]: no title and no context among"),
+    ('[{"id": 1}]\n', r"p.dat:\[0\]: no text .nor context, contents. among"),
     (b"\x01" * 70_000, "p.dat:1: no line end in the first"),
     (HEADER + ROW + "2\ttwo\n", "p.dat:3: 2 columns; the header names 3"),
     (HEADER + ROW + "2\ttwo\tT\tx\n", "p.dat:3: 4 columns"),
@@ -139,12 +139,15 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (JSON + "[1]\n", "p.dat:2: a JSON object is expected, not list"),
     (
       JSON + '{"id": "2", "title": "T"}\n',
-      "p.dat:2: no context among the keys",
+      "p.dat:2: no text .nor context",
     ),
-    ('{"text": "a"}', "p.dat:1: no id and no title among"),
-    ('{"id": 1.5, "title": "T", "text": "a"}', "p.dat:1: id is 1.5; it must"),
+    ('{"text": "a"}', "p.dat:1: no id .nor _id, docid"),
+    (
+      '{"id": 1.5, "title": "T", "text": "a"}',
+      "p.dat:1: id is 1.5, not a string",
+    ),
     ('{"id": true, "title": "T", "text": "a"}', "p.dat:1: id is True"),
-    ('{"id": "1", "title": null, "text": "a"}', "p.dat:1: title is None"),
+    ('{"id": "1", "title": 7, "text": "a"}', "p.dat:1: title is 7"),
     (JSON + JSON.replace("one", "\\ud800"), "p.dat:2: .*lone surrogate"),
     (JSON + JSON.replace("one", "\\u0000"), "p.dat:2: .*NUL"),
     (gzip.compress(JSON.encode(), mtime=0)[:-9], "p.dat:.*damaged gzip"),
@@ -182,3 +185,19 @@ def test_squad_paragraphs(shared_data):
   assert len(passages) == 1507
   assert passages[1].id == "Apollo_program#1"
   assert passages[1].text.startswith("Apollo ran from 1961 to 1972")
+
+
+@pytest.mark.parametrize(
+  ("line", "passage"),
+  [
+    ('{"id": 1, "title": null, "text": "a"}', Passage("1", "", "a")),
+    ('{"id": 1, "text": "a"}', Passage("1", "", "a")),
+    ('{"_id": "d", "title": "T", "text": "a"}', Passage("d", "T", "a")),
+    ('{"docid": "d", "contents": "a"}', Passage("d", "", "a")),
+    ('{"pid": 0, "context": "a", "title": ""}', Passage("0", "", "a")),
+  ],
+)
+def test_other_keys_and_no_title(tmp_path, line, passage):
+  path = tmp_path / "p.jsonl"
+  path.write_text(line)
+  assert list(read_passages(path)) == [passage]
