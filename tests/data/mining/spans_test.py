@@ -248,7 +248,7 @@ def test_damaged_spans_are_refused_by_name(
   with pytest.raises(ValueError, match=r"npy: missing, and the manifest says"):
     Spans.open(tmp_path / name)
   write_manifest(tmp_path / "sentences", spans.manifest | {"format": 99})
-  with pytest.raises(ValueError, match=r"of format 99, .* of format 2; make"):
+  with pytest.raises(ValueError, match=r"of format 99, .* of format 3; make"):
     Spans.open(tmp_path / "sentences")
 
 
