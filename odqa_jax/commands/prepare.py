@@ -31,18 +31,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default="",
     help="find entities to mask: TYPE[,TYPE…]; none named: a choice of ten",
   )
+  add(
+    "--tagger",
+    default="spacy",
+    help="what finds them: spacy, gliner:NAME, or the folder of a BERT token "
+    "classifier; spacy+dates: and dates by a pattern, likewise the others",
+  )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """With several processes the first one works."""
-  from odqa_jax.data.mining.entities import TYPES
+  from odqa_jax.data.mining.entities import default_types
   from odqa_jax.data.prepare import prepare
+  from odqa_jax.models.entity_finder import make_finder
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.runtime.mesh import is_primary, sync
 
   tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
   figures: dict[str, Any] = {}
   if is_primary():
+    types = [] if args.spans == "default" else split_names(args.spans)
+    finder = make_finder(args.tagger, types) if args.spans else None
     figures = prepare(
       corpus=split_names(args.corpus),
       questions=split_names(args.questions),
@@ -51,7 +60,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       vocabulary_size=args.vocabulary_size,
       pairs=split_names(args.pairs),
       negatives=args.negatives,
-      spans=TYPES if args.spans == "default" else split_names(args.spans),
+      spans=types or (default_types(finder) if finder else ()),
+      finder=finder,
       reader_tokenizer=args.reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,

@@ -29,7 +29,7 @@ from odqa_jax.data.formats.files import (
   read_questions,
 )
 from odqa_jax.data.mining.bm25_build import bm25_search
-from odqa_jax.data.mining.entities import SpacyFinder
+from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
 from odqa_jax.data.mining.leaks import (
   gold_leaks,
   passage_leaks,
@@ -38,7 +38,7 @@ from odqa_jax.data.mining.leaks import (
 )
 from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.parts.run import parse_runner
+from odqa_jax.data.parts.run import Runner, parse_runner
 from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
@@ -124,9 +124,11 @@ def question_set_names(sources: Sequence[str]) -> list[str]:
 
 
 def prepare_spans(
-  out: Path, finder: SpacyFinder, types: Sequence[str]
+  out: Path, finder: EntityFinder, types: Sequence[str]
 ) -> dict[str, Any]:
   """OUT/spans, made of OUT/corpus by one process for every core.
+
+  A finder that keeps them all busy by itself works in this process.
 
   Returns:
     Figures: sentences, entities, and how many were left out for which reason.
@@ -138,7 +140,7 @@ def prepare_spans(
       out / "spans",
       finder,
       types=types,
-      runner=parse_runner("local"),
+      runner=Runner() if finder.alone else parse_runner("local"),
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
@@ -205,6 +207,7 @@ def prepare(
   pairs: Sequence[str] = (),
   negatives: int = 8,
   spans: Sequence[str] = (),
+  finder: EntityFinder | None = None,
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
@@ -222,6 +225,7 @@ def prepare(
     negatives: hard negatives mined for a question that names none; those that
       a file names are all kept.
     spans: types of entities to find in the corpus.
+    finder: finds them; None: the small English model of spaCy.
     reader_tokenizer: a T5 folder or its tokenizer.json, for a second token
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
@@ -240,7 +244,9 @@ def prepare(
   names = question_set_names(questions)
   _check_pairs(pairs, names, negatives)
   # Before the hours that a large corpus takes.
-  finder = SpacyFinder() if spans else None
+  if spans:
+    finder = finder or SpacyFinder()
+    check_types(finder, spans)
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   sources = open_sources(corpus, corpus_format)
   formats = [
@@ -268,7 +274,7 @@ def prepare(
   figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
   figures["mining"] = mined
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
-  if finder:
+  if spans and finder:
     figures["spans"] = prepare_spans(out, finder, spans)
     repeated = figures["leaks"]["repeated_passages"]["count"]
     figures["leaks"] |= span_leaks(out, repeated)

@@ -6,7 +6,7 @@ rows, scores = bm25.search(["who wrote emma"], k=100)
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,16 @@ class Words:
   def hashes(self, texts: Iterable[str]) -> list[UInt64[np.ndarray, " _"]]:
     """The hashes of every text's words, in order and with repeats."""
     words = self.ids(texts)
-    hashed = np.zeros(len(words.vocab), np.uint64)
-    for word, number in words.vocab.items():
-      hashed[number] = hash_id(word)
+    hashed = word_hashes(words.vocab)
     return [hashed[np.array(ids, np.int64)] for ids in words.ids]
+
+
+def word_hashes(vocab: Mapping[str, int]) -> UInt64[np.ndarray, " w"]:
+  """The hash of each word, by its number."""
+  hashed = np.zeros(len(vocab), np.uint64)
+  for word, number in vocab.items():
+    hashed[number] = hash_id(word)
+  return hashed
 
 
 class _Shard:

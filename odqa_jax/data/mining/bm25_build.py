@@ -1,15 +1,16 @@
 """Builds the BM25 index of a corpus, shard by shard.
 
-First the words of every shard are counted; then, once the frequencies in the
-whole corpus are known, each shard's counts become scores. In memory there is
-one shard, and for every word of the corpus its hash and frequency.
+First the words of every shard are counted, by as many processes as there are
+cores or by Beam; then, once the frequencies in the whole corpus are known,
+each shard's counts become scores. In memory there is one shard a process, and
+for every word of the corpus its hash and frequency.
 """
 
 import contextlib
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,30 +20,32 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt64
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.store import hash_id
 from odqa_jax.data.mining.bm25 import (
   PARAMETERS,
   Bm25,
   Words,
   made_from,
   shard_name,
+  word_hashes,
 )
+from odqa_jax.data.parts.files import SCRATCH, Arrays, Part, read_part
+from odqa_jax.data.parts.run import Runner, count_cores, make_parts
 from odqa_jax.runtime.artifact import (
+  content_hash,
   open_artifact,
   publish,
   refuse_foreign,
-  replacing,
 )
 from odqa_jax.runtime.progress import progress_bar
 
-# Passages counted at once. Of 200,000 passages of 100 words the build held
-# 0.57 GB beside mapped files, and wrote 530 bytes a passage: 11 GB for 21
-# million, whose ten million words take another GB while they are added up.
-SHARD_ROWS = 100_000
+# Passages counted at once. Of 200,000 passages of 100 words (65 without stop
+# words) one process made 20,000 a second and held 0.4 GB beside mapped files;
+# the index took 530 bytes a passage. So 21 million take 11 GB of disk (and 20
+# while they are made), 0.4 GB a process, and for the ten million words that
+# so many may have another GB in the process that adds them up.
+SHARD_ROWS = 50_000
 # Words whose frequencies wait to be added up.
 _PENDING = 1 << 20
-# Passages between two reports of progress.
-_READ = 1024
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +55,7 @@ def build_bm25(
   out: str | Path,
   *,
   shard_rows: int = SHARD_ROWS,
+  runner: Runner | None = None,
   progress: Progress | None = None,
 ) -> dict[str, Any]:
   """Indexes every passage, or does nothing if that is done already.
@@ -63,6 +67,7 @@ def build_bm25(
     corpus: the evidence.
     out: the folder to write; it appears whole or not at all.
     shard_rows: passages in a shard; the scores do not depend on it.
+    runner: who counts; None: a process for every core.
     progress: called as `progress(passages done, passages)`.
 
   Returns:
@@ -80,20 +85,23 @@ def build_bm25(
     manifest = open_artifact(out, "bm25", lazy=True).manifest
     if manifest["made_from"] == source:
       return manifest
-  words = Words()
+  library = Words().library
   with publish(
     out,
     "bm25",
     source,
     identity=source | {"shard_rows": shard_rows},
-    scratch=["part-*.npz"],
+    scratch=SCRATCH,
   ) as draft:
-    firsts = range(0, len(corpus), shard_rows)
-    parts = [draft.folder / f"part-{first:010}.npz" for first in firsts]
-    for first, path in zip(firsts, parts, strict=True):
-      rows = range(first, min(first + shard_rows, len(corpus)))
-      if not path.exists():
-        _count_words(corpus, words, _watched(rows, len(corpus), progress), path)
+    runner = runner or Runner(count_cores())
+    parts = make_parts(
+      CountWords(corpus.directory),
+      _parts(corpus, source, shard_rows),
+      draft.folder,
+      runner,
+      progress,
+      len(corpus),
+    )
     whole = _add_up(parts, corpus)
     for number, path in enumerate(parts):
       _write_shard(path, whole, draft.folder / shard_name(number))
@@ -102,7 +110,7 @@ def build_bm25(
       "shard_rows": shard_rows,
       "words": len(whole.words),
       "mean_length": float(whole.mean_length),
-      "software": f"bm25s {words.library.__version__}",
+      "software": f"bm25s {library.__version__}",
     }
   return draft.manifest
 
@@ -128,64 +136,79 @@ def bm25_of(
     yield Bm25.open(Path(folder) / "bm25", corpus)
 
 
-def index_dataset(dataset: Path) -> Bm25:
+def index_dataset(dataset: Path, runner: Runner | None = None) -> Bm25:
   """The index that is kept in DATASET/bm25; made when absent."""
   corpus = Corpus(dataset / "corpus")
   with progress_bar("index for BM25", len(corpus), "passages") as update:
-    build_bm25(corpus, dataset / "bm25", progress=update)
+    build_bm25(corpus, dataset / "bm25", runner=runner, progress=update)
   return Bm25.open(dataset / "bm25", corpus)
 
 
 def bm25_search(
-  dataset: Path,
+  dataset: Path, runner: Runner | None = None
 ) -> Callable[[Sequence[str], int], Int64[np.ndarray, "n k"]]:
   """Searches a dataset folder for mining: texts and depth → rows.
 
   The index is opened, and made when absent, by the first call.
   """
-  index = functools.cache(lambda: index_dataset(dataset))
+  index = functools.cache(lambda: index_dataset(dataset, runner))
   return lambda texts, depth: index().search(texts, depth)[0]
 
 
-def _watched(
-  rows: range, total: int, progress: Progress | None
-) -> Iterator[int]:
-  for row in rows:
-    yield row
-    if progress and ((row + 1) % _READ == 0 or row == rows[-1]):
-      progress(row + 1, total)
+def _parts(
+  corpus: Corpus, source: dict[str, Any], shard_rows: int
+) -> Iterator[Part]:
+  """The rows of every shard; what they hold, their key names."""
+  content = content_hash(source)
+  for first in range(0, len(corpus), shard_rows):
+    end = min(first + shard_rows, len(corpus))
+    key = f"{content} {first} {end}"
+    yield Part(key, end - first, {"rows": np.array([first, end])})
 
 
-def _count_words(
-  corpus: Corpus, words: Words, rows: Iterable[int], path: Path
-) -> None:
-  """Writes how often every word stands in every one of some rows."""
-  tokens = words.ids(f"{corpus.title(i)} {corpus.text(i)}" for i in rows)
-  size = len(tokens.ids)
-  lengths = np.fromiter(map(len, tokens.ids), np.int32, size)
-  numbers = np.fromiter(
-    chain.from_iterable(tokens.ids), np.int64, int(lengths.sum())
-  )
-  hashed = np.zeros(len(tokens.vocab), np.uint64)
-  for word, number in tokens.vocab.items():
-    hashed[number] = hash_id(word)
-  # The library numbers words in the order of a set: differently every time.
-  order = np.argsort(hashed)
-  rank = np.empty(len(order), np.int64)
-  rank[order] = np.arange(len(order))
-  keys = rank[numbers] * size + np.repeat(np.arange(size), lengths)
-  keys, counts = np.unique(keys, return_counts=True)
-  frequencies = np.bincount(keys // size, minlength=len(order))
-  with replacing(path) as temporary, temporary.open("wb") as file:
-    np.savez(
-      file,
-      allow_pickle=False,
-      words=hashed[order],
-      indptr=np.cumsum(np.append(0, frequencies), dtype=np.int64),
-      indices=(keys % size).astype(np.int32),
-      counts=counts.astype(np.int32),
-      lengths=lengths,
+@dataclass(frozen=True)
+class CountWords:
+  """The stage: rows of a corpus → how often each word stands in each row."""
+
+  directory: Path
+
+  def __call__(self, arrays: Arrays) -> Arrays:
+    """Takes `rows`, the first and the one after the last.
+
+    Returns:
+      `words`, the hashes of all words, sorted; `indptr`, where the rows of
+      each begin in `indices`, counted from the first row, with `counts`; and
+      `lengths`, the words of every row.
+    """
+    rows = range(*arrays["rows"].tolist())
+    corpus, words = _opened(self.directory)
+    tokens = words.ids(f"{corpus.title(i)} {corpus.text(i)}" for i in rows)
+    lengths = np.fromiter(map(len, tokens.ids), np.int32, len(rows))
+    numbers = np.fromiter(
+      chain.from_iterable(tokens.ids), np.int64, int(lengths.sum())
     )
+    hashed = word_hashes(tokens.vocab)
+    # The library numbers words in the order of a set: differently every time.
+    order = np.argsort(hashed)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    places = np.repeat(np.arange(len(rows)), lengths)
+    keys, counts = np.unique(
+      rank[numbers] * len(rows) + places, return_counts=True
+    )
+    frequencies = np.bincount(keys // len(rows), minlength=len(order))
+    return {
+      "words": hashed[order],
+      "indptr": np.cumsum(np.append(0, frequencies), dtype=np.int64),
+      "indices": (keys % len(rows)).astype(np.int32),
+      "counts": counts.astype(np.int32),
+      "lengths": lengths,
+    }
+
+
+@functools.cache
+def _opened(directory: Path) -> tuple[Corpus, Words]:
+  return Corpus(directory), Words()
 
 
 @dataclass(frozen=True)
@@ -213,9 +236,9 @@ def _add_up(parts: list[Path], corpus: Corpus) -> _Whole:
   pending = [(words, counts)]
   total = 0
   for path in parts:
-    with np.load(path) as part:
-      pending.append((part["words"], np.diff(part["indptr"])))
-      total += int(part["lengths"].sum())
+    part = read_part(path)
+    pending.append((part["words"], np.diff(part["indptr"])))
+    total += int(part["lengths"].sum())
     # Not one by one: each time all words are sorted.
     waiting = sum(len(more) for more, _ in pending)
     if path is parts[-1] or waiting > max(len(words), _PENDING):
@@ -250,9 +273,9 @@ def _write_shard(path: Path, whole: _Whole, folder: Path) -> None:
   """Turns the counts of a part into scores."""
   folder.mkdir(exist_ok=True)
   k1, b = PARAMETERS["k1"], PARAMETERS["b"]
-  with np.load(path) as part:
-    words, indptr, indices = part["words"], part["indptr"], part["indices"]
-    counts, lengths = part["counts"], part["lengths"]
+  part = read_part(path)
+  words, indptr, indices = part["words"], part["indptr"], part["indices"]
+  counts, lengths = part["counts"], part["lengths"]
   idf = whole.idf[np.searchsorted(whole.words, words)]
   # In the library's precision and order, so that the scores are the same.
   norm: Float64[np.ndarray, " n"] = k1 * (

@@ -15,13 +15,15 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.formats.files import read_questions
 from odqa_jax.data.mining import bm25_build
 from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.bm25_build import bm25_of, build_bm25
+from odqa_jax.data.mining.bm25_build import CountWords, bm25_of, build_bm25
+from odqa_jax.data.parts.run import Runner, parse_runner
 from odqa_jax.main import main
 from odqa_jax.text.tokenizer import train_wordpiece
 
 
 def make_bm25(corpus: Corpus, folder: Path, shard_rows: int = 4) -> Bm25:
-  build_bm25(corpus, folder, shard_rows=shard_rows)
+  # One process: to start others takes longer than this.
+  build_bm25(corpus, folder, shard_rows=shard_rows, runner=Runner())
   return Bm25.open(folder, corpus)
 
 
@@ -129,7 +131,7 @@ def test_the_index_is_kept_and_made_anew_for_another_corpus(
   folder = tmp_path / "bm25"
   first = build_bm25(corpus, folder)
   with monkeypatch.context() as patch:
-    patch.setattr(bm25_build, "_count_words", lambda *a: pytest.fail("again"))
+    patch.setattr(bm25_build, "make_parts", lambda *a: pytest.fail("again"))
     assert build_bm25(corpus, folder) == first
   other = make_corpus(tmp_path / "corpus", [("t", "one text"), ("u", "two")])
   with pytest.raises(ValueError, match="the BM25 index of another corpus"):
@@ -155,45 +157,53 @@ def test_the_index_beside_the_corpus_is_searched(
     stored.search(["Danube"], 9)
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+  return {
+    p.relative_to(folder).as_posix(): p.read_bytes()
+    for p in sorted(folder.rglob("*"))
+    if p.is_file()
+  }
+
+
+def test_beam_makes_the_same_bytes(corpus: Corpus, tmp_path: Path) -> None:
+  pytest.importorskip("apache_beam", reason="needs the extra beam")
+  build_bm25(corpus, tmp_path / "here", shard_rows=4, runner=Runner())
+  build_bm25(
+    corpus, tmp_path / "beam", shard_rows=4, runner=parse_runner("beam")
+  )
+  assert read_files(tmp_path / "beam") == read_files(tmp_path / "here")
+
+
 def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
   corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  def files(folder: Path) -> dict[str, bytes]:
-    return {
-      p.relative_to(folder).as_posix(): p.read_bytes()
-      for p in sorted(folder.rglob("*"))
-      if p.is_file()
-    }
+  build_bm25(corpus, tmp_path / "whole", shard_rows=2, runner=Runner())
+  counted: list[list[int]] = []
+  count = CountWords.__call__
 
-  build_bm25(corpus, tmp_path / "whole", shard_rows=2)
-  counted: list[Path] = []
-  count = bm25_build._count_words
-
-  def stop(*args: object) -> None:
+  def stop(self: CountWords, arrays: dict[str, np.ndarray]) -> object:
     if len(counted) == 2:
       raise KeyboardInterrupt
-    counted.append(args[-1])
-    count(*args)
+    counted.append(arrays["rows"].tolist())
+    return count(self, arrays)
 
+  again = {"out": tmp_path / "again", "shard_rows": 2, "runner": Runner()}
   with monkeypatch.context() as patch:
-    patch.setattr(bm25_build, "_count_words", stop)
+    patch.setattr(CountWords, "__call__", stop)
     with pytest.raises(KeyboardInterrupt):
-      build_bm25(corpus, tmp_path / "again", shard_rows=2)
-  assert not (tmp_path / "again").exists()
-  monkeypatch.setattr(
-    bm25_build,
-    "_count_words",
-    lambda *args: (counted.append(args[-1]), count(*args)),
-  )
-  build_bm25(corpus, tmp_path / "again", shard_rows=2)
-  assert len(counted) == 3
-  assert files(tmp_path / "again") == files(tmp_path / "whole")
+      build_bm25(corpus, **again)
+    assert counted == [[0, 2], [2, 4]]
+    assert not (tmp_path / "again").exists()
+    counted.clear()
+    build_bm25(corpus, **again)
+  assert counted == [[4, 6]]
+  assert read_files(tmp_path / "again") == read_files(tmp_path / "whole")
 
 
 def test_a_flipped_byte_is_found_when_its_block_is_searched(
   corpus: Corpus, tmp_path: Path
 ) -> None:
-  build_bm25(corpus, tmp_path / "bm25", shard_rows=4)
+  build_bm25(corpus, tmp_path / "bm25", shard_rows=4, runner=Runner())
   path = tmp_path / "bm25" / "shard-00000" / "data.npy"
   content = bytearray(path.read_bytes())
   content[-1] ^= 1

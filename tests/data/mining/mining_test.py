@@ -16,6 +16,7 @@ from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.bm25_build import build_bm25
 from odqa_jax.data.mining.mine import Search, dropped_line, mine_pairs
 from odqa_jax.data.mining.pairs import Pairs
+from odqa_jax.data.parts.run import Runner
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 
@@ -40,7 +41,7 @@ class Counting:
 @pytest.fixture(scope="module")
 def bm25(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Bm25:
   folder = tmp_path_factory.mktemp("bm25") / "bm25"
-  build_bm25(corpus, folder, shard_rows=4)
+  build_bm25(corpus, folder, shard_rows=4, runner=Runner())
   return Bm25.open(folder, corpus)
 
 
