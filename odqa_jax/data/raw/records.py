@@ -95,6 +95,10 @@ class RawFile:
     """Counts a sound record that is of no use here, in words."""
     self.left_out[what] += 1
 
+  def beside(self, path: str | Path) -> "RawFile":
+    """Another file, whose bad records count together with those of this one."""
+    return RawFile(path, self._rejections)
+
   def attempt(
     self, place: Place, function: Callable[..., Value], *args: Any
   ) -> Value | None:
