@@ -8,7 +8,7 @@ stay as they are written.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from odqa_jax.data.formats import fields
@@ -118,41 +118,42 @@ def read_judgements(files: Iterable[RawFile]) -> dict[str, Judged]:
 
 
 def judged_questions(
-  file: RawFile,
+  files: Sequence[RawFile],
   question_of: Callable[[Any], Question],
   judged: dict[str, Judged],
   layout: Callable[[RawFile], Iterator[tuple[Place, Any]]],
   *,
   only: bool,
 ) -> Iterator[tuple[Place, Question]]:
-  """The questions of a file, with their positives.
+  """The questions of some files, with their positives.
 
   Args:
-    file: the queries.
+    files: the queries.
     question_of: makes a question of a record; without positives.
     judged: of `read_judgements`.
     layout: gives the records.
     only: leaves out what is not judged, and misses what is not there.
 
   Raises:
-    ValueError: if `only` and a judged query is not in the file.
+    ValueError: if `only` and a judged query is not in the files.
   """
   found = set()
-  for place, record in layout(file):
-    question = file.attempt(place, question_of, record)
-    if question is None:
-      continue
-    found.add(question.id)
-    if question.id in judged:
-      yield place, _with_positives(question, judged[question.id])
-    elif not only:
-      yield place, question
+  for file in files:
+    for place, record in layout(file):
+      question = file.attempt(place, question_of, record)
+      if question is None:
+        continue
+      found.add(question.id)
+      if question.id in judged:
+        yield place, _with_positives(question, judged[question.id])
+      elif not only:
+        yield place, question
   for name, judgement in judged.items() if only else ():
     if name not in found:
-      file.reject(
+      files[0].reject(
         judgement.place,
-        f"the query {name!r} is judged here and is not in {file.path}; give "
-        "both files of one dataset.",
+        f"the query {name!r} is judged here and is not in {files[0].path}; "
+        "give both files of one dataset.",
       )
 
 
