@@ -10,8 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.raw.formats import Beginning, Format, detect, has_keys
-from odqa_jax.data.raw.records import Place, RawFile, Record
+from odqa_jax.data.raw.formats import (
+  Beginning,
+  Format,
+  Reader,
+  detect,
+  has_keys,
+)
+from odqa_jax.data.raw.records import Place, RawFile, Record, Row
+from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.runtime.artifact import file_hash
 
 _COLUMNS = ("id", "text", "title")
@@ -42,12 +49,8 @@ class Passage:
   text: str
 
 
-def check_passage(passage: Passage, where: Place | str) -> Passage:
+def check_passage(passage: Passage) -> Passage:
   """Returns `passage` if it can be stored.
-
-  Args:
-    passage: what was read.
-    where: its place, for the error.
 
   Raises:
     ValueError: if a field holds NUL or a lone surrogate, or id or text is
@@ -57,40 +60,48 @@ def check_passage(passage: Passage, where: Place | str) -> Passage:
     value = getattr(passage, name)
     if "\0" in value:
       raise ValueError(
-        f"{where}: the {name} holds a NUL character; passages are plain text; "
-        "remove it."
+        f"the {name} holds a NUL character; passages are plain text; remove it."
       )
     try:
       value.encode("utf-8")
     except UnicodeEncodeError as error:
       raise ValueError(
-        f"{where}: the {name} holds a lone surrogate "
+        f"the {name} holds a lone surrogate "
         f"({value[error.start]!r}); text must be valid Unicode; repair it."
       ) from error
     if name != "title" and not value.strip():
       raise ValueError(
-        f"{where}: the {name} is empty; every passage needs an id and a text; "
+        f"the {name} is empty; every passage needs an id and a text; "
         "fill it or remove the passage."
       )
   return passage
 
 
-def _tsv_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
-  rows = file.csv_rows()
-  place, header = next(rows)
-  if sorted(header) != sorted(_COLUMNS):
-    raise ValueError(
-      f"{place}: the first line is {[cell[:40] for cell in header[:4]]}, not a "
-      f"header; {_ACCEPTED}."
-    )
-  order = [header.index(name) for name in ("id", "title", "text")]
-  for place, row in rows:
-    if len(row) != len(header):
+def _tsv_passages(
+  layout: Callable[[RawFile], Iterator[tuple[Place, Row]]],
+) -> Reader:
+  """A reader of rows under a header."""
+
+  def read(file: RawFile) -> Iterator[tuple[Place, Passage]]:
+    rows = layout(file)
+    place, header = next(rows, (Place(file.path, 1), []))
+    if sorted(header) != sorted(_COLUMNS):
       raise ValueError(
-        f"{place}: {len(row)} columns; the header names {len(header)} "
-        f"({', '.join(header)}), tab-separated; mend the row."
+        f"{place}: the first line is {[cell[:40] for cell in header[:4]]}, not "
+        f"a header; {_ACCEPTED}."
       )
-    yield place, Passage(*(row[i] for i in order))
+    order = [header.index(name) for name in ("id", "title", "text")]
+    for place, row in rows:
+      if len(row) == len(header):
+        yield place, Passage(*(row[i] for i in order))
+      else:
+        file.reject(
+          place,
+          f"{len(row)} columns; the header names {len(header)} "
+          f"({', '.join(header)}), tab-separated; mend the row.",
+        )
+
+  return read
 
 
 def _json_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
@@ -117,7 +128,7 @@ def passage_of(record: Record) -> Passage:
     value = record[key] if key is not None else None
     if name == "title" and value is None:
       value = ""
-    elif name == "id" and isinstance(value, int) and value is not bool(value):
+    elif name == "id" and type(value) is int:
       value = str(value)
     if not isinstance(value, str):
       raise ValueError(
@@ -143,7 +154,13 @@ PLAIN_FORMATS = (
     "passages_tsv",
     "DPR's TSV with the header id, text, title",
     _any_text,
-    passages=_tsv_passages,
+    passages=_tsv_passages(RawFile.csv_rows),
+  ),
+  Format(
+    "passages_tsv_unquoted",
+    "TSV with the header id, text, title in which quotes mean nothing",
+    lambda start: "",
+    passages=_tsv_passages(RawFile.tab_rows),
   ),
 )
 
@@ -159,9 +176,14 @@ class PassageFile:
     sha256: hex digest of those bytes; None until `records` has ended.
   """
 
-  def __init__(self, path: str | Path, format: Format | None = None):
+  def __init__(
+    self,
+    path: str | Path,
+    format: Format | None = None,
+    rejections: Rejections | None = None,
+  ):
     """Raises ValueError if `path` is not a file; no format: a plain one."""
-    self._file = RawFile(path)
+    self._file = RawFile(path, rejections)
     self.path = self._file.path
     self.name = self.path.name
     status = self.path.stat()
@@ -205,7 +227,8 @@ class PassageFile:
       )
     for place, passage in self.format.passages(self._file):
       self._array = place.array
-      yield check_passage(passage, place), place.number
+      if self._file.attempt(place, check_passage, passage) is not None:
+        yield passage, place.number
     self.sha256 = self._file.digest.hexdigest()
 
 
@@ -247,7 +270,10 @@ class MemoryPassages:
     again = self._passages
     passages = again() if callable(again) else again
     for number, passage in enumerate(passages, 1):
-      check_passage(passage, self.locate(number))
+      try:
+        check_passage(passage)
+      except ValueError as error:
+        raise ValueError(f"{self.locate(number)}: {error}") from error
       content = passage_bytes(passage)
       digest.update(content)
       size += len(content)

@@ -76,7 +76,11 @@ def dpr_qas(row: Row, n: int) -> Question:
 def _is_qas(start: Beginning) -> str:
   if start.keys is not None:
     return ""
-  _, row = next(start.file.csv_rows())
+  try:
+    _, row = next(start.file.csv_rows())
+  except ValueError:
+    # The reader will name it, or leave it out.
+    row = list(start.columns)
   return "rows of 2 columns" if len(row) == 2 else ""
 
 

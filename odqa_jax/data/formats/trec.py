@@ -8,7 +8,7 @@ from odqa_jax.data.formats.dpr import dpr_qas
 from odqa_jax.data.formats.joined import joined_questions
 from odqa_jax.data.formats.plain import nq_open
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.raw.formats import Beginning, Format
+from odqa_jax.data.raw.formats import Beginning, Format, beginning
 from odqa_jax.data.raw.records import Place, RawFile, Record, Row
 
 # Kinds of TREC's question answering track.
@@ -39,11 +39,11 @@ def curated_trec(record: Record | Row, n: int) -> Question:
 
 
 def _records(file: RawFile) -> Iterator[tuple[Place, Any]]:
-  if file.kind() != "text":
+  start = beginning(file)
+  if start.keys is not None:
     return file.records()
   # The published TSV is unquoted (its patterns hold quotes); DPR's is not.
-  _, row = next(file.tab_rows())
-  return file.tab_rows() if len(row) == 4 else file.csv_rows()
+  return file.tab_rows() if len(start.columns) == 4 else file.csv_rows()
 
 
 def _is_trec(start: Beginning) -> str:

@@ -4,7 +4,10 @@ A format is a row `Format(name, about, detects, …)`; the table of all is
 `data.formats.table.FORMATS`. The content decides, never the name of a file.
 """
 
+import contextlib
 import dataclasses
+import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +19,8 @@ Reader = Callable[[RawFile], Iterator[tuple[Place, Any]]]
 
 # No header, question or list of answers is as long.
 _LONGEST_START = 1 << 16
+# Where the first lines are bad, so many are looked at.
+_TRIED_LINES = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,15 +90,33 @@ def beginning(file: RawFile) -> Beginning:
   """
   kind = file.kind()
   if kind != "text":
-    return Beginning(file, frozenset(file.top_keys()), (), kind)
+    return Beginning(file, _keys(file), (), kind)
   with file.open() as stream:
     if b"\n" not in stream.read(_LONGEST_START) and stream.read(1):
       raise ValueError(
         f"{file.path}:1: no line end in the first {_LONGEST_START:,} bytes; "
         "the file must be JSON, or rows of columns between tabs."
       )
-  _, row = next(file.tab_rows())
-  return Beginning(file, None, tuple(row), kind)
+  first, fault = 0, "it has no text."
+  for number, text, why in itertools.islice(file.raw_lines(), _TRIED_LINES):
+    if text and not text.isspace():
+      return Beginning(file, None, tuple(text.rstrip("\r\n").split("\t")), kind)
+    if why and not first:
+      first, fault = number, why
+  raise ValueError(f"{file.path}:{first or 1}: {fault}")
+
+
+def _keys(file: RawFile) -> frozenset[str]:
+  """Of the first record that can be read; bad lines may stand before it."""
+  try:
+    return frozenset(file.top_keys())
+  except ValueError:
+    if file.kind() == "JSON" and file.first_byte() == b"{":
+      for _, text, _ in itertools.islice(file.raw_lines(), _TRIED_LINES):
+        with contextlib.suppress(ValueError, RecursionError):
+          if isinstance(record := json.loads(text), dict):
+            return frozenset(record)
+    raise
 
 
 def detect(file: RawFile, formats: Iterable[Format]) -> tuple[Format, str]:

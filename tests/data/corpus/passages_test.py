@@ -75,12 +75,21 @@ def test_tsv_with_crlf_and_another_column_order(tmp_path):
   ]
 
 
-def test_default_quote_rules_of_the_csv_module(tmp_path):
-  content = HEADER + '1\t"a ""b"" c"\tT\n2\td "e" f\tT\n3\t"g" h\tT\n'
-  assert [p.text for p in read(tmp_path, content)] == [
-    'a "b" c',
-    'd "e" f',
-    "g h",
+def test_quote_rules_of_the_csv_module(tmp_path):
+  content = HEADER + '1\t"a ""b"" c"\tT\n2\td "e" f\tT\n'
+  assert [p.text for p in read(tmp_path, content)] == ['a "b" c', 'd "e" f']
+
+
+def test_quotes_that_mean_nothing(tmp_path):
+  content = HEADER + '1\t"g" h\tT\n2\t"i\t"T"\n'
+  path = tmp_path / "p.tsv"
+  path.write_text(content)
+  with pytest.raises(ValueError, match=r"p.tsv:2: no row by csv's.*_unquoted"):
+    list(read_passages(path))
+  unquoted = next(f for f in PLAIN_FORMATS if f.name == "passages_tsv_unquoted")
+  assert list(read_passages(path, unquoted)) == [
+    Passage("1", "T", '"g" h'),
+    Passage("2", '"T"', '"i'),
   ]
 
 
@@ -126,15 +135,15 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (HEADER + "1\to\0ne\tT\n", "p.dat:2: the text holds a NUL"),
     (
       HEADER + '1\t"one\tT\n2\t"two\tT\n',
-      "p.dat:2: no row by csv's rules .*line 3",
+      "p.dat:2: this line and line 3 have 3 columns",
     ),
     (
       HEADER + ROW + '2\ttwo\t"T\n3\tc\tT\n',
-      "p.dat:3: no row by csv's rules .*line 4",
+      "p.dat:3: this line and line 4 have 3 columns",
     ),
-    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: .*field larger than"),
+    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: .*unexpected end"),
     (HEADER.encode() + b"1\ta\xffb\tT\n", r"p.dat:2: byte 4 .*0xff.*not UTF-8"),
-    ((HEADER + ROW).encode("utf-16"), "p.dat:1: byte 1 .*not UTF-8"),
+    ((HEADER + ROW).encode("utf-16"), "p.dat: the file is UTF-16 text"),
     (JSON + "{broken\n", "p.dat:2: broken JSON"),
     (JSON + "[1]\n", "p.dat:2: a JSON object is expected, not list"),
     (
