@@ -1,6 +1,10 @@
 """What the command line reads of a file: format from content, or forced."""
 
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from odqa_jax.data.corpus.passages import Passage, PassageFile
 from odqa_jax.data.formats.files import choose_format, read_questions
@@ -22,4 +26,11 @@ def written(path: Path, content: bytes | str) -> Path:
   """The path, after writing the content there."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  return path
+
+
+def parquet(path: Path, *records: dict[str, Any]) -> Path:
+  """The path, after writing records there as Parquet."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  pq.write_table(pa.Table.from_pylist(list(records)), path)
   return path

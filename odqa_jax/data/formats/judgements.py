@@ -13,7 +13,7 @@ from typing import Any
 
 from odqa_jax.data.formats import fields
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.raw.formats import Beginning
+from odqa_jax.data.raw.formats import Beginning, beginning
 from odqa_jax.data.raw.records import Place, RawFile, Record
 
 QUERY, PASSAGE, GRADE = "query-id", "corpus-id", "score"
@@ -24,10 +24,12 @@ class Judged:
   """What is said of one query.
 
   Attributes:
-    place: where it is first judged.
+    file: which judges it first.
+    place: where.
     grades: of passages.
   """
 
+  file: RawFile
   place: Place
   grades: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -51,33 +53,25 @@ def is_trec_judgements(row: list[str]) -> bool:
 
 
 def _layout(file: RawFile) -> Iterator[tuple[Place, Record]]:
-  if file.kind() != "text":
-    yield from file.records()
-    return
-  _, first = next(file.tab_rows())
-  if first[:2] == [QUERY, PASSAGE]:
-    rows = file.csv_rows()
-    _, header = next(rows)
-    for place, row in rows:
-      if len(row) == len(header):
-        yield place, dict(zip(header, row, strict=True))
-      else:
-        file.reject(
-          place,
-          f"{len(row)} columns; the header names {len(header)}, "
-          "tab-separated; mend the row.",
-        )
-    return
+  start = beginning(file)
+  if start.keys is not None:
+    return file.records()
+  if is_judgements(start):
+    return file.table_rows("\t")
+  return _trec_rows(file)
+
+
+def _trec_rows(file: RawFile) -> Iterator[tuple[Place, Record]]:
   for place, line in file.lines():
     row = line.split()
-    if not is_trec_judgements(row):
+    if is_trec_judgements(row):
+      yield place, {QUERY: row[0], PASSAGE: row[2], GRADE: row[3]}
+    else:
       file.reject(
         place,
         f"{line[:60]!r} is no judgement; write the header {QUERY}, {PASSAGE}, "
         f"{GRADE} between tabs and such rows, or TREC's `qid 0 docid grade`.",
       )
-      continue
-    yield place, {QUERY: row[0], PASSAGE: row[2], GRADE: row[3]}
 
 
 def _judgement(record: Record) -> tuple[str, str, float]:
@@ -107,7 +101,7 @@ def read_judgements(files: Iterable[RawFile]) -> dict[str, Judged]:
       if (row := file.attempt(place, _judgement, record)) is None:
         continue
       query, passage, grade = row
-      grades = judged.setdefault(query, Judged(place)).grades
+      grades = judged.setdefault(query, Judged(file, place)).grades
       if grades.setdefault(passage, grade) != grade:
         file.reject(
           place,
@@ -150,7 +144,7 @@ def judged_questions(
         yield place, question
   for name, judgement in judged.items() if only else ():
     if name not in found:
-      files[0].reject(
+      judgement.file.reject(
         judgement.place,
         f"the query {name!r} is judged here and is not in {files[0].path}; "
         "give both files of one dataset.",

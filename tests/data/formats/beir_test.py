@@ -2,8 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from odqa_jax.data.corpus.passages import Passage
@@ -16,7 +16,7 @@ from tests.support.format_examples import (
   BEIR_QUERIES,
   json_lines,
 )
-from tests.support.reading import passages_of, questions_of, written
+from tests.support.reading import parquet, passages_of, questions_of, written
 
 TEST = (
   "query-id\tcorpus-id\tscore\n"
@@ -32,14 +32,6 @@ def folder(path: Path, **qrels: str) -> Path:
   written(path / "queries.jsonl", json_lines(*BEIR_QUERIES))
   for split, content in qrels.items():
     written(path / "qrels" / f"{split}.tsv", content)
-  return path
-
-
-def parquet(path: Path, *records: dict[str, Any]) -> Path:
-  pa = pytest.importorskip("pyarrow")
-  pq = pytest.importorskip("pyarrow.parquet")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  pq.write_table(pa.Table.from_pylist(list(records)), path)
   return path
 
 
@@ -143,7 +135,6 @@ def test_parquet_of_several_shards(tmp_path: Path) -> None:
 
 
 def test_parquet_says_what_pyarrow_reads(tmp_path: Path) -> None:
-  pq = pytest.importorskip("pyarrow.parquet")
   corpus = parquet(
     tmp_path / "corpus" / "train-00000-of-00001.parquet",
     *({"_id": d["_id"], "text": d["text"] or "x"} for d in BEIR_CORPUS),
@@ -168,7 +159,7 @@ def test_parquet_says_what_pyarrow_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
   ("rows", "message"),
   [
-    ("q1\td1\n", r"test.tsv:2: 2 columns; the header names 3"),
+    ("q1\td1\n", r"test.tsv:2: 2 columns; the header has 3"),
     ("q1\td1\tgood\n", r"test.tsv:2: 'score' is 'good', not a number"),
     ("q1\td1\tnan\n", r"test.tsv:2: 'score' is 'nan'"),
     ("q1\td1\t1\nq1\td1\t2\n", r"test.tsv:3: 'd1' has the grade 2 .* had 1"),

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
+import zstandard
 
 from odqa_jax.data.formats.files import choose_format
 from odqa_jax.data.formats.table import FORMATS
-from odqa_jax.data.raw.records import OPENERS
 from tests.support.format_examples import EXAMPLES
 from tests.support.reading import passages_of, questions_of, written
 
 Content = Literal["questions", "passages"]
 # Cannot be told from others, so they have to be asked for.
-FORCED = {"bright_long": "bright"}
+FORCED = {"bright_long": "bright", "passages_tsv_unquoted": "passages_tsv"}
 CASES = [
   pytest.param(name, content, id=f"{name}-{content}")
   for name in FORMATS
@@ -73,14 +73,18 @@ def test_json_lines_and_a_json_array_are_the_same(
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_compressed_file_is_the_same(tmp_path: Path, name: str) -> None:
   plain = written(tmp_path / "plain", EXAMPLES[name])
-  for compress in (gzip.compress, bz2.compress, lzma.compress):
-    content = compress(EXAMPLES[name])
-    if not any(content.startswith(magic) for magic in OPENERS):
-      continue
-    packed = written(tmp_path / "packed", content)
-    for wanted in get_args(Content):
-      if getattr(FORMATS[name], wanted):
-        assert read(packed, wanted, name) == read(plain, wanted, name)
+  for compress in (
+    gzip.compress,
+    bz2.compress,
+    lzma.compress,
+    zstandard.ZstdCompressor().compress,
+  ):
+    packed = written(tmp_path / "packed", compress(EXAMPLES[name]))
+    for content in get_args(Content):
+      if getattr(FORMATS[name], content):
+        chosen = choose_format(packed, content)[0].name
+        assert chosen == FORCED.get(name, name)
+        assert read(packed, content, name) == read(plain, content, name)
 
 
 @pytest.mark.parametrize("name", [n for n in JSON_LINES if n not in FORCED])
