@@ -270,4 +270,5 @@ EXAMPLES: dict[str, bytes] = {
     {"id": "2", "title": "", "text": "more"},
   ),
   "passages_tsv": b"id\ttext\ttitle\n1\twords\tt\n",
+  "passages_tsv_unquoted": b"id\ttext\ttitle\n1\twords\tt\n",
 }

@@ -63,15 +63,15 @@ def _splits_beside(path: Path, own: str, other: str) -> dict[str, list[Path]]:
   what stands before.
   """
   path = path.absolute()
-  in_folder = own in path.parent.name
-  part = path.parent.name if in_folder else _split_of(path)
-  wanted = part.replace(own, other) if own in part else other
-  roots = [path.parent.parent] if in_folder else [path.parent]
-  if own == "qrels" and not in_folder:
+  folder, name = path.parent, _split_of(path)
+  places = [(folder, name.replace(own, other) if own in name else other)]
+  if folder.name == own or folder.name.endswith(f"-{own}"):
+    places.insert(0, (folder.parent, folder.name.replace(own, other)))
+  elif own == "qrels":
     # Hugging Face's default configuration keeps them in data/ or default/.
-    roots.append(path.parent.parent)
+    places.append((folder.parent, other))
   splits: dict[str, list[Path]] = {}
-  for root in roots:
+  for root, wanted in places:
     folder = root / wanted
     inside = folder if folder.is_dir() else root
     for file in sorted(p for p in inside.iterdir() if _suffix_of(p)):
@@ -119,11 +119,10 @@ def _questions(file: RawFile) -> Iterator[tuple[Place, Question]]:
   else:
     judged_in, queries = _judgements_of(file.path), [file.path]
   judged = read_judgements(file.beside(p) for p in judged_in)
-  for path in queries:
-    source = file if path == file.path else file.beside(path)
-    yield from judged_questions(
-      source, _question, judged, RawFile.records, only=only
-    )
+  sources = [file if p == file.path else file.beside(p) for p in queries]
+  yield from judged_questions(
+    sources, _question, judged, RawFile.records, only=only
+  )
 
 
 def _question(record: Record) -> Question:

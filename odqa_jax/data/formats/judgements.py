@@ -8,12 +8,12 @@ stay as they are written.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from odqa_jax.data.formats import fields
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.raw.formats import Beginning
+from odqa_jax.data.raw.formats import Beginning, beginning
 from odqa_jax.data.raw.records import Place, RawFile, Record
 
 QUERY, PASSAGE, GRADE = "query-id", "corpus-id", "score"
@@ -24,10 +24,12 @@ class Judged:
   """What is said of one query.
 
   Attributes:
-    place: where it is first judged.
+    file: which judges it first.
+    place: where.
     grades: of passages.
   """
 
+  file: RawFile
   place: Place
   grades: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -51,33 +53,25 @@ def is_trec_judgements(row: list[str]) -> bool:
 
 
 def _layout(file: RawFile) -> Iterator[tuple[Place, Record]]:
-  if file.kind() != "text":
-    yield from file.records()
-    return
-  _, first = next(file.tab_rows())
-  if first[:2] == [QUERY, PASSAGE]:
-    rows = file.csv_rows()
-    _, header = next(rows)
-    for place, row in rows:
-      if len(row) == len(header):
-        yield place, dict(zip(header, row, strict=True))
-      else:
-        file.reject(
-          place,
-          f"{len(row)} columns; the header names {len(header)}, "
-          "tab-separated; mend the row.",
-        )
-    return
+  start = beginning(file)
+  if start.keys is not None:
+    return file.records()
+  if is_judgements(start):
+    return file.table_rows("\t")
+  return _trec_rows(file)
+
+
+def _trec_rows(file: RawFile) -> Iterator[tuple[Place, Record]]:
   for place, line in file.lines():
     row = line.split()
-    if not is_trec_judgements(row):
+    if is_trec_judgements(row):
+      yield place, {QUERY: row[0], PASSAGE: row[2], GRADE: row[3]}
+    else:
       file.reject(
         place,
         f"{line[:60]!r} is no judgement; write the header {QUERY}, {PASSAGE}, "
         f"{GRADE} between tabs and such rows, or TREC's `qid 0 docid grade`.",
       )
-      continue
-    yield place, {QUERY: row[0], PASSAGE: row[2], GRADE: row[3]}
 
 
 def _judgement(record: Record) -> tuple[str, str, float]:
@@ -107,7 +101,7 @@ def read_judgements(files: Iterable[RawFile]) -> dict[str, Judged]:
       if (row := file.attempt(place, _judgement, record)) is None:
         continue
       query, passage, grade = row
-      grades = judged.setdefault(query, Judged(place)).grades
+      grades = judged.setdefault(query, Judged(file, place)).grades
       if grades.setdefault(passage, grade) != grade:
         file.reject(
           place,
@@ -118,41 +112,42 @@ def read_judgements(files: Iterable[RawFile]) -> dict[str, Judged]:
 
 
 def judged_questions(
-  file: RawFile,
+  files: Sequence[RawFile],
   question_of: Callable[[Any], Question],
   judged: dict[str, Judged],
   layout: Callable[[RawFile], Iterator[tuple[Place, Any]]],
   *,
   only: bool,
 ) -> Iterator[tuple[Place, Question]]:
-  """The questions of a file, with their positives.
+  """The questions of some files, with their positives.
 
   Args:
-    file: the queries.
+    files: the queries.
     question_of: makes a question of a record; without positives.
     judged: of `read_judgements`.
     layout: gives the records.
     only: leaves out what is not judged, and misses what is not there.
 
   Raises:
-    ValueError: if `only` and a judged query is not in the file.
+    ValueError: if `only` and a judged query is not in the files.
   """
   found = set()
-  for place, record in layout(file):
-    question = file.attempt(place, question_of, record)
-    if question is None:
-      continue
-    found.add(question.id)
-    if question.id in judged:
-      yield place, _with_positives(question, judged[question.id])
-    elif not only:
-      yield place, question
+  for file in files:
+    for place, record in layout(file):
+      question = file.attempt(place, question_of, record)
+      if question is None:
+        continue
+      found.add(question.id)
+      if question.id in judged:
+        yield place, _with_positives(question, judged[question.id])
+      elif not only:
+        yield place, question
   for name, judgement in judged.items() if only else ():
     if name not in found:
-      file.reject(
+      judgement.file.reject(
         judgement.place,
-        f"the query {name!r} is judged here and is not in {file.path}; give "
-        "both files of one dataset.",
+        f"the query {name!r} is judged here and is not in {files[0].path}; "
+        "give both files of one dataset.",
       )
 
 

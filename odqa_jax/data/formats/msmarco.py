@@ -8,11 +8,12 @@ the top 1000 are lists of passages for training and reranking, not questions:
 they are known, and refused.
 
 DPR's questions with a list of answers have two columns as well. There the
-second is a list, `['…']`, and the first a sentence; here the first is an id,
-without white space, and the second has words and is no list.
+second is a list, `['…']`, and the first a question; here the first is an id, in
+one word with a digit, and the second has words and is no list.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +30,15 @@ from odqa_jax.data.raw.formats import Beginning, Format
 from odqa_jax.data.raw.records import Place, RawFile, Row
 
 _EXAMINED = 64
+# A word of a question, such as `Who?`, is none.
+_ID = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # What stands above the first column where there is a header.
 _HEADERS = {"id", "_id", "qid", "pid", "docid", "query_id", "query-id"}
 
 
 def _is_id(cell: str) -> bool:
-  return bool(cell) and not any(c.isspace() for c in cell)
+  return _ID.fullmatch(cell) is not None
 
 
 def _has_words(cell: str) -> bool:
@@ -135,7 +138,7 @@ def _questions(file: RawFile) -> Iterator[tuple[Place, Question]]:
   elif beside := _beside(file.path, "queries", "qrels"):
     judged = read_judgements([file.beside(beside)])
   yield from judged_questions(
-    queries, _question, judged, RawFile.tab_rows, only=only
+    [queries], _question, judged, RawFile.tab_rows, only=only
   )
 
 

@@ -22,20 +22,7 @@ _NEEDED = {"question", "possible_answers"}
 
 
 def _records(file: RawFile) -> Iterator[tuple[Place, Record]]:
-  if file.kind() != "text":
-    yield from file.records()
-    return
-  rows = file.csv_rows()
-  _, header = next(rows)
-  for place, row in rows:
-    if len(row) != len(header):
-      file.reject(
-        place,
-        f"{len(row)} columns; the header names {len(header)}, tab-separated; "
-        "mend the row.",
-      )
-      continue
-    yield place, dict(zip(header, row, strict=True))
+  return file.table_rows("\t") if file.kind() == "text" else file.records()
 
 
 def question(record: Record, n: int) -> Question:

@@ -333,8 +333,3 @@ def test_code_in_answers_is_refused_not_run(tmp_path: Path, code: str) -> None:
   with pytest.raises(ValueError, match=r"qas.tsv:1: .*not evaluated"):
     list(read_questions(path))
   assert not target.exists()
-
-
-def test_every_format_of_questions_has_a_real_file() -> None:
-  formats = {wanted for wanted, _ in REAL_FILES.values()}
-  assert formats == {f.name for f in FORMATS.values() if f.questions}
