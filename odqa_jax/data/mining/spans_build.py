@@ -29,6 +29,16 @@ from odqa_jax.runtime.artifact import (
 _BATCH_ROWS = 64
 
 
+def check_types(finder: EntityFinder, types: Sequence[str]) -> None:
+  """Raises a ValueError for a type that the finder does not know."""
+  unknown = sorted(set(types) - set(finder.types))
+  if unknown:
+    raise ValueError(
+      f"--spans {unknown[0]}: no type of {finder.model}; choose from "
+      f"{', '.join(sorted(finder.types))}."
+    )
+
+
 def build_spans(
   corpus: Corpus,
   out: str | Path,
@@ -61,12 +71,7 @@ def build_spans(
       has no entity of these types.
   """
   out = Path(out)
-  unknown = sorted(set(types) - set(finder.types))
-  if unknown:
-    raise ValueError(
-      f"--spans {unknown[0]}: no type of {finder.model}; choose from "
-      f"{', '.join(sorted(finder.types))}."
-    )
+  check_types(finder, types)
   made_from: dict[str, Any] = {
     "corpus": corpus.fingerprint,
     "tokenizer": corpus.tokenizer.fingerprint,
