@@ -30,7 +30,7 @@ DATA_FLOW = (
   ("corpus",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs",),
+  ("runs", "vocabulary", "stages"),
   ("mining",),
   ("prepare", "examples"),
 )
