@@ -23,6 +23,7 @@ from odqa_jax.commands import (
   prepare,
   search,
   train,
+  wikipedia,
 )
 
 # XLA sizes its thread pool by the cores it sees; with fewer threads than
@@ -32,6 +33,7 @@ os.environ.setdefault("NPROC", "16")
 
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
+  "wikipedia": wikipedia,
   "prepare": prepare,
   "train": train,
   "index": index,
