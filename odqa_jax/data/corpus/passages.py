@@ -4,19 +4,33 @@ Files are streamed record by record; nothing here holds more than one passage.
 """
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.raw.formats import Beginning, Format, detect, has_keys
-from odqa_jax.data.raw.records import Place, RawFile, Record
+from odqa_jax.data.raw.formats import (
+  Beginning,
+  Format,
+  Reader,
+  detect,
+  has_keys,
+)
+from odqa_jax.data.raw.records import Place, RawFile, Record, Row
+from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.runtime.artifact import file_hash
 
 _COLUMNS = ("id", "text", "title")
+# What a passage's fields are called in files of records; the first counts.
+_KEYS = {
+  "id": ("id", "_id", "docid", "doc_id", "passage_id", "psg_id", "pid"),
+  "title": ("title",),
+  "text": ("text", "context", "contents"),
+}
 _ACCEPTED = (
   "a passage file is DPR TSV (header id<TAB>text<TAB>title) or JSON lines "
-  '({"id", "title", "text" or "context"}), plain or gzipped'
+  '({"id", "title", "text" or "context"}), plain or compressed'
 )
 
 
@@ -35,12 +49,8 @@ class Passage:
   text: str
 
 
-def check_passage(passage: Passage, where: Place | str) -> Passage:
+def check_passage(passage: Passage) -> Passage:
   """Returns `passage` if it can be stored.
-
-  Args:
-    passage: what was read.
-    where: its place, for the error.
 
   Raises:
     ValueError: if a field holds NUL or a lone surrogate, or id or text is
@@ -50,65 +60,82 @@ def check_passage(passage: Passage, where: Place | str) -> Passage:
     value = getattr(passage, name)
     if "\0" in value:
       raise ValueError(
-        f"{where}: the {name} holds a NUL character; passages are plain text; "
-        "remove it."
+        f"the {name} holds a NUL character; passages are plain text; remove it."
       )
     try:
       value.encode("utf-8")
     except UnicodeEncodeError as error:
       raise ValueError(
-        f"{where}: the {name} holds a lone surrogate "
+        f"the {name} holds a lone surrogate "
         f"({value[error.start]!r}); text must be valid Unicode; repair it."
       ) from error
     if name != "title" and not value.strip():
       raise ValueError(
-        f"{where}: the {name} is empty; every passage needs an id and a text; "
+        f"the {name} is empty; every passage needs an id and a text; "
         "fill it or remove the passage."
       )
   return passage
 
 
-def _tsv_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
-  rows = file.csv_rows()
-  place, header = next(rows)
-  if sorted(header) != sorted(_COLUMNS):
-    raise ValueError(
-      f"{place}: the first line is {[cell[:40] for cell in header[:4]]}, not a "
-      f"header; {_ACCEPTED}."
-    )
-  order = [header.index(name) for name in ("id", "title", "text")]
-  for place, row in rows:
-    if len(row) != len(header):
+def _tsv_passages(
+  layout: Callable[[RawFile], Iterator[tuple[Place, Row]]],
+) -> Reader:
+  """A reader of rows under a header."""
+
+  def read(file: RawFile) -> Iterator[tuple[Place, Passage]]:
+    rows = layout(file)
+    place, header = next(rows, (Place(file.path, 1), []))
+    if sorted(header) != sorted(_COLUMNS):
       raise ValueError(
-        f"{place}: {len(row)} columns; the header names {len(header)} "
-        f"({', '.join(header)}), tab-separated; mend the row."
+        f"{place}: the first line is {[cell[:40] for cell in header[:4]]}, not "
+        f"a header; {_ACCEPTED}."
       )
-    yield place, Passage(*(row[i] for i in order))
+    order = [header.index(name) for name in ("id", "title", "text")]
+    for place, row in rows:
+      if len(row) == len(header):
+        yield place, Passage(*(row[i] for i in order))
+      else:
+        file.reject(
+          place,
+          f"{len(row)} columns; the header names {len(header)} "
+          f"({', '.join(header)}), tab-separated; mend the row.",
+        )
+
+  return read
 
 
 def _json_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
-  for place, record in file.json_records():
-    yield place, _from_record(record, place)
+  for place, record in file.records():
+    passage = file.attempt(place, passage_of, record)
+    if passage is not None:
+      yield place, passage
 
 
-def _from_record(record: Record, place: Place) -> Passage:
-  body = "text" if "text" in record else "context"
-  keys = ("id", "title", body)
-  missing = [key for key in keys if key not in record]
-  if missing:
-    raise ValueError(
-      f"{place}: no {' and no '.join(missing)} among the keys "
-      f"{sorted(record)}; {_ACCEPTED}."
-    )
-  name, title, text = (record[key] for key in keys)
-  if isinstance(name, int) and not isinstance(name, bool):
-    name = str(name)
-  for key, value in zip(keys, (name, title, text), strict=True):
+def passage_of(record: Record) -> Passage:
+  """The passage of a record, whichever of the known keys it has.
+
+  Raises:
+    ValueError: if it has no id or no text, or they are of other types.
+  """
+  found = {}
+  for name, aliases in _KEYS.items():
+    key = next((k for k in aliases if k in record), None)
+    if key is None and name != "title":
+      raise ValueError(
+        f"no {name} (nor {', '.join(aliases[1:])}) among the keys "
+        f"{sorted(record)[:12]}; {_ACCEPTED}."
+      )
+    value = record[key] if key is not None else None
+    if name == "title" and value is None:
+      value = ""
+    elif name == "id" and type(value) is int:
+      value = str(value)
     if not isinstance(value, str):
       raise ValueError(
-        f"{place}: {key} is {value!r}; it must be a string; quote it."
+        f"{key} is {reprlib.repr(value)}, not a string; give it one."
       )
-  return Passage(name, title, text)
+    found[name] = value
+  return Passage(**found)
 
 
 def _any_text(start: Beginning) -> str:
@@ -119,7 +146,7 @@ def _any_text(start: Beginning) -> str:
 PLAIN_FORMATS = (
   Format(
     "passages_jsonl",
-    "JSON lines or an array of {id, title, text or context}",
+    "JSON lines, an array or Parquet of {id, title, text or context}",
     has_keys(),
     passages=_json_passages,
   ),
@@ -127,7 +154,13 @@ PLAIN_FORMATS = (
     "passages_tsv",
     "DPR's TSV with the header id, text, title",
     _any_text,
-    passages=_tsv_passages,
+    passages=_tsv_passages(RawFile.csv_rows),
+  ),
+  Format(
+    "passages_tsv_unquoted",
+    "TSV with the header id, text, title in which quotes mean nothing",
+    lambda start: "",
+    passages=_tsv_passages(RawFile.tab_rows),
   ),
 )
 
@@ -143,9 +176,14 @@ class PassageFile:
     sha256: hex digest of those bytes; None until `records` has ended.
   """
 
-  def __init__(self, path: str | Path, format: Format | None = None):
+  def __init__(
+    self,
+    path: str | Path,
+    format: Format | None = None,
+    rejections: Rejections | None = None,
+  ):
     """Raises ValueError if `path` is not a file; no format: a plain one."""
-    self._file = RawFile(path)
+    self._file = RawFile(path, rejections)
     self.path = self._file.path
     self.name = self.path.name
     status = self.path.stat()
@@ -189,7 +227,8 @@ class PassageFile:
       )
     for place, passage in self.format.passages(self._file):
       self._array = place.array
-      yield check_passage(passage, place), place.number
+      if self._file.attempt(place, check_passage, passage) is not None:
+        yield passage, place.number
     self.sha256 = self._file.digest.hexdigest()
 
 
@@ -231,7 +270,10 @@ class MemoryPassages:
     again = self._passages
     passages = again() if callable(again) else again
     for number, passage in enumerate(passages, 1):
-      check_passage(passage, self.locate(number))
+      try:
+        check_passage(passage)
+      except ValueError as error:
+        raise ValueError(f"{self.locate(number)}: {error}") from error
       content = passage_bytes(passage)
       digest.update(content)
       size += len(content)

@@ -1,6 +1,6 @@
 """A file's layout joined with what one of its records means.
 
-    joined_questions(RawFile.json_records, nq_open)   # a reader of questions
+    joined_questions(RawFile.records, nq_open)   # a reader of questions
 
 Errors of a record gain its place; a file that may hold some bad records leaves
 them out (`RawFile.attempt`).
@@ -33,7 +33,7 @@ def joined_questions(
 
 def joined_passages(
   passages_of: Callable[[Any], list[Passage]],
-  layout: Layout = RawFile.json_records,
+  layout: Layout = RawFile.records,
 ) -> Reader:
   """A reader of passages, each id once (the ids are held in memory)."""
 

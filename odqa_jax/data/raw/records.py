@@ -1,38 +1,37 @@
-"""Raw files as lines, rows and JSON records, each with its place.
+"""Raw files as lines, rows and records, each with its place.
 
-    for place, record in RawFile("train.jsonl.gz").json_records():
+    for place, record in RawFile("train.jsonl.gz").records():
       ...  # str(place) is "train.jsonl.gz:1"
 
-A place prints as `FILE:LINE` or, inside a JSON array, `FILE:KEY[POSITION]`.
+A place prints as `FILE:LINE`; inside a JSON array as `FILE:KEY[POSITION]`; and
+in a Parquet file as `FILE:row NUMBER`.
 Files are plain or compressed. Nothing holds a file in memory: the arrays that
 DPR publishes are gigabytes, so they are parsed as a stream.
 """
 
 import contextlib
-import csv
-import gzip
 import hashlib
-import io
 import json
-import zlib
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import ijson
 
+from odqa_jax.data.raw import parquet
 from odqa_jax.data.raw.rejections import Rejections
+from odqa_jax.data.raw.streams import opened
+from odqa_jax.data.raw.tables import Line, Row, quoted_rows
 
 Record = dict[str, Any]
-Row = list[str]
+Kind = Literal["JSON", "Parquet", "text"]
 Value = TypeVar("Value")
 
-# The first bytes of a compressed file, and what reads it.
-OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
-  b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-}
-_BOM = b"\xef\xbb\xbf"
-_BUFFER = 1 << 20
+# Stands in a place for the key of an array: a row of a Parquet file.
+ROWS = "row "
+
 # A file without line ends is no text in lines; it must not fill the memory.
 _LONGEST_LINE = 1 << 26
 
@@ -42,8 +41,9 @@ class Place(NamedTuple):
 
   Attributes:
     path: the file.
-    number: of its first line, from 1; in an array its position, from 0.
-    array: key of the JSON array it is in, "" for the file itself; else None.
+    number: of its first line, from 1; of an item or row its position, from 0.
+    array: key of the JSON array it is in, "" for the file itself; `ROWS` in a
+      Parquet file; else None.
     inside: where in that record.
   """
 
@@ -55,27 +55,9 @@ class Place(NamedTuple):
   def __str__(self) -> str:
     if self.array is None:
       return f"{self.path}:{self.number}"
+    if self.array == ROWS:
+      return f"{self.path}:{ROWS}{self.number}{self.inside}"
     return f"{self.path}:{self.array}[{self.number}]{self.inside}"
-
-
-class _HashedFile(io.RawIOBase):
-  """A file that hashes its bytes as they are read."""
-
-  def __init__(self, path: Path):
-    self._file = path.open("rb", buffering=0)
-    self.digest = hashlib.sha256()
-
-  def readable(self) -> bool:
-    return True
-
-  def readinto(self, buffer: Any) -> int:
-    count = self._file.readinto(buffer) or 0
-    self.digest.update(memoryview(buffer)[:count])
-    return count
-
-  def close(self) -> None:
-    self._file.close()
-    super().close()
 
 
 class RawFile:
@@ -85,6 +67,8 @@ class RawFile:
     path: where it is.
     digest: sha256 of what the last reading has taken: of the whole file once
       it came to the end.
+    left_out: how many sound records the last reading had no use for, by what
+      they are.
   """
 
   def __init__(
@@ -105,6 +89,11 @@ class RawFile:
       what = "a folder, not a" if self.path.is_dir() else "no such"
       raise ValueError(f"{self.path}: {what} file; check the path.")
     self.digest = hashlib.sha256()
+    self.left_out: Counter[str] = Counter()
+
+  def leave_out(self, what: str) -> None:
+    """Counts a sound record that is of no use here, in words."""
+    self.left_out[what] += 1
 
   def attempt(
     self, place: Place, function: Callable[..., Value], *args: Any
@@ -118,39 +107,27 @@ class RawFile:
       return function(*args)
     except ValueError as error:
       self.reject(place, str(error))
-      return None
+    except RecursionError:
+      self.reject(place, "it is nested too deeply; mend or remove it.")
+    return None
 
   def reject(self, place: Place, reason: str) -> None:
     """Leaves out a bad record; raises ValueError where too many are bad."""
     if self._rejections is None:
       raise ValueError(f"{place}: {reason}")
-    self._rejections.add(str(place), reason)
+    self._rejections.add(self.path, str(place), reason)
 
   @contextlib.contextmanager
   def open(self) -> Iterator[IO[bytes]]:
     """The bytes, decompressed, after a byte-order mark.
 
     Raises:
-      ValueError: if the compressed data are damaged.
+      ValueError: if the file is of a kind that is no text, such as an archive;
+        while reading, if compressed data are damaged.
     """
-    raw = _HashedFile(self.path)
-    self.digest = raw.digest
-    with raw, io.BufferedReader(raw, _BUFFER) as file:
-      stream: Any = file
-      for magic, opener in OPENERS.items():
-        if file.peek(len(magic)).startswith(magic):
-          # A decompressor's readline is Python; a C buffer above it is not.
-          stream = io.BufferedReader(opener(file), _BUFFER)
-          break
-      try:
-        if stream.peek(len(_BOM)).startswith(_BOM):
-          stream.read(len(_BOM))
-        yield stream
-      except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-          f"{self.path}: damaged gzip data, or cut short ({error}); get the "
-          "file again."
-        ) from error
+    with opened(self.path) as (stream, file):
+      self.digest = file.digest
+      yield stream
 
   def first_byte(self) -> bytes:
     """The first byte that is not white space."""
@@ -160,34 +137,71 @@ class RawFile:
           return text[:1]
     raise ValueError(f"{self.path}: the file is empty; check the path.")
 
-  def _whole_lines(self) -> Iterator[tuple[int, str]]:
-    """(number from 1, text with its line end)."""
+  def kind(self) -> Kind:
+    """What the file is made of, by its first bytes.
+
+    Raises:
+      ValueError: if it is empty.
+    """
+    with self.path.open("rb") as stream:
+      if stream.read(len(parquet.MAGIC)) == parquet.MAGIC:
+        return "Parquet"
+    return "JSON" if self.first_byte() in (b"{", b"[") else "text"
+
+  def records(self) -> Iterator[tuple[Place, Record]]:
+    """Records of JSON lines, of a JSON array, or of a Parquet file."""
+    if self.kind() == "Parquet":
+      return self.parquet_records()
+    return self.json_records()
+
+  def parquet_records(self) -> Iterator[tuple[Place, Record]]:
+    """Rows of a Parquet file, numbered from 0.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    for number, record in enumerate(parquet.rows(self.path)):
+      yield Place(self.path, number, ROWS), record
+    with self.path.open("rb") as stream:
+      # Parquet is read from its end, so it cannot be hashed on the way.
+      self.digest = hashlib.file_digest(stream, "sha256")
+
+  def raw_lines(self) -> Iterator[Line]:
+    """All lines, those that are no text with their fault."""
     with self.open() as stream:
       number = 0
       while raw := stream.readline(_LONGEST_LINE):
         number += 1
-        if len(raw) == _LONGEST_LINE:
-          raise ValueError(
-            f"{self.path}:{number}: the line is longer than {_LONGEST_LINE:,} "
-            "bytes; the file must be text in lines."
+        if len(raw) == _LONGEST_LINE and raw[-1:] != b"\n":
+          yield Line(
+            number,
+            "",
+            f"the line is longer than {_LONGEST_LINE:,} bytes; the file must "
+            "be text in lines.",
           )
+          while raw and raw[-1:] != b"\n":
+            raw = stream.readline(_LONGEST_LINE)
+          continue
         try:
-          yield number, raw.decode("utf-8")
+          yield Line(number, raw.decode("utf-8"))
         except UnicodeDecodeError as error:
-          raise ValueError(
-            f"{self.path}:{number}: byte {error.start + 1} of the line "
-            f"(0x{raw[error.start]:02x}) is not UTF-8; convert the file to "
-            "UTF-8."
-          ) from error
+          yield Line(
+            number,
+            "",
+            f"byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is "
+            "not UTF-8; convert the file to UTF-8.",
+          )
 
   def lines(self) -> Iterator[tuple[Place, str]]:
     """Lines without their ends, blank ones left out.
 
     Raises:
-      ValueError: naming the line that is not UTF-8.
+      ValueError: naming the line that is not UTF-8, or too long.
     """
-    for number, text in self._whole_lines():
-      if not text.isspace():
+    for number, text, fault in self.raw_lines():
+      if fault:
+        self.reject(Place(self.path, number), fault)
+      elif not text.isspace():
         yield Place(self.path, number), text.rstrip("\r\n")
 
   def tab_rows(self) -> Iterator[tuple[Place, Row]]:
@@ -195,42 +209,41 @@ class RawFile:
     for place, text in self.lines():
       yield place, text.split("\t")
 
-  def csv_rows(self) -> Iterator[tuple[Place, Row]]:
-    """Rows of a tab-separated file under csv's double-quote rules.
+  def csv_rows(self, delimiter: str = "\t") -> Iterator[tuple[Place, Row]]:
+    """Rows under csv's double-quote rules; see `tables.quoted_rows`.
 
     Raises:
-      ValueError: for a row that csv cannot read, and a quote that is never
-        closed: csv would let it swallow the rows that follow.
+      ValueError: for a row that breaks them.
     """
-    # The lines of the row that is being read; none are left at the end.
-    taken: list[str] = []
-    number, ended = 0, False
 
-    def remembered() -> Iterator[str]:
-      nonlocal number, ended
-      for line, text in self._whole_lines():
-        number = line
-        taken.append(text)
-        yield text
-      ended = True
+    def reject(number: int, reason: str) -> None:
+      self.reject(Place(self.path, number), reason)
 
-    reader = csv.reader(remembered(), delimiter="\t")
-    while True:
-      taken.clear()
-      try:
-        row = next(reader, None)
-        if row is None:
-          return
-        if ended or len(taken) > 1:
-          list(csv.reader(taken, delimiter="\t", strict=True))
-      except csv.Error as error:
-        raise ValueError(
-          f"{self.path}:{number - len(taken) + 1}: no row by csv's rules "
-          f"({error}, read until line {number}); perhaps a quote is never "
-          "closed: close it, or write a quote inside a quoted field twice."
-        ) from error
-      if len(row) > 1 or (row and row[0].strip()):
-        yield Place(self.path, number - len(taken) + 1), row
+    rows = quoted_rows(self.raw_lines(), delimiter, _LONGEST_LINE, reject)
+    for number, row in rows:
+      yield Place(self.path, number), row
+
+  def table_rows(self, delimiter: str) -> Iterator[tuple[Place, Record]]:
+    """Rows of a table under its header, as records.
+
+    Raises:
+      ValueError: if the header is empty or names a column twice; for a row
+        that has more or fewer columns.
+    """
+    rows = self.csv_rows(delimiter)
+    place, header = next(rows, (None, []))
+    if repeated := sorted({n for n in header if header.count(n) > 1}):
+      raise ValueError(
+        f"{place}: the header names the column {repeated[0]!r} more than once; "
+        "rename one."
+      )
+    for place, row in rows:
+      if len(row) == len(header):
+        yield place, dict(zip(header, row, strict=True))
+      else:
+        self.reject(
+          place, f"{len(row)} columns; the header has {len(header)}; mend it."
+        )
 
   def json_records(self) -> Iterator[tuple[Place, Record]]:
     """Objects of a JSON-lines file or of one JSON array.
@@ -239,24 +252,12 @@ class RawFile:
       ValueError: for broken JSON, and for what is no JSON object.
     """
     array = self.first_byte() == b"["
-    for place, record in self.array() if array else self._json_lines():
-      if not isinstance(record, dict):
-        raise ValueError(
-          f"{place}: a JSON object is expected, not "
-          f"{type(record).__name__} {str(record)[:60]!r}; check the format."
-        )
-      yield place, record
-
-  def _json_lines(self) -> Iterator[tuple[Place, Any]]:
-    for place, text in self.lines():
-      try:
-        record = json.loads(text)
-      except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-          f"{place}: broken JSON ({error}); every line must be one JSON "
-          "object; mend or remove the line."
-        ) from error
-      yield place, record
+    items = self.array() if array else self.lines()
+    read = _checked if array else _parsed
+    for place, item in items:
+      record = self.attempt(place, read, item)
+      if record is not None:
+        yield place, record
 
   def array(self, key: str = "") -> Iterator[tuple[Place, Any]]:
     """Items of the JSON array at a key; "" is the file itself.
@@ -278,14 +279,17 @@ class RawFile:
         ) from error
 
   def top_keys(self) -> set[str]:
-    """Keys of the first JSON object (in an array: of its first item).
+    """Keys of the first JSON object, or the columns of a Parquet file.
 
-    It reads no further, and not into the array `data`, which is most of a
-    SQuAD file; so it says nothing of JSON that is broken later.
+    In an array the object is the first item. It reads no further, and not into
+    the array `data`, which is most of a SQuAD file; so it says nothing of JSON
+    that is broken later.
 
     Raises:
       ValueError: if the JSON is broken before the first object ends.
     """
+    if self.kind() == "Parquet":
+      return set(parquet.column_names(self.path))
     keys: set[str] = set()
     depth, last = 0, ""
     with self.open() as stream:
@@ -309,6 +313,46 @@ class RawFile:
           f"UTF-8 ({_first_line(error)}); check that it is whole."
         ) from error
     return keys
+
+
+def _parsed(text: str) -> Record:
+  """The object of a line of JSON."""
+  try:
+    value = _JSON.decode(text)
+  except RecursionError:
+    raise ValueError("broken JSON (nested too deeply); mend it.") from None
+  except ValueError as error:
+    raise ValueError(
+      f"broken JSON ({error}); every line must be one JSON object; mend or "
+      "remove the line."
+    ) from error
+  return _checked(value)
+
+
+def _checked(value: Any) -> Record:
+  if not isinstance(value, dict):
+    raise ValueError(
+      f"a JSON object is expected, not {type(value).__name__} "
+      f"{reprlib.repr(value)}; check the format."
+    )
+  return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Record:
+  """An object, whose keys must differ: of two values one would be lost."""
+  record = dict(pairs)
+  if len(record) < len(pairs):
+    names = [name for name, _ in pairs]
+    repeated = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"the key {repeated[:60]!r} is there more than once")
+  return record
+
+
+def _no_number(name: str) -> None:
+  raise ValueError(f"{name} is no JSON number")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
 
 
 def _first_line(error: Exception) -> str:

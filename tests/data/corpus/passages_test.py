@@ -75,12 +75,21 @@ def test_tsv_with_crlf_and_another_column_order(tmp_path):
   ]
 
 
-def test_default_quote_rules_of_the_csv_module(tmp_path):
-  content = HEADER + '1\t"a ""b"" c"\tT\n2\td "e" f\tT\n3\t"g" h\tT\n'
-  assert [p.text for p in read(tmp_path, content)] == [
-    'a "b" c',
-    'd "e" f',
-    "g h",
+def test_quote_rules_of_the_csv_module(tmp_path):
+  content = HEADER + '1\t"a ""b"" c"\tT\n2\td "e" f\tT\n'
+  assert [p.text for p in read(tmp_path, content)] == ['a "b" c', 'd "e" f']
+
+
+def test_quotes_that_mean_nothing(tmp_path):
+  content = HEADER + '1\t"g" h\tT\n2\t"i\t"T"\n'
+  path = tmp_path / "p.tsv"
+  path.write_text(content)
+  with pytest.raises(ValueError, match=r"p.tsv:2: no row by csv's.*_unquoted"):
+    list(read_passages(path))
+  unquoted = next(f for f in PLAIN_FORMATS if f.name == "passages_tsv_unquoted")
+  assert list(read_passages(path, unquoted)) == [
+    Passage("1", "T", '"g" h'),
+    Passage("2", '"T"', '"i'),
   ]
 
 
@@ -116,7 +125,7 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (b"", "p.dat: the file is empty"),
     (ROW, "p.dat:1: the first line is .'1', 'one', 'T'.*not a header"),
     ("id\ttext\n", "p.dat:1: .*not a header"),
-    ('[{"id": 1}]\n', r"p.dat:\[0\]: no title and no context among"),
+    ('[{"id": 1}]\n', r"p.dat:\[0\]: no text .nor context, contents. among"),
     (b"\x01" * 70_000, "p.dat:1: no line end in the first"),
     (HEADER + ROW + "2\ttwo\n", "p.dat:3: 2 columns; the header names 3"),
     (HEADER + ROW + "2\ttwo\tT\tx\n", "p.dat:3: 4 columns"),
@@ -126,25 +135,28 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (HEADER + "1\to\0ne\tT\n", "p.dat:2: the text holds a NUL"),
     (
       HEADER + '1\t"one\tT\n2\t"two\tT\n',
-      "p.dat:2: no row by csv's rules .*line 3",
+      "p.dat:2: this line and line 3 have 3 columns",
     ),
     (
       HEADER + ROW + '2\ttwo\t"T\n3\tc\tT\n',
-      "p.dat:3: no row by csv's rules .*line 4",
+      "p.dat:3: this line and line 4 have 3 columns",
     ),
-    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: .*field larger than"),
+    (HEADER + ROW + '2\t"' + "x" * 140_000, "p.dat:3: .*unexpected end"),
     (HEADER.encode() + b"1\ta\xffb\tT\n", r"p.dat:2: byte 4 .*0xff.*not UTF-8"),
-    ((HEADER + ROW).encode("utf-16"), "p.dat:1: byte 1 .*not UTF-8"),
+    ((HEADER + ROW).encode("utf-16"), "p.dat: the file is UTF-16 text"),
     (JSON + "{broken\n", "p.dat:2: broken JSON"),
     (JSON + "[1]\n", "p.dat:2: a JSON object is expected, not list"),
     (
       JSON + '{"id": "2", "title": "T"}\n',
-      "p.dat:2: no context among the keys",
+      "p.dat:2: no text .nor context",
     ),
-    ('{"text": "a"}', "p.dat:1: no id and no title among"),
-    ('{"id": 1.5, "title": "T", "text": "a"}', "p.dat:1: id is 1.5; it must"),
+    ('{"text": "a"}', "p.dat:1: no id .nor _id, docid"),
+    (
+      '{"id": 1.5, "title": "T", "text": "a"}',
+      "p.dat:1: id is 1.5, not a string",
+    ),
     ('{"id": true, "title": "T", "text": "a"}', "p.dat:1: id is True"),
-    ('{"id": "1", "title": null, "text": "a"}', "p.dat:1: title is None"),
+    ('{"id": "1", "title": 7, "text": "a"}', "p.dat:1: title is 7"),
     (JSON + JSON.replace("one", "\\ud800"), "p.dat:2: .*lone surrogate"),
     (JSON + JSON.replace("one", "\\u0000"), "p.dat:2: .*NUL"),
     (gzip.compress(JSON.encode(), mtime=0)[:-9], "p.dat:.*damaged gzip"),
@@ -182,3 +194,19 @@ def test_squad_paragraphs(shared_data):
   assert len(passages) == 1507
   assert passages[1].id == "Apollo_program#1"
   assert passages[1].text.startswith("Apollo ran from 1961 to 1972")
+
+
+@pytest.mark.parametrize(
+  ("line", "passage"),
+  [
+    ('{"id": 1, "title": null, "text": "a"}', Passage("1", "", "a")),
+    ('{"id": 1, "text": "a"}', Passage("1", "", "a")),
+    ('{"_id": "d", "title": "T", "text": "a"}', Passage("d", "T", "a")),
+    ('{"docid": "d", "contents": "a"}', Passage("d", "", "a")),
+    ('{"pid": 0, "context": "a", "title": ""}', Passage("0", "", "a")),
+  ],
+)
+def test_other_keys_and_no_title(tmp_path, line, passage):
+  path = tmp_path / "p.jsonl"
+  path.write_text(line)
+  assert list(read_passages(path)) == [passage]

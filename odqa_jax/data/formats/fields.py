@@ -1,0 +1,115 @@
+"""Fields of a record, checked for their types.
+
+Errors here say what is wrong with the record; the reader adds the place.
+"""
+
+import hashlib
+import reprlib
+from typing import Any
+
+from odqa_jax.data.formats.literals import list_of_strings
+from odqa_jax.data.raw.records import Record
+
+_SHOWN_KEYS = 12
+
+
+def shown(value: Any) -> str:
+  """A value for an error: short, however long or deep it is."""
+  brief = reprlib.Repr()
+  brief.maxstring = brief.maxother = 60
+  return brief.repr(value)
+
+
+def shown_keys(record: Record) -> str:
+  """The first keys of a record, in order."""
+  return shown_list(sorted(record))
+
+
+def shown_list(names: list[str]) -> str:
+  """The first of some names."""
+  more = ", …" if len(names) > _SHOWN_KEYS else ""
+  return f"[{', '.join(map(shown, names[:_SHOWN_KEYS]))}{more}]"
+
+
+def content_id(kind: str, text: str) -> str:
+  """A passage id for a text that has none: the same for the same text."""
+  digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+  return f"{kind}/{digest}"
+
+
+def text(record: Record, key: str) -> str:
+  """The string at a key.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  value = record.get(key)
+  if not isinstance(value, str):
+    raise ValueError(
+      f"{key!r} is {shown(value)}, not a string; known keys here: "
+      f"{shown_keys(record)}. Check the file or force another format."
+    )
+  return value
+
+
+def identifier(value: Any) -> str:
+  """An id, which files give as a string or as an integer.
+
+  Raises:
+    ValueError: if it is neither.
+  """
+  if isinstance(value, bool) or not isinstance(value, str | int):
+    raise ValueError(f"the id {shown(value)} is no string or integer; mend it.")
+  return str(value)
+
+
+def strings(value: Any, what: str) -> tuple[str, ...]:
+  """A list of strings, each once.
+
+  Raises:
+    ValueError: if it is none, calling it `what`.
+  """
+  if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+    raise ValueError(
+      f"{what} is {shown(value)}, not a list of strings; write "
+      '["first", "second"].'
+    )
+  return tuple(dict.fromkeys(value))
+
+
+def answer_strings(value: Any, what: str) -> tuple[str, ...]:
+  """Accepted answers: a list, the text of a list, or one string; null is none.
+
+  Raises:
+    ValueError: if it is none of them, calling it `what`.
+  """
+  if value is None:
+    return ()
+  if isinstance(value, str):
+    looks_like_a_list = value.lstrip().startswith("[")
+    value = list_of_strings(value) if looks_like_a_list else [value]
+  return strings(value, what)
+
+
+def answers(record: Record) -> tuple[str, ...]:
+  """What is at `answers` or `answer`, each once; none where there is neither.
+
+  Raises:
+    ValueError: if what is there are no answers.
+  """
+  key = "answers" if "answers" in record else "answer"
+  return answer_strings(record.get(key), repr(key))
+
+
+def ids(record: Record, key: str) -> tuple[str, ...]:
+  """The passage ids at a key, each once; none where there is no such key.
+
+  Raises:
+    ValueError: if they are no list of ids.
+  """
+  value = record.get(key)
+  if value is None:
+    return ()
+  if not isinstance(value, list):
+    raise ValueError(f"{key!r} is {shown(value)}, not a list of passage ids.")
+  return tuple(dict.fromkeys(map(identifier, value)))
