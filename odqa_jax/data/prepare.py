@@ -12,7 +12,6 @@ Every part is complete or absent; a second run on unchanged input does nothing.
 
 import functools
 import itertools
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.entities import SpacyFinder
 from odqa_jax.data.mining.mine import mine_pairs
 from odqa_jax.data.mining.spans_build import build_spans
+from odqa_jax.data.parts.run import parse_runner
 from odqa_jax.data.questions.sets import QuestionSet, write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
@@ -103,7 +103,7 @@ def prepare_spans(
       out / "spans",
       finder,
       types=types,
-      processes=os.cpu_count() or 1,
+      runner=parse_runner("local"),
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}

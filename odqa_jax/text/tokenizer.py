@@ -27,6 +27,7 @@ from tokenizers import (
 
 from odqa_jax.text.tokenizer_files import (
   check_unicode,
+  cuts_at_spaces,
   parse_json,
   read_text,
   write_files,
@@ -63,6 +64,7 @@ class Tokenizer:
   Attributes:
     vocab_size: number of ids; every id is below it.
     pad_id: id of `[PAD]`; likewise `unk_id`, `cls_id`, `sep_id`, `mask_id`.
+    cuts_at_spaces: whether the ids of a text are those of its words.
     fingerprint: sha256 (hex) of the vocabulary and rules; the same whichever
       file format they were read from.
   """
@@ -126,6 +128,7 @@ class Tokenizer:
       special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
     )
     self.vocab_size: int = self._backend.get_vocab_size()
+    self.cuts_at_spaces: bool = cuts_at_spaces(self._backend)
     self.fingerprint: str = self._hash(max_word)
 
   def _tokens(self) -> list[str]:

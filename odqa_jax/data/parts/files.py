@@ -5,6 +5,7 @@ interrupted run left is used again if, and only if, its input is the same.
 """
 
 import os
+import shutil
 import uuid
 import zipfile
 from collections.abc import Callable, Sequence
@@ -69,6 +70,12 @@ def write_arrays(path: Path, arrays: Arrays, key: str) -> None:
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def discard_few(folder: Path) -> None:
+  """Removes a draft of fewer than two parts: it is soon made again."""
+  if len(list(folder.glob("part-*.npz"))) < 2:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_part(path: Path) -> Arrays:
