@@ -11,21 +11,32 @@ a letter or digit joins the one before.
 
 import dataclasses
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 
 from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.raw.formats import Beginning, Format
 from odqa_jax.data.raw.records import Place, RawFile
 from odqa_jax.data.wikipedia.clean import plain_text, scan_page
-from odqa_jax.data.wikipedia.dump import ARTICLES, LONGEST_TEXT, Dump, Page, Site
+from odqa_jax.data.wikipedia.dump import (
+  ARTICLES,
+  LONGEST_TEXT,
+  Dump,
+  Page,
+  Site,
+)
 from odqa_jax.data.wikipedia.languages import (
   disambiguates,
+  has_spaces,
   is_disambiguation,
   is_list,
-  language_of,
+  unknown_parts,
 )
 
 WORDS = 100
+# Of the XML, before the root.
+_LONGEST_PROLOGUE = 1 << 12
 # Reasons in the order in which they are asked for.
 NAMESPACE, REDIRECT, MODEL = "namespace", "redirect", "not wikitext"
 DELETED, DISAMBIGUATION, LIST = "deleted", "disambiguation", "list"
@@ -81,7 +92,9 @@ def quick_reason(page: Page, site: Site) -> str:
 
 def _redirects(text: str) -> bool:
   match = _REDIRECT.match(text)
-  return bool(match) and (match[1] is None or match[1] == match[1].upper())
+  if match is None:
+    return False
+  return match[1] is None or match[1] == match[1].upper()
 
 
 def make_article(page: Page, site: Site, words: int = WORDS) -> Article:
@@ -112,7 +125,7 @@ def make_article(page: Page, site: Site, words: int = WORDS) -> Article:
   except Exception as error:
     detail = f"{type(error).__name__}: {error}"
     return Article(reason=FAILURE, detail=detail)
-  blocks = split_words(text, words, spaces=language_of(code).spaces)
+  blocks = split_words(text, words, spaces=has_spaces(code))
   return Article(blocks) if blocks else Article(reason=NO_TEXT)
 
 
@@ -155,7 +168,8 @@ def _whole_character(text: str, start: int) -> int:
 def read_dump(file: RawFile) -> Iterator[tuple[Place, Passage]]:
   """The passages of a dump, numbered from 1 as in `psgs_w100.tsv`.
 
-  A page that cannot be read is a bad record of the file.
+  A page that cannot be read is a bad record of the file. With one process to
+  clean them a large dump takes long: `odqa wikipedia` has many.
 
   Raises:
     ValueError: for what is no dump or is damaged, naming the line.
@@ -167,6 +181,33 @@ def read_dump(file: RawFile) -> Iterator[tuple[Place, Passage]]:
     article = make_article(page, dump.site)
     if article.reason == FAILURE:
       file.reject(page.place, f"page {page.title!r}: {article.detail}")
+    elif article.reason:
+      file.leave_out(article.reason)
+    elif not number:
+      tell_language(dump.site)
     for block in article.blocks:
       number += 1
       yield page.place, Passage(str(number), page.title, block)
+
+
+def tell_language(site: Site) -> None:
+  """Says on stderr what goes unnoticed in the language of a wiki."""
+  if unknown := unknown_parts(site.language):
+    name = site.database or "a wiki"
+    print(f"{name} in language {site.language!r}: {unknown}.", file=sys.stderr)
+
+
+def _is_dump(start: Beginning) -> str:
+  if start.kind != "XML":
+    return ""
+  with start.file.open() as stream:
+    fits = b"<mediawiki" in stream.read(_LONGEST_PROLOGUE)
+  return "XML with <mediawiki>" if fits else ""
+
+
+WIKIPEDIA_DUMP = Format(
+  "wikipedia_dump",
+  "MediaWiki's XML export; its articles are cut into passages of 100 words",
+  _is_dump,
+  passages=read_dump,
+)

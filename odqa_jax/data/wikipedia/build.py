@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,9 +42,9 @@ from odqa_jax.data.wikipedia.articles import (
   WORDS,
   make_article,
   quick_reason,
+  tell_language,
 )
 from odqa_jax.data.wikipedia.dump import ARTICLES, Dump, Page, Site
-from odqa_jax.data.wikipedia.languages import unknown_parts
 from odqa_jax.runtime.artifact import (
   content_hash,
   file_hash,
@@ -74,6 +73,7 @@ class MakeArticles:
   words: int
 
   def __call__(self, arrays: Arrays) -> Arrays:
+    """The articles of one part, and a report of the other pages."""
     site = _site(str(arrays["site"]))
     texts = unpack_texts(arrays["texts"], arrays["text_lengths"])
     titles, blocks, counts = [], [], []
@@ -132,7 +132,7 @@ class _Reading:
             self.reasons[reason] += 1
             continue
           if not self.articles:
-            _tell_language(dump.site)
+            tell_language(dump.site)
           self.articles += 1
           waiting.append(page)
           size += len(page.text or "")
@@ -157,12 +157,6 @@ class _Reading:
       digest.update(f"{name} {values.dtype} {values.size} ".encode())
       digest.update(values.tobytes())
     return Part(digest.hexdigest(), len(pages), arrays)
-
-
-def _tell_language(site: Site) -> None:
-  if unknown := unknown_parts(site.language):
-    name = site.database or site.language
-    print(f"{name}, language {site.language!r}: {unknown}.", file=sys.stderr)
 
 
 def _rules(words: int) -> dict[str, Any]:
@@ -289,7 +283,7 @@ class _Joined:
     self._articles = self._passages = 0
 
   def write(self, path: Path, parts: Sequence[Path], *, packed: bool) -> None:
-    """Writes all parts in order, perhaps gzipped; their ids are 1, 2, …"""
+    """Writes all parts in order, perhaps gzipped; ids count from 1."""
     with _text_file(path, packed=packed) as file:
       rows = csv.writer(file, delimiter="\t", lineterminator="\n")
       rows.writerow(("id", "text", "title"))
@@ -344,7 +338,9 @@ def _text_file(path: Path, *, packed: bool) -> Iterator[TextIO]:
 
 def _write_failures(path: Path, failures: list[tuple[Place, str]]) -> None:
   """As `Rejections` writes them: FILE:LINE, a tab, the reason."""
-  lines = [f"{place}\t{' '.join(reason.split())}\n" for place, reason in failures]
+  lines = [
+    f"{place}\t{' '.join(reason.split())}\n" for place, reason in failures
+  ]
   if lines:
     replace_file(path, "".join(lines).encode())
   else:

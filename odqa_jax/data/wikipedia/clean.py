@@ -37,7 +37,7 @@ _EMPTY_BRACKETS = re.compile(
   rf"[ \t]*(?:\({_SEPARATORS}*\)|（{_SEPARATORS}*）|\[\s*\])"
 )
 _BRACKET_END = re.compile(r"(?:\s*[,;:،；，、])*\s*([)）])")
-_BRACKET_BEGIN = re.compile(rf"([(（])(?:\s*[,;:،；，、])+\s*|([(（])\s+")
+_BRACKET_BEGIN = re.compile(r"([(（])(?:\s*[,;:،；，、])+\s*|([(（])\s+")
 _SPACE_BEFORE = re.compile(r"[ \t]+([,.;:!?)](?:\s|$))")
 _SPACES = re.compile(r"[^\S\n]+")
 # What no passage may hold: NUL and the rest of the controls, and halves of a

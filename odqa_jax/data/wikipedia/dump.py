@@ -14,7 +14,7 @@ are read. Of a page with several revisions the last one counts.
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NoReturn
 from xml.parsers import expat
 
@@ -201,7 +201,7 @@ class Dump:
     self.file = file
     self.site = Site()
 
-  def pages(self) -> Iterator[Page]:
+  def pages(self) -> Generator[Page, None, None]:
     """Streams the pages.
 
     Raises:

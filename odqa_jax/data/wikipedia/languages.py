@@ -26,13 +26,11 @@ class Language:
     mark: what stands in brackets at the end of a disambiguation page's title.
     templates: names that only disambiguation pages use; "_" for a space.
     lists: a pattern of the titles of lists.
-    spaces: whether its words are divided by spaces.
   """
 
   mark: str = "disambiguation"
   templates: str = ""
   lists: str = r"(?!)"
-  spaces: bool = True
 
 
 LANGUAGES: dict[str, Language] = {
@@ -50,7 +48,9 @@ LANGUAGES: dict[str, Language] = {
     "begriffsklärung",
     r"Listen? (?:der|von|des|deutscher|aller) .",
   ),
-  "es": Language("desambiguación", "desambiguación des", r"(?:Anexo:|Lista de)"),
+  "es": Language(
+    "desambiguación", "desambiguación des", r"(?:Anexo:|Lista de)"
+  ),
   "fa": Language("ابهام‌زدایی", "ابهام‌زدایی", r"فهرست "),
   "fi": Language("täsmennyssivu", "täsmennyssivu", r"Luettelo "),
   "fr": Language(
@@ -62,10 +62,14 @@ LANGUAGES: dict[str, Language] = {
   "hu": Language("egyértelműsítő lap", "egyért egyért-redir", r".*listája$"),
   "id": Language("disambiguasi", "disambiguasi disambig", r"Daftar ."),
   "it": Language("disambigua", "disambigua", r"Lista d"),
-  "ja": Language("曖昧さ回避", "aimai 曖昧さ回避 人名の曖昧さ回避", r".*(?:の)?一覧$", False),
+  "ja": Language(
+    "曖昧さ回避", "aimai 曖昧さ回避 人名の曖昧さ回避", r".*(?:の)?一覧$"
+  ),
   "ko": Language("동음이의", "동음이의 동음이의어", r".*목록$"),
   "nl": Language("doorverwijspagina", "dp doorverwijspagina", r"Lijst van ."),
-  "no": Language("andre betydninger", "peker andrebetydninger", r"Liste over ."),
+  "no": Language(
+    "andre betydninger", "peker andrebetydninger", r"Liste over ."
+  ),
   "pl": Language("ujednoznacznienie", "ujednoznacznienie disambig", r"Lista ."),
   "pt": Language("desambiguação", "desambiguação desambig", r"Lista d"),
   "ro": Language("dezambiguizare", "dezambiguizare dezambig", r"Listă d"),
@@ -73,25 +77,37 @@ LANGUAGES: dict[str, Language] = {
     "значения", "неоднозначность многозначность disambig", r"Список "
   ),
   "sv": Language("olika betydelser", "förgrening gren", r"Lista över ."),
-  "th": Language("แก้ความกำกวม", "แก้กำกวม", r"รายชื่อ|รายการ", False),
+  "th": Language("แก้ความกำกวม", "แก้กำกวม", r"รายชื่อ"),
   "tr": Language("anlam ayrımı", "anlam_ayrımı anlam_ayrım", r".*listesi$"),
   "uk": Language("значення", "disambig багатозначність", r"Список "),
   "vi": Language("định hướng", "định_hướng trang_định_hướng", r"Danh sách "),
-  "zh": Language("消歧义", "disambig 消歧义 消歧義 hndis geodis", r".*(?:列表|一覽)$", False),
+  "zh": Language(
+    "消歧义", "disambig 消歧义 消歧義 hndis geodis", r".*(?:列表|一覽)$"
+  ),
 }
-# Languages without rules of their own whose words no spaces divide.
-_UNSPACED = frozenset("bo dz gan km lo lzh my wuu yue zh-classical zh-yue".split())
+_UNSPACED = frozenset(
+  "bo dz gan ja km lo lzh my th wuu yue zh zh-classical zh-yue".split()
+)
 _ENGLISH = LANGUAGES["en"]
+# A book and a film whose title is that of a list in some languages.
+_SCHINDLER = re.compile(r"Schindler|Шиндлера|Шіндлера|שינדלר|شندلر|شیندلر")
 
 
 def language_of(code: str) -> Language:
-  """The rules of a language, which may be only that it has no spaces."""
-  return LANGUAGES.get(code, Language(spaces=code not in _UNSPACED))
+  """The rules of a language; none but the English ones for most."""
+  return LANGUAGES.get(code, Language())
+
+
+def has_spaces(code: str) -> bool:
+  """Whether spaces divide the words of a language."""
+  return code not in _UNSPACED
 
 
 def is_list(title: str, code: str) -> bool:
   """Whether a page of that title is a list, an index or an outline."""
   patterns = (_ENGLISH.lists, language_of(code).lists)
+  if _SCHINDLER.search(title):
+    return False
   return any(re.match(pattern, title) for pattern in patterns)
 
 
