@@ -28,6 +28,7 @@ FLOW = (
 DATA_FLOW = (
   ("raw", "parts"),
   ("corpus",),
+  ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
   ("runs", "vocabulary", "stages"),

@@ -265,6 +265,9 @@ def prepare(
     "tokens": manifest["tokens"],
     "vocabulary": word_pieces.vocab_size,
   }
+  left_out = {s.name: s.left_out for s in sources if s.left_out}
+  if left_out:
+    figures["left_out"] = left_out
   if pieces is not None:
     folder = out / "reader_corpus"
     manifest = tokenise(sources, folder, pieces, workers, stages)
