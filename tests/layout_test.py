@@ -32,7 +32,7 @@ DATA_FLOW = (
   ("questions", "embedded"),
   ("formats",),
   ("runs", "vocabulary", "stages"),
-  ("mining",),
+  ("mining", "exclusions"),
   ("prepare", "examples"),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}

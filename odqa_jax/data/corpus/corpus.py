@@ -9,6 +9,7 @@ compared with its checksum, when it is first touched, so that opening costs
 nothing and processes share the memory.
 """
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
   "read_passages",
 ]
 
+PREFIX = "wiki:"
 # Rows packed at once: their tokens stay in the processor's cache.
 _BLOCK_ROWS = 2048
 
@@ -146,6 +148,18 @@ class Corpus:
         return row
       i += 1
     raise KeyError(f"no passage {passage_id!r} in {self.directory}")
+
+  def find(self, passage_id: str) -> int | None:
+    """Row of a passage, or None if the corpus lacks it.
+
+    DPR's own results and training files name the passages of psgs_w100.tsv
+    with `wiki:` before their ids; where the corpus has no such id it is looked
+    for without.
+    """
+    for name in dict.fromkeys((passage_id, passage_id.removeprefix(PREFIX))):
+      with contextlib.suppress(KeyError):
+        return self.row_of(name)
+    return None
 
   def packed_lengths(
     self, max_length: int, *, title: bool = True
