@@ -365,7 +365,9 @@ class Artifact:
 
   def check_small(self) -> None:
     """Compares the files that are one block; the others wait for their use."""
-    self.check(*(n for n, sound in self._sound.items() if len(sound) == 1))
+    for name, sound in self._sound.items():
+      if len(sound) == 1:
+        self.check(name)
 
   def array(self, name: str, dtype: Any = None) -> BlockArray:
     """Maps a file: .npy, or plain bytes.
