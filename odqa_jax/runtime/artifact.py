@@ -14,11 +14,13 @@ long, when its block is first touched.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +45,9 @@ _COMMANDS = {
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
 }
+# No room on the disk, in a quota, or under a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 class Damage(ValueError):
@@ -53,13 +58,51 @@ class Damage(ValueError):
 
 
 @contextlib.contextmanager
+def saying_what_is_full(path: Path) -> Iterator[None]:
+  """Makes a sentence of the error of a disk without room.
+
+  Args:
+    path: the file that is written, or a folder: then its newest file is named,
+      if the error does not name one.
+
+  Raises:
+    OSError: naming the file, and how much is free.
+  """
+  try:
+    yield
+  except OSError as error:
+    # NumPy says how many elements it wrote, and not why there are no more.
+    if error.errno not in _FULL and not _CUT_SHORT.fullmatch(str(error)):
+      raise
+    reason = os.strerror(error.errno or errno.ENOSPC)
+    file = Path(error.filename) if error.filename else _newest(path)
+    folder = next(p for p in (file, *file.parents) if p.is_dir())
+    free = shutil.disk_usage(folder).free
+    raise OSError(
+      f"{file}: not written whole ({reason}); {free / 1e6:,.1f} MB are free "
+      "there; make room, or name a folder on another disk. The same command "
+      "goes on from what is complete."
+    ) from error
+
+
+def _newest(path: Path) -> Path:
+  """The file that was written last."""
+  files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
+  return max(files, key=lambda p: p.stat().st_mtime_ns, default=path)
+
+
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
   """A temporary name beside `path`, renamed to it once it is written."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.tmp")
-  yield temporary
-  os.replace(temporary, path)
+  with saying_what_is_full(path):
+    try:
+      yield temporary
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
@@ -200,11 +243,12 @@ def publish(
       write_json(known, identity)
     draft = Draft(folder)
     try:
-      yield draft
-      if draft.unchanged:
-        draft.manifest = read_manifest(directory, kind)
-      else:
-        draft.manifest = seal(draft, directory, kind, made_from, scratch)
+      with saying_what_is_full(folder):
+        yield draft
+        if draft.unchanged:
+          draft.manifest = read_manifest(directory, kind)
+        else:
+          draft.manifest = seal(draft, directory, kind, made_from, scratch)
     finally:
       if identity is None:
         shutil.rmtree(folder, ignore_errors=True)
