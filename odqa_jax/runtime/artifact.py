@@ -54,6 +54,10 @@ class Damage(ValueError):
   """A file is not what was written."""
 
 
+class FullDisk(OSError):
+  """There is no room for a file."""
+
+
 # ---- Files ----
 
 
@@ -66,23 +70,35 @@ def saying_what_is_full(path: Path) -> Iterator[None]:
       if the error does not name one.
 
   Raises:
-    OSError: naming the file, and how much is free.
+    FullDisk: naming the file, and how much is free.
   """
   try:
     yield
-  except OSError as error:
-    # NumPy says how many elements it wrote, and not why there are no more.
-    if error.errno not in _FULL and not _CUT_SHORT.fullmatch(str(error)):
+  except FullDisk:
+    raise
+  # Libraries in C++ raise a RuntimeError with the system's words in it.
+  except (OSError, RuntimeError) as error:
+    reason = _why_full(error)
+    if not reason:
       raise
-    reason = os.strerror(error.errno or errno.ENOSPC)
-    file = Path(error.filename) if error.filename else _newest(path)
+    name = getattr(error, "filename", None)
+    file = Path(name) if name else _newest(path)
     folder = next(p for p in (file, *file.parents) if p.is_dir())
     free = shutil.disk_usage(folder).free
-    raise OSError(
+    raise FullDisk(
       f"{file}: not written whole ({reason}); {free / 1e6:,.1f} MB are free "
       "there; make room, or name a folder on another disk. The same command "
       "goes on from what is complete."
     ) from error
+
+
+def _why_full(error: Exception) -> str:
+  """What the system says of a disk that is full; "" for another error."""
+  # NumPy says how many elements it wrote, and not why there are no more.
+  if _CUT_SHORT.fullmatch(str(error)):
+    return os.strerror(errno.ENOSPC)
+  reasons = (os.strerror(code) for code in _FULL)
+  return next((reason for reason in reasons if reason in str(error)), "")
 
 
 def _newest(path: Path) -> Path:
