@@ -26,7 +26,7 @@ FLOW = (
 )
 # Within `data`, raw files become stores, and stores become examples.
 DATA_FLOW = (
-  ("raw",),
+  ("raw", "parts"),
   ("corpus",),
   ("questions", "embedded"),
   ("formats",),

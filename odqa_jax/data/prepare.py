@@ -4,15 +4,15 @@
     OUT/corpus      token ids and text, memory-mapped
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
+    OUT/bm25        the index that they are mined with, if one is needed
+    OUT/leaks       passages that stand in the corpus twice
     OUT/spans       entities of the corpus's sentences, if asked for
     OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import functools
 import itertools
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,18 +28,27 @@ from odqa_jax.data.formats.files import (
   is_packaged,
   read_questions,
 )
-from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.bm25_build import bm25_search
+from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
+from odqa_jax.data.mining.leaks import (
+  gold_leaks,
+  passage_leaks,
+  question_leaks,
+  span_leaks,
+)
+from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.questions.sets import QuestionSet, write_questions
+from odqa_jax.data.parts.run import Runner, parse_runner
+from odqa_jax.data.questions.sets import write_questions
 from odqa_jax.data.raw.formats import Format
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.runtime.settings import nearest
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 # A vocabulary is trained on at most this many titles and texts.
 VOCABULARY_TEXTS = 1_000_000
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -85,13 +94,41 @@ def prepare_tokenizer(
 def question_set_name(source: str) -> str:
   """The folder name of a question set: the file's stem, or NAME-SPLIT."""
   name = Path(source).name.replace(":", "-")
-  return name.removesuffix(".gz").rsplit(".", 1)[0]
+  for ending in _COMPRESSED:
+    name = name.removesuffix(ending)
+  return name.rsplit(".", 1)[0]
+
+
+def question_set_names(sources: Sequence[str]) -> list[str]:
+  """The folder name of every set.
+
+  Raises:
+    ValueError: two sets would have one folder, or one has no name.
+  """
+  names = [question_set_name(source) for source in sources]
+  first: dict[str, str] = {}
+  for source, name in zip(sources, names, strict=True):
+    if not name:
+      raise ValueError(
+        f"--questions {source}: the name of the file gives the set no name; "
+        "rename it."
+      )
+    if name in first:
+      raise ValueError(
+        f"--questions {first[name]} and {source} would both be the set "
+        f"{name!r}, and the second would replace the first; give one of them "
+        "another name (a link will do), or prepare it into another --out."
+      )
+    first[name] = source
+  return names
 
 
 def prepare_spans(
-  out: Path, finder: SpacyFinder, types: Sequence[str]
+  out: Path, finder: EntityFinder, types: Sequence[str]
 ) -> dict[str, Any]:
   """OUT/spans, made of OUT/corpus by one process for every core.
+
+  A finder that keeps them all busy by itself works in this process.
 
   Returns:
     Figures: sentences, entities, and how many were left out for which reason.
@@ -103,7 +140,7 @@ def prepare_spans(
       out / "spans",
       finder,
       types=types,
-      processes=os.cpu_count() or 1,
+      runner=Runner() if finder.alone else parse_runner("local"),
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
@@ -147,41 +184,15 @@ def prepare_questions(source: str, format: str | None, out: Path) -> int:
   return int(written["count"])
 
 
-def prepare_pairs(
-  out: Path, names: Sequence[str], negatives: int
-) -> dict[str, int]:
-  """Mines the sets of a dataset folder; returns the pairs in each.
-
-  What has no positive is left out, and said on stderr.
-  """
-  corpus = Corpus(out / "corpus")
-  bm25 = functools.cache(lambda: Bm25.build(corpus))
-  counts = {}
-  for name in names:
-    questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "questions") as update:
-      mined = mine_pairs(
-        questions, corpus, bm25, negatives=negatives, progress=update
-      )
-    mined.save(out / "pairs" / name)
-    counts[name] = len(mined)
-    missing = mined.manifest["without_positive"]
-    if missing:
-      examples = mined.manifest["examples_without_positive"]
-      print(
-        f"{name}: {missing} questions without a positive are left out, for "
-        f"example {examples[:3]}",
-        file=sys.stderr,
-      )
-  return counts
-
-
 def _check_pairs(
   pairs: Sequence[str], names: Sequence[str], negatives: int
 ) -> None:
-  unknown = sorted(set(pairs) - set(names))
-  if unknown:
-    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  for name in pairs:
+    if name not in names:
+      raise ValueError(
+        f"--pairs {name!r} is none of the sets of --questions; "
+        f"{nearest(name, names)}"
+      )
   if negatives < 0:
     raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
 
@@ -196,9 +207,11 @@ def prepare(
   pairs: Sequence[str] = (),
   negatives: int = 8,
   spans: Sequence[str] = (),
+  finder: EntityFinder | None = None,
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  allow_leak: bool = False,
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -212,23 +225,28 @@ def prepare(
     negatives: hard negatives mined for a question that names none; those that
       a file names are all kept.
     spans: types of entities to find in the corpus.
+    finder: finds them; None: the small English model of spaCy.
     reader_tokenizer: a T5 folder or its tokenizer.json, for a second token
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    allow_leak: whether held-out questions may be train questions.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set, salient spans.
+    Figures: passages, tokens, questions and pairs per set, what mining kept
+    and dropped, what the leak checks found, salient spans.
 
   Raises:
-    ValueError: for bad input, with file and line.
+    ValueError: for bad input, with file and line; for a leak.
     ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
-  names = [question_set_name(q) for q in questions]
+  names = question_set_names(questions)
   _check_pairs(pairs, names, negatives)
   # Before the hours that a large corpus takes.
-  finder = SpacyFinder() if spans else None
+  if spans:
+    finder = finder or SpacyFinder()
+    check_types(finder, spans)
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   sources = open_sources(corpus, corpus_format)
   formats = [
@@ -249,7 +267,15 @@ def prepare(
     name: prepare_questions(source, kind, out / "questions" / name)
     for source, kind, name in zip(questions, formats, names, strict=True)
   }
-  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
-  if finder:
+  figures["leaks"] = question_leaks(out, allow=allow_leak)
+  searches = {"bm25": bm25_search(out)}
+  sets = open_sets(out, pairs, add=False)
+  mined = mine_sets(out, sets, searches, negatives=negatives)
+  figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
+  figures["mining"] = mined
+  figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
+  if spans and finder:
     figures["spans"] = prepare_spans(out, finder, spans)
+    repeated = figures["leaks"]["repeated_passages"]["count"]
+    figures["leaks"] |= span_leaks(out, repeated)
   return figures

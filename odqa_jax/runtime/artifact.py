@@ -39,6 +39,8 @@ _COMMANDS = {
   "questions": "odqa prepare --questions",
   "pairs": "odqa prepare --pairs",
   "spans": "odqa prepare --spans",
+  "bm25": "odqa prepare --pairs",
+  "leaks": "odqa prepare",
   "index": "odqa index",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
@@ -218,8 +220,7 @@ def seal(
   scratch: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Gives a folder that is complete its manifest and its name."""
-  patterns = (*scratch, _IDENTITY, "*.tmp")
-  spare = {path for p in patterns for path in draft.folder.glob(p)}
+  spare = _scratch(draft.folder, scratch)
   files = dict(draft.files)
   for path in sorted(draft.folder.rglob("*")):
     name = path.relative_to(draft.folder).as_posix()
@@ -234,9 +235,19 @@ def seal(
     os.replace(directory, old)
   os.replace(draft.folder, directory)
   shutil.rmtree(old, ignore_errors=True)
-  for path in spare:
-    (directory / path.name).unlink()
+  _remove_scratch(directory, scratch)
   return read_manifest(directory, kind)
+
+
+def _scratch(folder: Path, scratch: Sequence[str]) -> set[Path]:
+  """What serves a build alone."""
+  patterns = (*scratch, _IDENTITY, "*.tmp")
+  return {path for p in patterns for path in folder.glob(p)}
+
+
+def _remove_scratch(folder: Path, scratch: Sequence[str]) -> None:
+  for path in _scratch(folder, scratch):
+    path.unlink(missing_ok=True)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -398,8 +409,16 @@ def open_artifact(
   return files
 
 
-def existing(directory: str | Path, kind: str) -> Artifact | None:
+def existing(
+  directory: str | Path, kind: str, scratch: Sequence[str] = ()
+) -> Artifact | None:
   """What a build would replace; None if nothing there can be used.
+
+  Args:
+    directory: where it is.
+    kind: of the artifact.
+    scratch: as for `publish`; a build that was killed after its folder got its
+      name may have left such files, which are removed.
 
   Raises:
     ValueError: if something else lies there.
@@ -407,6 +426,8 @@ def existing(directory: str | Path, kind: str) -> Artifact | None:
   directory = Path(directory)
   refuse_foreign(directory, kind)
   try:
-    return open_artifact(directory, kind)
+    artifact = open_artifact(directory, kind)
   except ValueError:
     return None
+  _remove_scratch(directory, scratch)
+  return artifact
