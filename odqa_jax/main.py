@@ -24,6 +24,7 @@ from odqa_jax.commands import (
   prepare,
   search,
   train,
+  wikipedia,
 )
 from odqa_jax.runtime.paths import expand_home
 
@@ -34,6 +35,7 @@ os.environ.setdefault("NPROC", "16")
 
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
+  "wikipedia": wikipedia,
   "prepare": prepare,
   "mine": mine,
   "train": train,

@@ -28,9 +28,10 @@ FLOW = (
 DATA_FLOW = (
   ("raw", "parts"),
   ("corpus",),
+  ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs",),
+  ("runs", "vocabulary", "stages"),
   ("mining",),
   ("prepare", "examples"),
 )

@@ -26,6 +26,7 @@ from odqa_jax.data.formats.plain import ENTITY_QUESTIONS, NQ_OPEN, WEBQUESTIONS
 from odqa_jax.data.formats.squad import SQUAD
 from odqa_jax.data.formats.trec import CURATED_TREC
 from odqa_jax.data.raw.formats import Format
+from odqa_jax.data.wikipedia.articles import WIKIPEDIA_DUMP
 
 # In the order in which they are tried.
 FORMATS: dict[str, Format] = {
@@ -56,6 +57,7 @@ FORMATS: dict[str, Format] = {
     CURATED_TREC,
     NQ_OPEN,
     DPR_QAS,
+    WIKIPEDIA_DUMP,
     *PLAIN_FORMATS,
   )
 }
