@@ -60,7 +60,7 @@ def test_quotes_mean_nothing_in_the_collection(tmp_path: Path) -> None:
     ("who?\t['she']\n", "dpr_qas"),
     ("007?\t['Bond']\n", "dpr_qas"),
     ("007\t['Bond']\n", "dpr_qas"),
-    ("007\t\"['Bond', \"\"b\"\"]\"\n", "dpr_qas"),
+    ('007\t"[\'Bond\', ""b""]"\n', "dpr_qas"),
     ('who?\t"[\'a\', ""b""]"\n', "dpr_qas"),
     ("1\tfactoid\twho?\t(a|b)\n", "curated_trec"),
   ],
