@@ -37,6 +37,7 @@ __all__ = [
 PREFIX = "wiki:"
 # Rows packed at once: their tokens stay in the processor's cache.
 _BLOCK_ROWS = 2048
+_DPR_PREFIX = "wiki:"
 
 
 class Corpus:
@@ -138,7 +139,19 @@ class Corpus:
     return self._string("texts", row)
 
   def row_of(self, passage_id: str) -> int:
-    """Row of the passage with an id; KeyError if there is none."""
+    """Row of the passage with an id; KeyError if there is none.
+
+    DPR's files put `wiki:` before the ids of its corpus, which has none (see
+    facebookresearch/DPR#153): what is not there is looked for without it.
+    """
+    row = self._exact_row(passage_id)
+    if row is None and passage_id.startswith(_DPR_PREFIX):
+      row = self._exact_row(passage_id.removeprefix(_DPR_PREFIX))
+    if row is None:
+      raise KeyError(f"no passage {passage_id!r} in {self.directory}")
+    return row
+
+  def _exact_row(self, passage_id: str) -> int | None:
     wanted = np.uint64(hash_id(passage_id))
     hashes = np.asarray(self._id_hashes)
     i = int(np.searchsorted(hashes, wanted))
@@ -147,7 +160,7 @@ class Corpus:
       if self.id(row) == passage_id:
         return row
       i += 1
-    raise KeyError(f"no passage {passage_id!r} in {self.directory}")
+    return None
 
   def find(self, passage_id: str) -> int | None:
     """Row of a passage, or None if the corpus lacks it.

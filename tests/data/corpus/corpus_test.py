@@ -284,6 +284,18 @@ def test_inputs_of_no_rows_and_wrong_rows(tmp_path, tokenizer):
     corpus.row_of("id-5")
 
 
+def test_an_id_of_dpr_is_found_without_its_prefix(tmp_path, tokenizer):
+  names = ["7", "wiki:8", "8", "wiki:9"]
+  passages = [Passage(name, "t", "words") for name in names]
+  build_corpus(passages, tmp_path / "c", tokenizer)
+  corpus = Corpus(tmp_path / "c")
+  assert [corpus.row_of(name) for name in names] == [0, 1, 2, 3]
+  assert corpus.row_of("wiki:7") == 0
+  for name in ("9", "wiki:wiki:7", "WIKI:7", "wiki:"):
+    with pytest.raises(KeyError, match=f"no passage '{name}' in"):
+      corpus.row_of(name)
+
+
 def test_pack_questions(tokenizer):
   lists = [[10, 11, 12], [], [20], list(range(5, 30))]
   ids, lengths = pack_questions(lists, 5, tokenizer)
