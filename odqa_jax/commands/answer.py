@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     questions = [Question("0", args.question, ())]
   else:
     check_output(args.out, [args.questions, args.corpus], ANSWERS)
-    questions = open_questions(args.questions, args.format)
+    questions = open_questions(args.questions, args.format, args.columns)
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
   k = system.config.k if args.k is None else args.k

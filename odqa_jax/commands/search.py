@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
   check_output(args.out, [args.questions, args.corpus], RUN)
-  questions = open_questions(args.questions, args.format)
+  questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
   retriever = load_retriever(resolve_folder(args.checkpoint))
   index = open_index(retriever, corpus, args.index, args.backend)
