@@ -19,6 +19,7 @@ from odqa_jax.commands import (
   demo,
   evaluate,
   index,
+  inspect,
   plan,
   prepare,
   search,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
   "search": search,
   "evaluate": evaluate,
   "answer": answer,
+  "inspect": inspect,
   "plan": plan,
   "demo": demo,
 }
