@@ -21,7 +21,7 @@ FLOW = (
   ("reading",),
   ("training", "evaluation"),
   ("serving",),
-  ("plan", "demo"),
+  ("plan", "demo", "inspection"),
   ("commands",),
 )
 # Within `data`, raw files become stores, and stores become examples.
