@@ -19,6 +19,7 @@ from odqa_jax.commands import (
   demo,
   evaluate,
   index,
+  inspect,
   mine,
   plan,
   prepare,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
   "search": search,
   "evaluate": evaluate,
   "answer": answer,
+  "inspect": inspect,
   "plan": plan,
   "demo": demo,
 }

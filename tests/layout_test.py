@@ -21,7 +21,7 @@ FLOW = (
   ("reading",),
   ("training", "evaluation"),
   ("serving",),
-  ("plan", "demo"),
+  ("plan", "demo", "inspection"),
   ("commands",),
 )
 # Within `data`, raw files become stores, and stores become examples.
@@ -32,7 +32,7 @@ DATA_FLOW = (
   ("questions", "embedded"),
   ("formats",),
   ("runs", "vocabulary", "stages"),
-  ("mining",),
+  ("mining", "exclusions"),
   ("prepare", "examples"),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}

@@ -16,9 +16,24 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-  """Adds `--format`."""
+  """Adds `--format` and `--columns`."""
   parser.add_argument(
     "--format", help="of raw question files; none: told by their content"
+  )
+  parser.add_argument(
+    "--columns",
+    default="",
+    help="of a table (Parquet, CSV, TSV, JSON lines) of questions: "
+    "question=COLUMN[,answers=COLUMN][,id=…][,positive_ids=…]",
+  )
+
+
+def add_exclude_self(parser: argparse.ArgumentParser) -> None:
+  """Adds `--exclude-self`."""
+  parser.add_argument(
+    "--exclude-self",
+    action="store_true",
+    help="a passage whose text is the question's own is no result",
   )
 
 

@@ -16,6 +16,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--vocabulary-size", type=int, help="of a trained one; none: 8192")
   add_format(parser)
   add("--corpus-format", help="of the passage files; none: told likewise")
+  add(
+    "--corpus-columns",
+    default="",
+    help="of a table of passages: id=COLUMN,text=COLUMN[,title=COLUMN]",
+  )
+  add(
+    "--max-bad",
+    type=int,
+    default=0,
+    help="bad records to leave out; each is written to OUT/rejected.txt",
+  )
   add("--pairs", default="", help="sets to mine: NAME[,NAME…]")
   add("--negatives", type=int, default=8, help="mined where none are named")
   add(
@@ -66,6 +77,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       reader_tokenizer=args.reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
+      columns=args.columns,
+      corpus_columns=args.corpus_columns,
+      max_bad=args.max_bad,
       allow_leak=args.allow_leak,
       runner=args.runner,
     )

@@ -12,8 +12,7 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.passages import MemoryPassages, PassageFile, Source
 from odqa_jax.data.embedded.sets import CORPORA
 from odqa_jax.data.formats.files import (
-  Content,
-  choose_format,
   is_packaged,
   read_questions,
+  tell_counts,
+  tell_format,
 )
 from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
@@ -38,8 +37,10 @@ from odqa_jax.data.mining.leaks import (
 from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.parts.run import Runner, parse_runner
-from odqa_jax.data.questions.sets import write_questions
+from odqa_jax.data.questions.sets import Question, write_questions
 from odqa_jax.data.raw.formats import Format
+from odqa_jax.data.raw.records import RawFile
+from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.data.stages import Stages
 from odqa_jax.data.vocabulary import prepare_tokenizer
 from odqa_jax.runtime.artifact import refuse_foreign
@@ -130,33 +131,52 @@ def tokenise(
   return manifest
 
 
-def tell_format(path: str, content: Content, name: str | None) -> Format:
-  """How a file is read; says on stderr what was chosen, and why."""
-  format, reason = choose_format(path, content, name)
-  print(
-    f"{path}: {content} in the format {format.name} ({reason}): {format.about}",
-    file=sys.stderr,
-  )
-  return format
-
-
-def open_sources(names: Sequence[str], format: str | None) -> Sequence[Source]:
+def open_sources(
+  names: Sequence[str],
+  format: str | None,
+  columns: str = "",
+  rejections: Rejections | None = None,
+) -> Sequence[Source]:
   """Packaged corpora by name, and passage files."""
   return [
     MemoryPassages(CORPORA[name], name)
     if name in CORPORA
-    else PassageFile(name, tell_format(name, "passages", format))
+    else PassageFile(
+      name, tell_format(name, "passages", format, columns), rejections
+    )
     for name in names
   ]
 
 
-def prepare_questions(source: str, format: str | None, out: Path) -> int:
-  """Writes one question set; returns how many questions it has."""
+def prepare_questions(
+  source: str, format: Format | None, out: Path, rejections: Rejections
+) -> dict[str, Any]:
+  """Writes one question set; returns how many questions it has, of which kind.
+
+  Args:
+    source: a file, or the name of a packaged set.
+    format: of the file; None for a packaged set.
+    out: the folder.
+    rejections: takes bad records.
+  """
+  file = RawFile(source, rejections) if format else None
+  questions = read_questions(file or source, format)
+  unanswered = 0
+
+  def counted() -> Iterator[Question]:
+    nonlocal unanswered
+    for question in questions:
+      unanswered += not question.answers
+      yield question
+
   with progress_bar(f"questions {out.name}", 0, "questions") as update:
-    written = write_questions(
-      read_questions(source, format), out, out.name, progress=update
-    )
-  return int(written["count"])
+    written = write_questions(counted(), out, out.name, progress=update)
+  figures: dict[str, Any] = {"count": int(written["count"])}
+  figures["without_answers"] = unanswered
+  if file is not None:
+    tell_counts(file, unanswered)
+    figures["left_out"] = dict(file.left_out)
+  return figures
 
 
 def _check_pairs(
@@ -195,6 +215,9 @@ def prepare(
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  columns: str = "",
+  corpus_columns: str = "",
+  max_bad: int = 0,
   allow_leak: bool = False,
   runner: str = "local",
 ) -> dict[str, Any]:
@@ -216,13 +239,18 @@ def prepare(
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    columns: of question files that are tables, FIELD=COLUMN[,…].
+    corpus_columns: of passage files, likewise.
+    max_bad: records that may be left out, of all files together; each is
+      written to OUT/rejected.txt with its place and the reason.
     allow_leak: whether held-out questions may be train questions.
     runner: who makes the parts of corpus and spans; see `parse_runner`.
 
   Returns:
     Figures: passages, tokens, questions and pairs per set, what mining kept
-    and dropped, what the leak checks found, salient spans; and by stage the
-    seconds that it took, and how much it made in one.
+    and dropped, what the leak checks found, salient spans; records rejected
+    per file, and questions left out or without answers per set; and by stage
+    the seconds that it took, and how much it made in one.
 
   Raises:
     ValueError: for bad input, with file and line; for a leak.
@@ -243,19 +271,24 @@ def prepare(
     finder = finder or SpacyFinder()
     check_types(finder, spans)
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
-  sources = open_sources(corpus, corpus_format)
+  rejections = Rejections(max_bad, out / "rejected.txt")
+  sources = open_sources(corpus, corpus_format, corpus_columns, rejections)
   formats = [
-    None if is_packaged(q) else tell_format(q, "questions", format).name
+    None if is_packaged(q) else tell_format(q, "questions", format, columns)
     for q in questions
   ]
   stages = Stages()
   # A leak is found before the hours that a large corpus takes.
   figures: dict[str, Any] = {}
   with stages.measure("questions", out / "questions"):
-    figures["questions"] = {
-      name: prepare_questions(source, kind, out / "questions" / name)
+    sets = {
+      name: prepare_questions(
+        source, kind, out / "questions" / name, rejections
+      )
       for source, kind, name in zip(questions, formats, names, strict=True)
     }
+  figures["questions"] = {name: s.pop("count") for name, s in sets.items()}
+  figures["sets"] = sets
   figures["leaks"] = question_leaks(out, allow=allow_leak)
   with stages.measure("tokenizer", out / "tokenizer"):
     word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
@@ -273,9 +306,11 @@ def prepare(
     manifest = tokenise(sources, folder, pieces, workers, stages)
     figures["reader_tokens"] = manifest["tokens"]
   searches = {"bm25": bm25_search(out, workers)}
-  sets = open_sets(out, pairs, add=False)
   with stages.measure("pairs", out / "pairs"):
-    mined = mine_sets(out, sets, searches, negatives=negatives)
+    mined = mine_sets(
+      out, open_sets(out, pairs, add=False), searches, negatives=negatives
+    )
+  figures["rejected"] = rejections.by_file()
   figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
   figures["mining"] = mined
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)

@@ -14,6 +14,8 @@ any mesh: the target's shardings decide where arrays go. It has its name only
 once Orbax is done and the manifest is written; older steps stay until then.
 """
 
+import contextlib
+import math
 import shutil
 import sys
 import tempfile
@@ -29,13 +31,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import Damage, Draft, open_artifact
+from odqa_jax.runtime.artifact import Artifact, Damage, Draft, open_artifact
 from odqa_jax.runtime.mesh import is_primary, path_name, sync
 
 _STATE = "state"
 _DAMAGED = ".damaged"
 # What `latest` tells other processes instead of a step.
 _NONE, _ALL_DAMAGED = -1, -2
+# No array of a model has as many; a manifest that says so was made to hurt.
+_MOST_ELEMENTS = 1 << 40
 
 
 def probe_writable(directory: Path) -> None:
@@ -205,7 +209,8 @@ class Checkpoints:
     folder = self.directory / str(step)
     if step != self._sound:
       open_artifact(folder, "checkpoint")
-    state = self._checkpointer.restore(folder / _STATE, abstract_state)
+    with _reading(folder):
+      state = self._checkpointer.restore(folder / _STATE, abstract_state)
     return state, read_extra(self.directory, step)
 
 
@@ -270,8 +275,29 @@ def find_step(path: Path) -> tuple[Path, int]:
       "checkpoints/, nor a step, nor a folder with config.json and "
       "model.safetensors."
     )
-  best = read_extra(folder, steps[-1]).get("best")
+  step = steps[-1]
+  try:
+    best = read_extra(folder, step).get("best")
+    if best is not None:
+      # One that is damaged might be the best: nothing else is put in its place.
+      for step in steps:
+        read_extra(folder, step)
+  except Damage as error:
+    raise _with_whole_step(error, folder, step) from error
   return folder, max(steps, key=lambda step: _rank(folder, step, best))
+
+
+def _with_whole_step(error: Damage, folder: Path, damaged: int) -> Damage:
+  """The error, and the newest other step whose files are what was written."""
+  for step in reversed(_steps(folder)):
+    if step == damaged:
+      continue
+    try:
+      open_artifact(folder / str(step), "checkpoint")
+    except ValueError:
+      continue
+    return Damage(f"{error} But step {step} is whole: {folder / str(step)}.")
+  return Damage(f"{error} No other step is there that is whole.")
 
 
 def read_extra(folder: Path, step: int) -> dict[str, Any]:
@@ -291,15 +317,12 @@ def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
     ValueError: if there is no checkpoint, or it is damaged.
   """
   folder, step = find_step(path)
-  files = open_artifact(folder.absolute() / str(step), "checkpoint")
-  target: dict[str, Any] = {}
-  for name, (shape, dtype) in files.manifest["params"].items():
-    *parents, leaf = name.split("/")
-    branch = target
-    for parent in parents:
-      branch = branch.setdefault(parent, {})
-    branch[leaf] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  try:
+    files = open_artifact(folder.absolute() / str(step), "checkpoint")
+  except Damage as error:
+    raise _with_whole_step(error, folder, step) from error
+  target = _abstract_params(files, sharding)
+  with ocp.PyTreeCheckpointer() as checkpointer, _reading(files.directory):
     restored = checkpointer.restore(
       files.directory / _STATE,
       args=ocp.args.PyTreeRestore(
@@ -309,3 +332,47 @@ def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
       ),
     )
   return restored["params"], files.manifest["made_from"]
+
+
+def _abstract_params(files: Artifact, sharding: Any) -> dict[str, Any]:
+  """The tree of shapes that a manifest lists.
+
+  Raises:
+    ValueError: if what it lists is no tree of arrays.
+  """
+  target: dict[str, Any] = {}
+  for name, entry in files.manifest["params"].items():
+    *parents, leaf = name.split("/")
+    branch = target
+    try:
+      shape, dtype = entry
+      if math.prod(shape) > _MOST_ELEMENTS or min(shape, default=0) < 0:
+        raise ValueError("an array of that shape fits nowhere")
+      for parent in parents:
+        branch = branch.setdefault(parent, {})
+      branch[leaf] = jax.ShapeDtypeStruct(
+        tuple(shape), np.dtype(dtype), sharding=sharding
+      )
+    except (TypeError, ValueError, AttributeError) as error:
+      raise ValueError(
+        f"{files.directory / artifact.MANIFEST}: the parameter {name!r} is "
+        f"{entry!r} ({error}); train again."
+      ) from error
+  return target
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+  """Names the step where Orbax cannot read what the manifest vouches for.
+
+  Raises:
+    ValueError: for any of Orbax's errors, which come as bare `Exception`s.
+  """
+  try:
+    yield
+  except Exception as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise ValueError(
+      f"{folder}: Orbax cannot restore the arrays ({lines[0][:300]}); use "
+      "another step, or train again."
+    ) from error

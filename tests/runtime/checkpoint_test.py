@@ -195,19 +195,23 @@ def test_a_step_without_a_manifest_is_not_offered(tmp_path: Path):
   (tmp_path / "c" / "1" / "manifest.json").unlink()
   # As those of the first format are.
   with Checkpoints(tmp_path / "c") as checkpoints:
-    with pytest.raises(ValueError, match="another format than 2, which this"):
+    with pytest.raises(
+      ValueError, match=f"format than {artifact.FORMAT}, which this"
+    ):
       checkpoints.latest()
   for path in (tmp_path / "c", tmp_path / "c" / "2"):
-    with pytest.raises(ValueError, match=r"holds no manifest.json: .*before 2"):
+    with pytest.raises(
+      ValueError, match=f"holds no manifest.json: .*before {artifact.FORMAT}"
+    ):
       find_step(path)
 
 
 def test_a_step_of_another_format_is_not_taken_for_damaged(tmp_path: Path):
   save(tmp_path / "c", 1)
   manifest = json.loads((tmp_path / "c" / "1" / "manifest.json").read_text())
-  write_manifest(tmp_path / "c" / "1", manifest | {"format": 3})
+  write_manifest(tmp_path / "c" / "1", manifest | {"format": 99})
   with Checkpoints(tmp_path / "c") as checkpoints:
-    with pytest.raises(ValueError, match="format 3, and this version"):
+    with pytest.raises(ValueError, match="format 99, and this version"):
       checkpoints.latest()
   assert steps_of(tmp_path / "c") == [1]
 

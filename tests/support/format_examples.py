@@ -194,6 +194,7 @@ EXAMPLES: dict[str, bytes] = {
   "bright": json_lines(*BRIGHT),
   "bright_long": json_lines(*BRIGHT),
   "bright_documents": json_lines(*BRIGHT_DOCUMENTS),
+  "plain_text": b"what is the capital of aruba\nWho sings (and why), 1999?\n",
   "msmarco": b"1048585\twhat is paula deen's brother\n2\tandrogen\n",
   "squad": json.dumps(
     {

@@ -9,6 +9,7 @@ compared with its checksum, when it is first touched, so that opening costs
 nothing and processes share the memory.
 """
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
   "read_passages",
 ]
 
+PREFIX = "wiki:"
 # Rows packed at once: their tokens stay in the processor's cache.
 _BLOCK_ROWS = 2048
 _DPR_PREFIX = "wiki:"
@@ -158,6 +160,18 @@ class Corpus:
       if self.id(row) == passage_id:
         return row
       i += 1
+    return None
+
+  def find(self, passage_id: str) -> int | None:
+    """Row of a passage, or None if the corpus lacks it.
+
+    DPR's own results and training files name the passages of psgs_w100.tsv
+    with `wiki:` before their ids; where the corpus has no such id it is looked
+    for without.
+    """
+    for name in dict.fromkeys((passage_id, passage_id.removeprefix(PREFIX))):
+      with contextlib.suppress(KeyError):
+        return self.row_of(name)
     return None
 
   def packed_lengths(

@@ -226,6 +226,7 @@ class PassageFile:
         f"{self.path}: files of the format {self.format.name!r} hold no "
         f"passages; {_ACCEPTED}."
       )
+    self._file.begin()
     for place, passage in self.format.passages(self._file):
       self._array = place.array
       if self._file.attempt(place, check_passage, passage) is not None:

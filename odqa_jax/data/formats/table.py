@@ -22,7 +22,12 @@ from odqa_jax.data.formats.paired import (
   QED,
   SENTENCE_QUESTION,
 )
-from odqa_jax.data.formats.plain import ENTITY_QUESTIONS, NQ_OPEN, WEBQUESTIONS
+from odqa_jax.data.formats.plain import (
+  ENTITY_QUESTIONS,
+  NQ_OPEN,
+  PLAIN_TEXT,
+  WEBQUESTIONS,
+)
 from odqa_jax.data.formats.squad import SQUAD
 from odqa_jax.data.formats.trec import CURATED_TREC
 from odqa_jax.data.raw.formats import Format
@@ -58,6 +63,7 @@ FORMATS: dict[str, Format] = {
     NQ_OPEN,
     DPR_QAS,
     WIKIPEDIA_DUMP,
+    PLAIN_TEXT,
     *PLAIN_FORMATS,
   )
 }

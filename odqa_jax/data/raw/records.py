@@ -96,9 +96,17 @@ class RawFile:
     """Counts a sound record that is of no use here, in words."""
     self.left_out[what] += 1
 
+  def begin(self) -> None:
+    """Says that all records are read now, anew."""
+    self.left_out.clear()
+    if self._rejections is not None:
+      self._rejections.begin(self.path)
+
   def beside(self, path: str | Path) -> "RawFile":
     """Another file, whose bad records count together with those of this one."""
-    return RawFile(path, self._rejections)
+    other = RawFile(path, self._rejections)
+    other.begin()
+    return other
 
   def attempt(
     self, place: Place, function: Callable[..., Value], *args: Any
