@@ -44,7 +44,7 @@ _BRACKET_BEGIN = re.compile(r"([(（])(?:\s*[,;:،；，、])+\s*|([(（])\s+")
 _SPACE_BEFORE = re.compile(r" ([,.;:!?)](?: |$))")
 # Stands for one that begins no tag; Unicode assigns it to nothing.
 _LESS = "\ufdd0"
-_SPACES = re.compile(r"[^\S\n]+")
+_SPACES = re.compile(r"\s+")
 # What no passage may hold: NUL and the rest of the controls, and halves of a
 # pair that some entity stands for.
 _UNFIT = re.compile(r"[\0-\x08\x0e-\x1b\x7f\ud800-\udfff]")
