@@ -42,6 +42,10 @@ def test_the_best_of_what_is_left(corpus: Corpus, k: int, own: bool) -> None:
     for i in range(4)
   ]
   similarity = rng.integers(0, 9, (4, COUNT)).astype(np.float32)
+  # What is excluded would come first.
+  for i, question in enumerate(questions):
+    similarity[i, [int(name[1:]) for name in question.excluded_ids]] += 9
+    similarity[i, [j for j in range(0, COUNT, 5) if j % 4 == i]] += 9
 
   def search(depth: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.argsort(-similarity, axis=1, kind="stable")[:, :depth]

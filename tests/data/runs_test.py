@@ -7,7 +7,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from ir_measures import AP, RR, R, Success, nDCG
+from ir_measures import RR, Success, nDCG
 
 from odqa_jax.data.corpus.corpus import Corpus, build_corpus
 from odqa_jax.data.corpus.passages import Passage
@@ -54,6 +54,8 @@ def test_ids_of_any_kind_come_back(tmp_path: Path, corpus: Corpus) -> None:
     write_run(tmp_path / name, ranking, QUESTIONS, corpus)
     again = read_run(tmp_path / name, QUESTIONS, corpus)
     assert again.rows.tolist() == rows.tolist()
+  written = (tmp_path / "run.trec").read_text("utf-8").split()
+  assert written[2:24:6] == ["<d:Caf%C3%A9>", "<d:Café>", "two%20words", "50%"]
 
 
 def test_an_id_that_would_be_another_s_is_not_written(tmp_path: Path) -> None:
@@ -148,10 +150,10 @@ def test_figures_are_those_of_ir_measures_on_the_files(tmp_path: Path) -> None:
   (tmp_path / "foreign").write_text("".join(rng.permutation(lines)))
   foreign = read_run(tmp_path / "foreign", questions, corpus)
   run = list(ir_measures.read_trec_run(str(tmp_path / "foreign")))
-  theirs = ir_measures.calc_aggregate([*measures, AP, R @ 30], qrels, run)
+  # Not RR@10: what computes that breaks ties in another way than trec_eval.
+  theirs = ir_measures.calc_aggregate([nDCG @ 10, Success @ 5], qrels, run)
   ours = evaluate_ranking(foreign, questions, corpus, qrels=tmp_path / "qrels")
   assert ours["ndcg@10"] == pytest.approx(theirs[nDCG @ 10], rel=1e-12)
-  assert ours["mrr@10"] == pytest.approx(theirs[RR @ 10], rel=1e-12)
   assert ours["gold"]["5"] == pytest.approx(theirs[Success @ 5])
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 _WINDOW = 1 << 20
 _SPACE = " \t\r\n"
+# What may follow a value.
+_AFTER = frozenset(" \t\r\n,:]}")
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
@@ -88,6 +90,7 @@ class JsonText:
     self._decode = codecs.getincrementaldecoder("utf-8")().decode
     self._decoder = Decoder()
     self._text, self._at, self._ended = "", 0, False
+    self._not_text: UnicodeDecodeError | None = None
 
   def next_char(self) -> str:
     """The next character that is no space, which is not taken; "" at the end.
@@ -127,7 +130,7 @@ class JsonText:
       try:
         value, end = self._decoder.at(self._text, self._at)
         # A number may go on.
-        if end < len(self._text) or self._ended:
+        if self._text[end : end + 1] in _AFTER or self._ended:
           self._at = end
           return value, next(iter(self._decoder.faults), "")
       except JSONDecodeError as error:
@@ -176,8 +179,16 @@ class JsonText:
     """Reads on, as much again; whether there was more."""
     if self._ended:
       return False
+    if self._not_text is not None:
+      raise self._not_text
     left = self._text[self._at :]
     data = self._stream.read(max(_WINDOW, len(left)))
     self._ended = not data
-    self._text, self._at = left + self._decode(data, self._ended), 0
+    try:
+      text = self._decode(data, self._ended)
+    except UnicodeDecodeError as error:
+      # What stands before the bad byte is read first.
+      text = error.object[: error.start].decode()
+      self._not_text, self._ended = error, False
+    self._text, self._at = left + text, 0
     return not self._ended

@@ -96,6 +96,11 @@ class RawFile:
     """Counts a sound record that is of no use here, in words."""
     self.left_out[what] += 1
 
+  @property
+  def may_reject(self) -> bool:
+    """Whether any bad record may be left out."""
+    return self._rejections is not None and self._rejections.limit > 0
+
   def begin(self) -> None:
     """Says that all records are read now, anew."""
     self.left_out.clear()

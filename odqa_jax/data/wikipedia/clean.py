@@ -28,18 +28,23 @@ _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:")
 _NO_PROSE = re.compile(r"\s*(?:[*#:;]|\||![ !]|\{\||----|=.*=\s*$)")
 _SWITCH = re.compile(r"__[^\W\d_]+(?:_[^\W\d_]+)*__")
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]*)\}-")
+# The begin of a link that ends nowhere, for which a parser would look long.
+_UNCLOSED = re.compile(r"\[(?=[a-z]*:?//[^\[\]]*(?:\[(?!\[)|$))", re.IGNORECASE)
 _QUOTES = re.compile(r"'{2,}")
 _LEFT_OVER = re.compile(
   r"\{\{+|\}\}+|\[\[+|\]\]+|</?ref\b[^<>]*>?|</?ref", re.IGNORECASE
 )
 _SEPARATORS = r"[\s,;:،；，、/–—-]"
 _EMPTY_BRACKETS = re.compile(
-  rf"[ \t]*(?:\({_SEPARATORS}*\)|（{_SEPARATORS}*）|\[\s*\])"
+  rf" ?(?:\({_SEPARATORS}*\)|（{_SEPARATORS}*）|\[\s*\])"
 )
-_BRACKET_END = re.compile(r"(?:\s*[,;:،；，、])*\s*([)）])")
+# Runs are matched whatever follows, so that none is looked at twice.
+_BEFORE_END = re.compile(r"[ ,;:،；，、]+([)）]?)")
 _BRACKET_BEGIN = re.compile(r"([(（])(?:\s*[,;:،；，、])+\s*|([(（])\s+")
-_SPACE_BEFORE = re.compile(r"[ \t]+([,.;:!?)](?:\s|$))")
-_SPACES = re.compile(r"[^\S\n]+")
+_SPACE_BEFORE = re.compile(r" ([,.;:!?)](?: |$))")
+# Stands for one that begins no tag; Unicode assigns it to nothing.
+_LESS = "\ufdd0"
+_SPACES = re.compile(r"\s+")
 # What no passage may hold: NUL and the rest of the controls, and halves of a
 # pair that some entity stands for.
 _UNFIT = re.compile(r"[\0-\x08\x0e-\x1b\x7f\ud800-\udfff]")
@@ -76,9 +81,9 @@ def plain_text(markup: Markup, site: Site, title: str) -> str:
 def _tidy(line: str) -> str:
   # A space, so that nothing new comes to stand together.
   line = _LEFT_OVER.sub(" ", _UNFIT.sub("\ufffd", line))
-  line = _EMPTY_BRACKETS.sub("", line)
+  line = _EMPTY_BRACKETS.sub("", _SPACES.sub(" ", line))
   line = _BRACKET_BEGIN.sub(lambda m: m[1] or m[2], line)
-  line = _BRACKET_END.sub(r"\1", line)
+  line = _BEFORE_END.sub(lambda m: m[1] or m[0], line)
   line = _SPACE_BEFORE.sub(r"\1", line)
   return _SPACES.sub(" ", line).strip()
 
@@ -117,8 +122,10 @@ class _Writer:
     text = _QUOTES.sub("", text)
     if not _has_markup(text):
       return text
-    # Italics were taken out: quotes that nobody closes cost time.
-    return self._text(self._parse(text, skip_style_tags=True))
+    # All that was a tag is gone, and what is left of italics costs time.
+    text = _UNCLOSED.sub("", text.replace("<", _LESS))
+    code = self._parse(text, skip_style_tags=True)
+    return self._text(code).replace(_LESS, "<")
 
   def _text(self, code: Any) -> str:
     if code is None:
@@ -177,7 +184,7 @@ def _switch(match: re.Match[str]) -> str:
 
 
 def _has_markup(text: str) -> bool:
-  return any(mark in text for mark in ("[", "{", "&", "<", "://"))
+  return any(mark in text for mark in ("[", "{", "&"))
 
 
 def _entity(entity: Any) -> str:

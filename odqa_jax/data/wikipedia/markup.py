@@ -100,7 +100,10 @@ class _Scan:
     elif token["ends"]:
       self._close_braces(start, end)
     elif token["table"]:
-      self._push("{|", token.start("table"), end)
+      # If it is never closed, its attributes go with it.
+      line = self.text.find("\n", end)
+      line = len(self.text) if line < 0 else line
+      self._push("{|", token.start("table"), line)
     elif token["row"]:
       self._close("{|", token.start("row"), end)
     elif name := token["open"] or token["close"]:
