@@ -34,6 +34,7 @@ DATA_FLOW = (
   ("runs", "vocabulary", "stages"),
   ("mining", "exclusions"),
   ("prepare", "examples"),
+  ("convert",),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}
 DATA_RANKS = {name: i for i, names in enumerate(DATA_FLOW) for name in names}
