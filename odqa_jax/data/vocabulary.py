@@ -32,7 +32,7 @@ def sample_passages(
 
   Args:
     passages: read once; only the sample is held.
-    most: how many there may be.
+    most: how many there may be; even.
   """
   sample: list[Passage] = []
   step = 1
@@ -41,8 +41,6 @@ def sample_passages(
       continue
     if len(sample) == most:
       sample, step = sample[::2], step * 2
-      if number % step:
-        continue
     title, text = passage.title[:_CHARACTERS], passage.text[:_CHARACTERS]
     sample.append(Passage(passage.id, title, text))
   return sample
@@ -91,8 +89,7 @@ def prepare_tokenizer(
     "sources": [source.describe() for source in sources],
     "fingerprint": tokenizer.fingerprint,
   }
-  # The record is last: without it, nothing is used again.
-  (kept / _RECORD).unlink(missing_ok=True)
+  # The record is last, and names the vocabulary: half of one is not used.
   tokenizer.save(kept)
   write_json(kept / _RECORD, made_from)
   return tokenizer

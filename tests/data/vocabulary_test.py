@@ -132,6 +132,7 @@ def test_a_vocabulary_of_unknown_origin_is_not_used(tmp_path, capsys):
   # A tokenizer that was given is not one that was trained.
   kept = prepare_tokenizer(str(tmp_path / "given"), [source], out)
   assert kept.fingerprint == given.fingerprint
+  assert not (out / "tokenizer" / "made_from.json").exists()
   capsys.readouterr()
   again = prepare_tokenizer("", [source], out, 60)
   assert again.fingerprint == first.fingerprint
