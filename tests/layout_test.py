@@ -26,11 +26,11 @@ FLOW = (
 )
 # Within `data`, raw files become stores, and stores become examples.
 DATA_FLOW = (
-  ("raw",),
+  ("raw", "parts"),
   ("corpus",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs",),
+  ("runs", "vocabulary", "stages"),
   ("mining",),
   ("prepare", "examples"),
 )

@@ -13,12 +13,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--questions", default="", help="FILE[,…] or NAME:SPLIT")
   add("--out", required=True, help="the dataset folder")
   add("--tokenizer", default="", help="a folder; none: train one")
-  add("--vocabulary-size", type=int, default=8192)
+  add("--vocabulary-size", type=int, help="of a trained one; none: 8192")
   add_format(parser)
   add("--corpus-format", help="of the passage files; none: told likewise")
   add("--pairs", default="", help="sets to mine: NAME[,NAME…]")
   add("--negatives", type=int, default=8, help="mined where none are named")
   add("--reader-tokenizer", default="", help="a T5 folder: a second store")
+  add("--runner", default="local", help="local[:PROCESSES] or beam[:OPTION…]")
   add(
     "--spans",
     nargs="?",
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       reader_tokenizer=args.reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
+      runner=args.runner,
     )
   sync("prepare")
   return figures

@@ -11,10 +11,8 @@ Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
 import functools
-import itertools
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +29,17 @@ from odqa_jax.data.formats.files import (
 from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.entities import SpacyFinder
 from odqa_jax.data.mining.mine import mine_pairs
-from odqa_jax.data.mining.spans_build import build_spans
+from odqa_jax.data.mining.spans_build import build_spans, check_types
+from odqa_jax.data.parts.run import Runner, parse_runner
 from odqa_jax.data.questions.sets import QuestionSet, write_questions
 from odqa_jax.data.raw.formats import Format
+from odqa_jax.data.stages import Stages
+from odqa_jax.data.vocabulary import prepare_tokenizer
+from odqa_jax.runtime.artifact import refuse_foreign
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import nearest
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
-from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
-# A vocabulary is trained on at most this many titles and texts.
-VOCABULARY_TEXTS = 1_000_000
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -48,40 +47,6 @@ def open_corpus(path: str | Path) -> Corpus:
   """A corpus folder, or the dataset folder that holds one."""
   nested = Path(path) / "corpus"
   return Corpus(nested if nested.is_dir() else path)
-
-
-def corpus_texts(sources: Sequence[Source]) -> Iterator[str]:
-  """Titles and texts of all passages, streamed."""
-  for source in sources:
-    for passage, _ in source.records():
-      yield passage.title
-      yield passage.text
-
-
-def prepare_tokenizer(
-  name: str, sources: Sequence[Source], out: Path, vocabulary_size: int
-) -> Tokenizer:
-  """The tokenizer that `name` stands for; kept in OUT/tokenizer.
-
-  Args:
-    name: a folder, `vocab.txt` or `tokenizer.json`; a training workdir;
-      or "" for a vocabulary trained on the corpus.
-    sources: the corpus, for training.
-    out: the dataset folder; a vocabulary trained before is used again.
-    vocabulary_size: word pieces to train.
-  """
-  kept = out / "tokenizer"
-  if name:
-    path = Path(name)
-    nested = path / "tokenizer"
-    tokenizer = load_tokenizer(nested if nested.is_dir() else path)
-  elif kept.is_dir():
-    return load_tokenizer(kept)
-  else:
-    texts = itertools.islice(corpus_texts(sources), VOCABULARY_TEXTS)
-    tokenizer = train_wordpiece(texts, vocabulary_size)
-  tokenizer.save(kept)
-  return tokenizer
 
 
 def question_set_name(source: str) -> str:
@@ -117,9 +82,9 @@ def question_set_names(sources: Sequence[str]) -> list[str]:
 
 
 def prepare_spans(
-  out: Path, finder: SpacyFinder, types: Sequence[str]
+  out: Path, finder: SpacyFinder, types: Sequence[str], runner: Runner
 ) -> dict[str, Any]:
-  """OUT/spans, made of OUT/corpus by one process for every core.
+  """OUT/spans, made of OUT/corpus.
 
   Returns:
     Figures: sentences, entities, and how many were left out for which reason.
@@ -131,19 +96,29 @@ def prepare_spans(
       out / "spans",
       finder,
       types=types,
-      processes=os.cpu_count() or 1,
+      runner=runner,
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
 
 
 def tokenise(
-  sources: Sequence[Source], out: Path, pieces: AnyTokenizer
+  sources: Sequence[Source],
+  out: Path,
+  pieces: AnyTokenizer,
+  runner: Runner,
+  stages: Stages,
 ) -> dict[str, Any]:
   """Writes all passages as a token store; returns its manifest."""
   name = "tokenise for the reader" if out.name != "corpus" else "tokenise"
-  with progress_bar(name, 0, "passages") as update:
-    return build_corpus(sources, out, pieces, progress=update)
+  with stages.measure(out.name, out) as counts:
+    with progress_bar(name, 0, "passages") as update:
+      manifest = build_corpus(
+        sources, out, pieces, runner=runner, progress=update
+      )
+    counts["passages"] = manifest["count"]
+    counts["tokens"] = manifest["tokens"]
+  return manifest
 
 
 def tell_format(path: str, content: Content, name: str | None) -> Format:
@@ -217,19 +192,29 @@ def _check_pairs(
     raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
 
 
+def _check_targets(out: Path, names: Sequence[str]) -> None:
+  """Raises a ValueError for what lies where a part is to be written."""
+  kinds = {"corpus": "corpus", "reader_corpus": "corpus", "spans": "spans"}
+  for name in names:
+    kinds |= {f"questions/{name}": "questions", f"pairs/{name}": "pairs"}
+  for folder, kind in kinds.items():
+    refuse_foreign(out / folder, kind)
+
+
 def prepare(
   *,
   corpus: Sequence[str],
   questions: Sequence[str],
   out: str | Path,
   tokenizer: str = "",
-  vocabulary_size: int = 8192,
+  vocabulary_size: int | None = None,
   pairs: Sequence[str] = (),
   negatives: int = 8,
   spans: Sequence[str] = (),
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  runner: str = "local",
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -238,7 +223,8 @@ def prepare(
     questions: files, or embedded sets as NAME:SPLIT.
     out: the dataset folder.
     tokenizer: see `prepare_tokenizer`.
-    vocabulary_size: word pieces to train where no tokenizer is given.
+    vocabulary_size: word pieces to train where no tokenizer is given; None:
+      a few thousand.
     pairs: names of question sets to mine positives and negatives for.
     negatives: hard negatives mined for a question that names none; those that
       a file names are all kept.
@@ -247,40 +233,59 @@ def prepare(
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    runner: who makes the parts of corpus and spans; see `parse_runner`.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set, salient spans.
+    Figures: passages, tokens, questions and pairs per set, salient spans; and
+    by stage the seconds that it took, and how much it made in one.
 
   Raises:
     ValueError: for bad input, with file and line.
-    ImportError: if `spans` is given without the extra of that name.
+    ImportError: if `spans` or a runner is given without the extra for it.
   """
   out = Path(out)
+  workers = parse_runner(runner)
   names = question_set_names(questions)
   _check_pairs(pairs, names, negatives)
+  if tokenizer and vocabulary_size:
+    raise ValueError(
+      f"--vocabulary-size {vocabulary_size}: --tokenizer {tokenizer} has a "
+      "vocabulary, so none is trained; leave one of them out."
+    )
   # Before the hours that a large corpus takes.
+  _check_targets(out, names)
   finder = SpacyFinder() if spans else None
+  if finder:
+    check_types(finder, spans)
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   sources = open_sources(corpus, corpus_format)
   formats = [
     None if is_packaged(q) else tell_format(q, "questions", format).name
     for q in questions
   ]
-  word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
-  manifest = tokenise(sources, out / "corpus", word_pieces)
+  stages = Stages()
+  with stages.measure("tokenizer", out / "tokenizer"):
+    word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
+  manifest = tokenise(sources, out / "corpus", word_pieces, workers, stages)
   figures: dict[str, Any] = {
     "passages": manifest["count"],
     "tokens": manifest["tokens"],
     "vocabulary": word_pieces.vocab_size,
   }
   if pieces is not None:
-    manifest = tokenise(sources, out / "reader_corpus", pieces)
+    folder = out / "reader_corpus"
+    manifest = tokenise(sources, folder, pieces, workers, stages)
     figures["reader_tokens"] = manifest["tokens"]
-  figures["questions"] = {
-    name: prepare_questions(source, kind, out / "questions" / name)
-    for source, kind, name in zip(questions, formats, names, strict=True)
-  }
-  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
+  with stages.measure("questions", out / "questions"):
+    figures["questions"] = {
+      name: prepare_questions(source, kind, out / "questions" / name)
+      for source, kind, name in zip(questions, formats, names, strict=True)
+    }
+  if pairs:
+    with stages.measure("pairs", out / "pairs"):
+      figures["pairs"] = prepare_pairs(out, pairs, negatives)
   if finder:
-    figures["spans"] = prepare_spans(out, finder, spans)
-  return figures
+    with stages.measure("spans", out / "spans") as counts:
+      counts["passages"] = figures["passages"]
+      figures["spans"] = prepare_spans(out, finder, spans, workers)
+  return {"pairs": {}, **figures, "stages": stages.figures}

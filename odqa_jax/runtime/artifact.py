@@ -14,11 +14,13 @@ long, when its block is first touched.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,13 +45,66 @@ _COMMANDS = {
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
 }
+# No room on the disk, in a quota, or under a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 class Damage(ValueError):
   """A file is not what was written."""
 
 
+class FullDisk(OSError):
+  """There is no room for a file."""
+
+
 # ---- Files ----
+
+
+@contextlib.contextmanager
+def saying_what_is_full(path: Path) -> Iterator[None]:
+  """Makes a sentence of the error of a disk without room.
+
+  Args:
+    path: the file that is written, or a folder: then its newest file is named,
+      if the error does not name one.
+
+  Raises:
+    FullDisk: naming the file, and how much is free.
+  """
+  try:
+    yield
+  except FullDisk:
+    raise
+  # Libraries in C++ raise these with the system's words in them.
+  except (OSError, RuntimeError, ValueError) as error:
+    reason = _why_full(error)
+    if not reason:
+      raise
+    name = getattr(error, "filename", None)
+    file = Path(name) if name else _newest(path)
+    folder = next(p for p in (file, *file.parents) if p.is_dir())
+    free = shutil.disk_usage(folder).free
+    raise FullDisk(
+      f"{file}: not written whole ({reason}); {free / 1e6:,.1f} MB are free "
+      "there; make room, or name a folder on another disk. The same command "
+      "goes on from what is complete."
+    ) from error
+
+
+def _why_full(error: Exception) -> str:
+  """What the system says of a disk that is full; "" for another error."""
+  # NumPy says how many elements it wrote, and not why there are no more.
+  if _CUT_SHORT.fullmatch(str(error)):
+    return os.strerror(errno.ENOSPC)
+  reasons = (os.strerror(code) for code in _FULL)
+  return next((reason for reason in reasons if reason in str(error)), "")
+
+
+def _newest(path: Path) -> Path:
+  """The file that was written last."""
+  files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
+  return max(files, key=lambda p: p.stat().st_mtime_ns, default=path)
 
 
 @contextlib.contextmanager
@@ -58,8 +113,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.tmp")
-  yield temporary
-  os.replace(temporary, path)
+  with saying_what_is_full(path):
+    try:
+      yield temporary
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
@@ -200,11 +259,12 @@ def publish(
       write_json(known, identity)
     draft = Draft(folder)
     try:
-      yield draft
-      if draft.unchanged:
-        draft.manifest = read_manifest(directory, kind)
-      else:
-        draft.manifest = seal(draft, directory, kind, made_from, scratch)
+      with saying_what_is_full(folder):
+        yield draft
+        if draft.unchanged:
+          draft.manifest = read_manifest(directory, kind)
+        else:
+          draft.manifest = seal(draft, directory, kind, made_from, scratch)
     finally:
       if identity is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -218,8 +278,7 @@ def seal(
   scratch: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Gives a folder that is complete its manifest and its name."""
-  patterns = (*scratch, _IDENTITY, "*.tmp")
-  spare = {path for p in patterns for path in draft.folder.glob(p)}
+  spare = _scratch(draft.folder, scratch)
   files = dict(draft.files)
   for path in sorted(draft.folder.rglob("*")):
     name = path.relative_to(draft.folder).as_posix()
@@ -234,9 +293,19 @@ def seal(
     os.replace(directory, old)
   os.replace(draft.folder, directory)
   shutil.rmtree(old, ignore_errors=True)
-  for path in spare:
-    (directory / path.name).unlink()
+  _remove_scratch(directory, scratch)
   return read_manifest(directory, kind)
+
+
+def _scratch(folder: Path, scratch: Sequence[str]) -> set[Path]:
+  """What serves a build alone."""
+  patterns = (*scratch, _IDENTITY, "*.tmp")
+  return {path for p in patterns for path in folder.glob(p)}
+
+
+def _remove_scratch(folder: Path, scratch: Sequence[str]) -> None:
+  for path in _scratch(folder, scratch):
+    path.unlink(missing_ok=True)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -398,8 +467,16 @@ def open_artifact(
   return files
 
 
-def existing(directory: str | Path, kind: str) -> Artifact | None:
+def existing(
+  directory: str | Path, kind: str, scratch: Sequence[str] = ()
+) -> Artifact | None:
   """What a build would replace; None if nothing there can be used.
+
+  Args:
+    directory: where it is.
+    kind: of the artifact.
+    scratch: as for `publish`; a build that was killed after its folder got its
+      name may have left such files, which are removed.
 
   Raises:
     ValueError: if something else lies there.
@@ -407,6 +484,8 @@ def existing(directory: str | Path, kind: str) -> Artifact | None:
   directory = Path(directory)
   refuse_foreign(directory, kind)
   try:
-    return open_artifact(directory, kind)
+    artifact = open_artifact(directory, kind)
   except ValueError:
     return None
+  _remove_scratch(directory, scratch)
+  return artifact

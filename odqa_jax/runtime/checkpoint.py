@@ -31,7 +31,14 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import Artifact, Damage, Draft, open_artifact
+from odqa_jax.runtime.artifact import (
+  Artifact,
+  Damage,
+  Draft,
+  FullDisk,
+  open_artifact,
+  saying_what_is_full,
+)
 from odqa_jax.runtime.mesh import is_primary, path_name, sync
 
 _STATE = "state"
@@ -81,6 +88,7 @@ class Checkpoints:
       self._closing.enter_context(artifact.lock(self.directory))
       for unfinished in self.directory.glob("*.tmp"):
         shutil.rmtree(unfinished)
+    self._closing.enter_context(_without_late_answers())
     self._checkpointer = ocp.StandardCheckpointer()
     # Writes one manifest after the other, while the training goes on.
     self._pool = ThreadPoolExecutor(1)
@@ -157,12 +165,21 @@ class Checkpoints:
     self._saving = self._pool.submit(self._seal, draft, step, dict(extra))
 
   def _seal(self, draft: Draft, step: int, extra: dict[str, Any]) -> None:
-    """Waits for Orbax, gives the step its name, removes older ones."""
-    self._checkpointer.wait_until_finished()
-    if not is_primary():
-      return
-    folder = self.directory / str(step)
-    artifact.seal(draft, folder, "checkpoint", extra)
+    """Waits for Orbax, gives the step its name, removes older ones.
+
+    Raises:
+      FullDisk: if there is no room; what is half written is removed.
+    """
+    try:
+      with saying_what_is_full(draft.folder):
+        self._checkpointer.wait_until_finished()
+        if not is_primary():
+          return
+        folder = self.directory / str(step)
+        artifact.seal(draft, folder, "checkpoint", extra)
+    except FullDisk as error:
+      shutil.rmtree(draft.folder, ignore_errors=True)
+      raise FullDisk(f"step {step} was not saved: {error}") from error
     steps = _steps(self.directory)
     kept = set(steps[-self._keep :])
     if self._best is not None:
@@ -180,7 +197,12 @@ class Checkpoints:
 
     With several processes the cluster's preemption notice decides, which
     reaches every process at the same step; alone, this process's own signal.
+
+    Raises:
+      FullDisk: if the last step could not be saved.
     """
+    if self._saving is not None and self._saving.done():
+      self._finish_saving()
     if jax.process_count() > 1:
       return ocp.utils.reached_preemption(step)
     return asked
@@ -212,6 +234,27 @@ class Checkpoints:
     with _reading(folder):
       state = self._checkpointer.restore(folder / _STATE, abstract_state)
     return state, read_extra(self.directory, step)
+
+
+@contextlib.contextmanager
+def _without_late_answers() -> Iterator[None]:
+  """Leaves out the tracebacks of writes that end after one has failed.
+
+  TensorStore tells each to an event loop, which Orbax has closed by then, and
+  hands what comes of it to `sys.unraisablehook`. The failure itself is raised
+  where the save is waited for.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
 
 
 def _warn(message: str) -> None:

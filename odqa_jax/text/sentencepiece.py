@@ -28,6 +28,7 @@ from tokenizers import (
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.text.tokenizer_files import (
   check_unicode,
+  cuts_at_spaces,
   parse_json,
   read_text,
   write_files,
@@ -52,6 +53,7 @@ class SentencePieceTokenizer:
     eos_id: id of `</s>`.
     sentinel_ids: ids of `<extra_id_0>`, `<extra_id_1>`, … as far as the
       vocabulary has them.
+    cuts_at_spaces: whether the ids of a text are those of its words.
     fingerprint: sha256 (hex) of the vocabulary and rules; the same whichever
       version of the file format they were read from.
   """
@@ -103,6 +105,7 @@ class SentencePieceTokenizer:
       special_tokens=[(EOS, self.eos_id)],
     )
     self.vocab_size: int = self._backend.get_vocab_size()
+    self.cuts_at_spaces: bool = cuts_at_spaces(self._backend)
     self.sentinel_ids: tuple[int, ...] = self._sentinels()
     canonical = {
       "pieces": [[p, float(score)] for p, score in pieces],

@@ -10,7 +10,7 @@ from, it gets the same rules, and so the same `fingerprint`.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from odqa_jax.text.tokenizer_config import (
 )
 from odqa_jax.text.tokenizer_files import (
   check_unicode,
+  cuts_at_spaces,
   parse_json,
   read_text,
   write_files,
@@ -64,6 +65,7 @@ class Tokenizer:
   Attributes:
     vocab_size: number of ids; every id is below it.
     pad_id: id of `[PAD]`; likewise `unk_id`, `cls_id`, `sep_id`, `mask_id`.
+    cuts_at_spaces: whether the ids of a text are those of its words.
     fingerprint: sha256 (hex) of the vocabulary and rules; the same whichever
       file format they were read from.
   """
@@ -127,6 +129,7 @@ class Tokenizer:
       special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
     )
     self.vocab_size: int = self._backend.get_vocab_size()
+    self.cuts_at_spaces: bool = cuts_at_spaces(self._backend)
     self.fingerprint: str = self._hash(max_word)
 
   def _tokens(self) -> list[str]:
@@ -314,7 +317,11 @@ def _from_json(
   )
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
+def train_wordpiece(
+  texts: Iterable[str],
+  vocab_size: int = 8192,
+  progress: Callable[[int, int], None] | None = None,
+) -> Tokenizer:
   """Trains an uncased WordPiece vocabulary; the same texts give the same one.
 
   Ids are: the special tokens, the alphabet, its `##` forms, then merged
@@ -323,45 +330,77 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
   Args:
     texts: a sample of the corpus; some 10,000 passages are enough.
     vocab_size: number of tokens at most (short texts give fewer).
+    progress: called as `progress(texts done, of all)`, for each of two rounds.
 
   Raises:
     ValueError: if there is no text, or `vocab_size` is less than the special
       tokens and the alphabet need.
   """
   texts = list(texts)
-  alphabet = _alphabet(texts)
-  if not alphabet:
+  rounds = _Rounds(texts, progress)
+  words = _count_words(rounds)
+  letters = Counter[str]()
+  for word, count in words.items():
+    for letter in word:
+      letters[letter] += count
+  if not letters:
     raise ValueError(
       f"{len(texts)} texts hold no character to train a vocabulary on; give "
       "at least one text with words."
     )
+  kept = sorted(letters, key=lambda c: (-letters[c], c))
+  alphabet = sorted(kept[:_ALPHABET_LIMIT])
   # The trainer numbers the `##` forms, and breaks ties, in the order of a
-  # seeded hash map. Run for the alphabet alone, it yields them as a set; given
-  # sorted as special tokens, which come first, their order is fixed.
-  base = _train(texts, list(SPECIAL_TOKENS), alphabet, 0)
-  reserved = [*SPECIAL_TOKENS, *(t for t in alphabet if t in base)]
-  reserved += sorted(t for t in base if t.startswith("##") and len(t) == 3)
+  # seeded hash map; given sorted as special tokens, which come first, their
+  # order is fixed.
+  known = set(alphabet)
+  inner = {c for word in words for c in word[1:] if c in known}
+  reserved = [*SPECIAL_TOKENS, *alphabet, *sorted(f"##{c}" for c in inner)]
   if vocab_size < len(reserved):
     raise ValueError(
       f"vocab_size {vocab_size} is too small: the special tokens and the "
       f"alphabet of these texts need {len(reserved)}; raise it."
     )
-  vocab = _train(texts, reserved, alphabet, vocab_size)
+  vocab = _train(rounds, reserved, alphabet, vocab_size)
   return Tokenizer(vocab, source="the trained vocabulary")
 
 
-def _alphabet(texts: Sequence[str]) -> list[str]:
-  """The most frequent characters after normalisation, sorted."""
-  normaliser = normalizers.BertNormalizer(**_NORMALISER)
-  counts: Counter[str] = Counter()
+class _Rounds:
+  """Texts that tell how often they were read."""
+
+  def __init__(
+    self,
+    texts: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+  ) -> None:
+    self._texts, self._progress = texts, progress
+    self._done = 0
+
+  def __iter__(self) -> Iterator[str]:
+    for text in self._texts:
+      yield text
+      self._done += 1
+      if self._progress and self._done % 1000 == 0:
+        self._progress(self._done, 2 * len(self._texts))
+
+
+def _count_words(texts: Iterable[str]) -> Counter[str]:
+  """How often every word occurs that the trainer will see."""
+  # The rules cut at a space, so each word between two is taken apart once.
+  raw: Counter[str] = Counter()
   for text in texts:
-    counts.update("".join(normaliser.normalize_str(text).split()))
-  kept = sorted(counts, key=lambda c: (-counts[c], c))
-  return sorted(kept[:_ALPHABET_LIMIT])
+    raw.update(text.split(" "))
+  normaliser = normalizers.BertNormalizer(**_NORMALISER)
+  cutter = pre_tokenizers.BertPreTokenizer()
+  words: Counter[str] = Counter()
+  for word, count in raw.items():
+    for piece, _ in cutter.pre_tokenize_str(normaliser.normalize_str(word)):
+      words[piece] += count
+  return words
 
 
 def _train(
-  texts: Sequence[str],
+  texts: Iterable[str],
   reserved: list[str],
   alphabet: list[str],
   vocab_size: int,

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from odqa_jax.runtime.artifact import replace_file
 
 
@@ -37,6 +39,17 @@ def write_files(directory: str | Path, files: Mapping[str, str]) -> None:
   """Writes name → text into a folder, each whole or not at all."""
   for name, content in files.items():
     replace_file(Path(directory) / name, content.encode())
+
+
+def cuts_at_spaces(backend: tokenizers.Tokenizer) -> bool:
+  """Whether the ids of a text are those of its parts between spaces.
+
+  They are, unless a token of the vocabulary's owner reaches over a space.
+  """
+  return not any(
+    token.lstrip or token.rstrip or any(c.isspace() for c in token.content)
+    for token in backend.get_added_tokens_decoder().values()
+  )
 
 
 def check_unicode(texts: Sequence[str]) -> None:

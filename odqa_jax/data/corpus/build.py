@@ -1,17 +1,15 @@
 """Builds a corpus directory: every passage is tokenised once.
 
-Reading and tokenising overlap; the files are those of `store`, which
-makes the build resumable: a rerun reads the sources from the start, and goes
-on after the last part recorded if what it read until there hashes alike.
+One process reads and checks the passages and hands them out in parts; who
+makes the parts is the runner's affair, and the files are the same. An
+interrupted build reads its sources from the start, and makes only the parts
+that are missing. Until it ends it takes twice the room of the corpus.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,19 +24,22 @@ from odqa_jax.data.corpus.store import (
   ID_INDEX,
   LINES,
   RAGGED,
-  SCRATCH,
   TOKENIZER,
   CorpusStore,
-  discarding,
-  hash_id,
+  sorted_hashes,
 )
+from odqa_jax.data.corpus.tokenise import TokenisePassages, pack_passages
+from odqa_jax.data.parts import files as parts
+from odqa_jax.data.parts.files import Part, discard_few, read_part
+from odqa_jax.data.parts.growing import GrowingArray
+from odqa_jax.data.parts.run import Progress, Runner, make_parts
 from odqa_jax.runtime.artifact import existing, publish
 from odqa_jax.text.sentencepiece import AnyTokenizer, SentencePieceTokenizer
-from odqa_jax.text.sentences import ends_sentence, split_sentences
 
-_BATCH_ROWS = 4096
-
-Progress = Callable[[int, int], None]
+SCRATCH = (HASHES, LINES, *parts.SCRATCH)
+# A part ends with so many passages, or characters.
+PART_ROWS = 4096
+_PART_CHARACTERS = 2**22
 
 
 def build_corpus(
@@ -47,7 +48,8 @@ def build_corpus(
   tokenizer: AnyTokenizer,
   *,
   name: str = "passages",
-  part_rows: int = 65_536,
+  part_rows: int = PART_ROWS,
+  runner: Runner | None = None,
   progress: Progress | None = None,
 ) -> dict[str, Any]:
   """Writes a corpus directory, or does nothing if it is there already.
@@ -59,20 +61,20 @@ def build_corpus(
       that can be started again).
     out: the directory to write. A corpus there of other sources, tokenizer or
       format is replaced when the new one is whole.
-    tokenizer: makes the ids; all cores work unless TOKENIZERS_PARALLELISM is
-      false. Word pieces for a retriever; T5's for a reader's own store of the
-      same passages, whose `fingerprint` is then the same.
+    tokenizer: makes the ids. Word pieces for a retriever; T5's for a reader's
+      own store of the same passages, whose `fingerprint` is then the same.
     name: what to call passages that come from no file.
-    part_rows: passages between two records of progress; an interrupted build
-      loses fewer than these.
-    progress: called as `progress(done, 0)` after every few thousand passages.
+    part_rows: passages in a part, at most.
+    runner: makes the parts; None: this process alone.
+    progress: called as `progress(done, 0)` after every part.
 
   Returns:
     The manifest.
 
   Raises:
-    ValueError: for bad input, naming file and line; nothing is left behind.
-      Also if `out` holds something other than a corpus.
+    ValueError: for bad input, naming file and line; `out` stays as it was,
+      and what is complete of a large corpus is used by the next build. Also if
+      `out` holds something other than a corpus.
   """
   out = Path(out)
   inputs = open_sources(sources, name)
@@ -83,10 +85,19 @@ def build_corpus(
   with publish(
     out, "corpus", made_from, identity=dict(made_from), scratch=SCRATCH
   ) as draft:
-    with CorpusStore(draft.folder, tokenizer) as store:
-      build = _Build(store, tokenizer, inputs, part_rows, progress)
-      build.run()
-      draft.counts |= _finish(store, build)
+    reading = _Reading(inputs, part_rows)
+    try:
+      files = make_parts(
+        TokenisePassages(tokenizer),
+        reading.parts(),
+        draft.folder,
+        runner or Runner(),
+        progress,
+      )
+      draft.counts |= _join(files, draft.folder, reading)
+    except ValueError:
+      discard_few(draft.folder)
+      raise
     tokenizer.save(draft.folder / TOKENIZER)
     draft.counts["special_ids"] = _special_ids(tokenizer)
     made_from["sources"] = [source.describe() for source in inputs]
@@ -97,7 +108,7 @@ def _finished(
   out: Path, inputs: Sequence[Source], tokenizer: AnyTokenizer
 ) -> dict[str, Any] | None:
   """The manifest of `out` if it is what this build would write."""
-  artifact = existing(out, "corpus")
+  artifact = existing(out, "corpus", SCRATCH)
   if artifact is None:
     return None
   manifest = artifact.manifest
@@ -110,199 +121,86 @@ def _finished(
   return manifest if same else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-  """Passages ready for the tokenizer; `rows` and `digest` count it in."""
+class _Reading:
+  """One reading of the sources, as the input of parts.
 
-  passages: list[Passage]
-  lines: list[int]
-  parts: list[str]
-  parts_per_row: list[int]
-  titles: dict[str, int]
-  opens_article: list[bool]
-  opens_sentence: list[bool]
-  rows: int
-  digest: str
+  Attributes:
+    inputs: the sources.
+    rows: passages so far.
+    digest: sha256 of these.
+  """
 
-
-class _Build:
-  """One run over the sources, from the store's last record to the end."""
-
-  def __init__(
-    self,
-    store: CorpusStore,
-    tokenizer: AnyTokenizer,
-    inputs: Sequence[Source],
-    part_rows: int,
-    progress: Progress | None,
-  ):
+  def __init__(self, inputs: Sequence[Source], part_rows: int):
     self.inputs = inputs
-    self.source_rows = [0] * len(inputs)
-    self._store, self._tokenizer = store, tokenizer
-    self._whole_words = isinstance(tokenizer, SentencePieceTokenizer)
-    self._part_rows, self._progress = part_rows, progress
+    self.rows = 0
+    self.digest = hashlib.sha256()
+    self._source_rows = [0] * len(inputs)
+    self._part_rows = part_rows
 
-  def run(self) -> None:
-    """Appends every passage that the store lacks, and commits."""
-    records = self._records()
-    digest = hashlib.sha256()
+  def parts(self) -> Iterator[Part]:
+    """The passages in parts, each named by all that was read until its end.
+
+    Raises:
+      ValueError: for bad input, and if there is no passage.
+    """
     previous = None
-    with discarding(self._store):
-      for chunk in _chunks(islice(records, self._store.rows), _BATCH_ROWS):
-        for passage, _ in chunk:
-          digest.update(passage_bytes(passage))
-        previous = chunk[-1][0]
-    if self._store.rows and digest.hexdigest() != self._store.digest:
-      self._store.restart()
-      return self.run()
-    size = min(self._part_rows, _BATCH_ROWS)
-    waiting = None
-    # The thread is in Rust, outside the interpreter lock, while this one
-    # parses the next batch.
-    with ThreadPoolExecutor(1) as pool:
-      for batch in self._batches(records, size, digest, previous):
-        texts = [*batch.parts, *batch.titles]
-        tokens = pool.submit(self._tokenizer.encode_batch, texts)
-        if waiting:
-          self._append(waiting[0], waiting[1].result())
-        waiting = batch, tokens
-      if waiting:
-        self._append(waiting[0], waiting[1].result())
-        self._store.commit(waiting[0].rows, waiting[0].digest)
-
-  def _records(self) -> Iterator[tuple[Passage, int]]:
-    for i, source in enumerate(self.inputs):
-      self.source_rows[i] = 0
-      for record in source.records():
-        self.source_rows[i] += 1
-        yield record
-
-  def _batches(
-    self,
-    records: Iterator[tuple[Passage, int]],
-    size: int,
-    digest: Any,
-    previous: Passage | None,
-  ) -> Iterator[_Batch]:
-    rows = self._store.rows
-    with discarding(self._store):
-      for chunk in _chunks(records, size):
-        passages = [passage for passage, _ in chunk]
-        for passage in passages:
-          digest.update(passage_bytes(passage))
-        before = [previous, *passages]
-        fresh = [
-          a is None or a.title != b.title
-          for a, b in zip(before, passages, strict=False)
-        ]
-        parts = [
-          split_sentences(passage.text, spaces_only=self._whole_words)
-          for passage in passages
-        ]
-        rows += len(passages)
-        batch = _Batch(
-          passages=passages,
-          lines=[line for _, line in chunk],
-          parts=list(chain.from_iterable(parts)),
-          parts_per_row=[len(p) for p in parts],
-          titles={
-            t: i for i, t in enumerate(dict.fromkeys(p.title for p in passages))
-          },
-          opens_article=fresh,
-          opens_sentence=[
-            new or ends_sentence(a.text)  # type: ignore[union-attr]
-            for new, a in zip(fresh, before, strict=False)
-          ],
-          rows=rows,
-          digest=digest.hexdigest(),
-        )
-        previous = passages[-1]
-        yield batch
-
-  def _append(self, batch: _Batch, tokens: list[list[int]]) -> None:
-    """Writes one tokenised batch."""
-    store, rows = self._store, len(batch.passages)
-    parts, titles = tokens[: len(batch.parts)], tokens[len(batch.parts) :]
-    row = np.repeat(np.arange(rows), batch.parts_per_row)
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-    text_lengths = np.bincount(row, lengths, rows).astype(np.int64)
-    self._check_tokens(batch, text_lengths)
-    starts = store.count("text_tokens.npy") + np.cumsum(lengths) - lengths
-    starts, row = starts[lengths > 0], row[lengths > 0]
-    first = np.diff(row, prepend=-1) > 0
-    begins = ~first | np.array(batch.opens_sentence)[row]
-    store.append("sentence_starts.npy", starts[begins])
-    fresh = np.flatnonzero(batch.opens_article)
-    store.append("article_starts.npy", fresh + batch.rows - rows)
-    store.append_ragged(
-      "text_tokens.npy", _flat(parts, store.token_type), text_lengths
-    )
-    by_row = [titles[batch.titles[p.title]] for p in batch.passages]
-    title_lengths = np.array([len(ids) for ids in by_row])
-    store.append_ragged(
-      "title_tokens.npy", _flat(by_row, store.token_type), title_lengths
-    )
-    for name, field in (("ids", "id"), ("titles", "title"), ("texts", "text")):
-      blobs = [getattr(p, field).encode() for p in batch.passages]
-      store.append_ragged(
-        f"{name}.bin",
-        np.frombuffer(b"".join(blobs), np.uint8),
-        np.array([len(blob) for blob in blobs]),
+    for chunk in _chunks(self._records(), self._part_rows):
+      passages, lines, places = zip(*chunk, strict=True)
+      self.digest.update(b"".join(map(passage_bytes, passages)))
+      first, self.rows = self.rows, self.rows + len(chunk)
+      yield Part(
+        f"rows {first} to {self.rows} {self.digest.hexdigest()}",
+        len(chunk),
+        pack_passages(passages, lines, places, previous),
       )
-    hashes = [hash_id(p.id) for p in batch.passages]
-    store.append("hashes.scratch", np.array(hashes, np.uint64))
-    store.append("lines.scratch", np.array(batch.lines))
-    if batch.rows - store.rows >= self._part_rows:
-      store.commit(batch.rows, batch.digest)
-    if self._progress:
-      self._progress(batch.rows, 0)
-
-  def _check_tokens(self, batch: _Batch, lengths: np.ndarray) -> None:
-    if lengths.all():
-      return
-    i = int(np.argmin(lengths))
-    with discarding(self._store):
+      previous = passages[-1]
+    if not self.rows:
+      names = ", ".join(str(source.name) for source in self.inputs)
       raise ValueError(
-        f"{self.locate(batch.rows - len(lengths) + i, batch.lines[i])}: no "
-        "character of the text is in the tokenizer's rules (control or "
-        "unassigned ones only); remove the passage."
+        f"{names}: no passage; a corpus needs at least one; check the files."
       )
+
+  def _records(self) -> Iterator[tuple[Passage, int, str]]:
+    for i, source in enumerate(self.inputs):
+      for passage, line in source.records():
+        self._source_rows[i] += 1
+        yield passage, line, source.locate(line)
 
   def locate(self, row: int, line: int) -> str:
     """`FILE:LINE` of a row that came from line `line` of its source."""
-    ends = np.cumsum(self.source_rows)
+    ends = np.cumsum(self._source_rows)
     return self.inputs[int(np.searchsorted(ends, row, "right"))].locate(line)
 
 
 def _chunks(
-  records: Iterator[tuple[Passage, int]], size: int
-) -> Iterator[list[tuple[Passage, int]]]:
-  while chunk := list(islice(records, size)):
+  records: Iterable[tuple[Passage, int, str]], rows: int
+) -> Iterator[list[tuple[Passage, int, str]]]:
+  chunk, size = [], 0
+  for record in records:
+    chunk.append(record)
+    size += len(record[0].text)
+    if len(chunk) == rows or size >= _PART_CHARACTERS:
+      yield chunk
+      chunk, size = [], 0
+  if chunk:
     yield chunk
 
 
-def _flat(lists: Sequence[Sequence[int]], dtype: np.dtype) -> np.ndarray:
-  count = sum(map(len, lists))
-  return np.fromiter(chain.from_iterable(lists), dtype, count)
-
-
-def _finish(store: CorpusStore, build: _Build) -> dict[str, Any]:
-  """Completes the files; returns the counts."""
-  with discarding(store):
-    if not store.rows:
-      names = ", ".join(str(source.name) for source in build.inputs)
-      raise ValueError(
-        f"{names}: no passage; a corpus needs at least one; check the files."
-      )
-    store.seal()
-    _index_ids(store, build)
+def _join(
+  files: Sequence[Path], folder: Path, reading: _Reading
+) -> dict[str, Any]:
+  """Writes the columns of all parts, and the index of ids; returns counts."""
+  with CorpusStore(folder) as store:
+    for file in files:
+      store.append(read_part(file))
+  _index_ids(folder, reading)
   tokens = store.count("text_tokens.npy") + store.count("title_tokens.npy")
   return {
     "count": store.rows,
     "tokens": tokens,
     "sentences": store.count("sentence_starts.npy"),
     "articles": store.count("article_starts.npy"),
-    "fingerprint": store.digest,
+    "fingerprint": reading.digest.hexdigest(),
   }
 
 
@@ -316,30 +214,37 @@ def _special_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
   }
 
 
-def _index_ids(store: CorpusStore, build: _Build) -> None:
+def _index_ids(folder: Path, reading: _Reading) -> None:
   """Writes the hashes of all ids, sorted, with their rows.
 
   Raises:
     ValueError: if an id occurs twice, naming both places.
   """
-  hashes, lines = (
-    np.fromfile(store.folder / name, store.dtypes[name])
-    for name in (HASHES, LINES)
+  hashes = np.memmap(folder / HASHES, np.uint64, "r")
+  blob = np.memmap(folder / "ids.bin", np.uint8, "r")
+  bounds = np.load(folder / RAGGED["ids.bin"], "r")
+  with (
+    GrowingArray(folder / ID_INDEX[0], np.uint64) as sorted_file,
+    GrowingArray(folder / ID_INDEX[1], np.int64) as rows_file,
+  ):
+    for values, rows in sorted_hashes(hashes):
+      # Equal hashes are rare, but need not be equal ids.
+      for i in np.flatnonzero(values[1:] == values[:-1]):
+        run = rows[i : np.searchsorted(values, values[i], "right")]
+        ids = [blob[bounds[r] : bounds[r + 1]].tobytes() for r in run]
+        if ids[0] in ids[1:]:
+          first, second = run[0], run[1 + ids[1:].index(ids[0])]
+          _refuse_twice(folder, reading, ids[0], int(first), int(second))
+      sorted_file.append(values)
+      rows_file.append(rows)
+
+
+def _refuse_twice(
+  folder: Path, reading: _Reading, passage_id: bytes, first: int, second: int
+) -> NoReturn:
+  lines = np.memmap(folder / LINES, np.int64, "r")
+  places = [reading.locate(row, int(lines[row])) for row in (first, second)]
+  raise ValueError(
+    f"{places[1]}: the id {passage_id.decode()!r} stands already at "
+    f"{places[0]}; ids are unique in a corpus; rename or remove one."
   )
-  order = np.argsort(hashes, kind="stable")
-  hashes = hashes[order]
-  blob = np.memmap(store.folder / "ids.bin", np.uint8, "r")
-  bounds = np.load(store.folder / RAGGED["ids.bin"], "r")
-  # Equal hashes are rare, but need not be equal ids.
-  for i in np.flatnonzero(hashes[1:] == hashes[:-1]):
-    run = order[i : np.searchsorted(hashes, hashes[i], "right")]
-    ids = [blob[bounds[r] : bounds[r + 1]].tobytes() for r in run]
-    if ids[0] in ids[1:]:
-      first, second = run[0], run[1 + ids[1:].index(ids[0])]
-      places = [build.locate(int(r), int(lines[r])) for r in (first, second)]
-      raise ValueError(
-        f"{places[1]}: the id {ids[0].decode()!r} stands already at "
-        f"{places[0]}; ids are unique in a corpus; rename or remove one."
-      )
-  for name, values in zip(ID_INDEX, (hashes, order), strict=True):
-    np.save(store.folder / name, values, allow_pickle=False)

@@ -138,7 +138,6 @@ class PassageFile:
   Attributes:
     path: where it is; `name` is its last part.
     size: bytes on disk.
-    mtime_ns: when it was last written, as the file system says.
     format: how it is read.
     sha256: hex digest of those bytes; None until `records` has ended.
   """
@@ -148,8 +147,7 @@ class PassageFile:
     self._file = RawFile(path)
     self.path = self._file.path
     self.name = self.path.name
-    status = self.path.stat()
-    self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+    self.size = self.path.stat().st_size
     self.format = format or detect(self._file, PLAIN_FORMATS)[0]
     self._array: str | None = None
     self.sha256: str | None = None
@@ -161,19 +159,17 @@ class PassageFile:
       "format": self.format.name,
       "size": self.size,
       "sha256": self.sha256,
-      "mtime_ns": self.mtime_ns,
     }
 
   def matches(self, entry: Mapping[str, Any]) -> bool:
-    """Whether this is the file that `entry` describes.
+    """Whether this file has the bytes that `entry` describes, read alike.
 
-    The modification time decides if it agrees; else the bytes are hashed.
+    Neither name nor time of writing says that; so all bytes are hashed, which
+    takes a second or two for a gigabyte, unless there are more or fewer.
     """
-    mine = {"name": self.name, "size": self.size, "format": self.format.name}
+    mine = {"size": self.size, "format": self.format.name}
     if any(entry.get(key) != value for key, value in mine.items()):
       return False
-    if entry.get("mtime_ns") == self.mtime_ns:
-      return True
     return entry.get("sha256") == file_hash(self.path)
 
   def locate(self, number: int) -> str:
@@ -219,11 +215,9 @@ class MemoryPassages:
 
   def matches(self, entry: Mapping[str, Any]) -> bool:
     """Whether `entry` describes these passages; reads them all."""
-    if entry.get("name") != self.name:
-      return False
     for _ in self.records():
       pass
-    return dict(entry) == self.describe()
+    return entry.get("sha256") == self.sha256
 
   def records(self) -> Iterator[tuple[Passage, int]]:
     """Yields every passage with its number, from 1."""

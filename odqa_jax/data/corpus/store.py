@@ -1,24 +1,17 @@
-"""The files of a corpus directory, while they grow and when they are whole.
-
-`CorpusStore.commit` records the sizes of all of them; opening the folder again
-cuts them back to that record.
-"""
+"""The files of a corpus directory, joined from the columns of its parts."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
-from odqa_jax.runtime.artifact import Damage, read_json, write_json
-from odqa_jax.text.sentencepiece import AnyTokenizer
+from odqa_jax.data.parts.files import Arrays
+from odqa_jax.data.parts.growing import GrowingArray
 
 TOKENIZER = "tokenizer"
-# Ragged columns: values → their bounds [n+1].
+# Ragged columns: values → their bounds [n+1]. A part has their lengths.
 RAGGED = {
   "text_tokens.npy": "text_offsets.npy",
   "title_tokens.npy": "title_offsets.npy",
@@ -26,14 +19,11 @@ RAGGED = {
   "titles.bin": "titles_bounds.npy",
   "texts.bin": "texts_bounds.npy",
 }
-_STARTS = ("sentence_starts.npy", "article_starts.npy")
-_PROGRESS = "progress.json"
 HASHES, LINES = "hashes.scratch", "lines.scratch"
-# What serves the build alone.
-SCRATCH = (HASHES, LINES, _PROGRESS)
-_NPY_HEADER = 128
 # Hashes of the ids, sorted; the row of each.
 ID_INDEX = ("id_hashes.npy", "id_rows.npy")
+# Ids sorted at once, so that the memory does not grow with the corpus.
+_SORTED = 2**20
 
 
 def hash_id(passage_id: str) -> int:
@@ -43,128 +33,73 @@ def hash_id(passage_id: str) -> int:
 
 
 class CorpusStore:
-  """The growing files of one build."""
+  """The growing files.
 
-  def __init__(self, folder: Path, tokenizer: AnyTokenizer):
-    small = tokenizer.vocab_size <= 2**16
-    self.token_type = np.dtype("<u2" if small else "<u4")
+  Attributes:
+    folder: where they are.
+    rows: passages so far.
+  """
+
+  def __init__(self, folder: Path):
     self.folder = folder
-    self.dtypes: dict[str, np.dtype] = {
-      HASHES: np.dtype("<u8"),
-      LINES: np.dtype("<i8"),
-    }
-    for values, bounds in RAGGED.items():
-      binary = values.endswith(".bin")
-      self.dtypes[values] = np.dtype("u1") if binary else self.token_type
-      self.dtypes[bounds] = np.dtype("<i8")
-    self.dtypes |= dict.fromkeys(_STARTS, np.dtype("<i8"))
-    self.rows, self.digest = 0, ""
-    self._files: dict[str, BinaryIO] = {}
+    self.rows = 0
+    self._files: dict[str, GrowingArray] = {}
+    self._stack = ExitStack()
 
   def __enter__(self) -> "CorpusStore":
-    record = self._read_record()
-    if record is None:
-      self.restart()
-      return self
-    self.rows, self.digest = record["rows"], record["digest"]
-    for name in self.dtypes:
-      file = self._files[name] = (self.folder / name).open("r+b")
-      file.truncate(record["sizes"][name])
-      file.seek(0, os.SEEK_END)
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, *error: object) -> None:
+    self._stack.close()
 
-  def close(self) -> None:
-    """Closes the files."""
-    for file in self._files.values():
-      file.close()
-
-  def _read_record(self) -> dict[str, Any] | None:
-    """The last record of progress, if the files still hold it."""
-    try:
-      record = read_json(self.folder / _PROGRESS)
-    except (OSError, Damage):
-      return None
-    for name, size in record["sizes"].items():
-      file = self.folder / name
-      if not file.is_file() or file.stat().st_size < size:
-        return None
-    return record
-
-  def restart(self) -> None:
-    """Begins with empty files."""
-    self.close()
-    (self.folder / _PROGRESS).unlink(missing_ok=True)
-    self.rows, self.digest = 0, ""
-    for name in self.dtypes:
-      self._files[name] = (self.folder / name).open("w+b")
-      if name.endswith(".npy"):
-        self._write_header(name, 0)
-    for bounds in RAGGED.values():
-      self.append(bounds, np.zeros(1))
-
-  def discard(self) -> None:
-    """Removes the folder."""
-    shutil.rmtree(self.folder, ignore_errors=True)
-
-  def _write_header(self, name: str, count: int) -> None:
-    """Writes the .npy header; its length does not depend on `count`."""
-    file = self._files[name]
-    file.seek(0)
-    header = {
-      "descr": np.lib.format.dtype_to_descr(self.dtypes[name]),
-      "fortran_order": False,
-      "shape": (count,),
-    }
-    np.lib.format.write_array_header_1_0(file, header)
-    assert file.tell() == _NPY_HEADER, name
-    file.seek(0, os.SEEK_END)
+  def _append(self, name: str, values: np.ndarray) -> None:
+    if name not in self._files:
+      file = GrowingArray(self.folder / name, values.dtype)
+      self._files[name] = self._stack.enter_context(file)
+    self._files[name].append(values)
 
   def count(self, name: str) -> int:
     """Elements in a file so far."""
-    start = _NPY_HEADER if name.endswith(".npy") else 0
-    return (self._files[name].tell() - start) // self.dtypes[name].itemsize
+    return len(self._files[name]) if name in self._files else 0
 
-  def append(self, name: str, values: np.ndarray) -> None:
-    """Appends elements, cast to the file's type."""
-    self._files[name].write(values.astype(self.dtypes[name]).tobytes())
-
-  def append_ragged(
-    self, name: str, values: np.ndarray, lengths: np.ndarray
-  ) -> None:
-    """Appends to a ragged column: all values, and the length of each row."""
-    ends = self.count(name) + np.cumsum(lengths)
-    self.append(name, values)
-    self.append(RAGGED[name], ends)
-
-  def commit(self, rows: int, digest: str) -> None:
-    """Records that the files hold `rows` passages, whose hash is `digest`."""
-    self.rows, self.digest = rows, digest
-    for file in self._files.values():
-      file.flush()
-      os.fsync(file.fileno())
-    record = {
-      "rows": rows,
-      "digest": digest,
-      "sizes": {name: file.tell() for name, file in self._files.items()},
-    }
-    write_json(self.folder / _PROGRESS, record)
-
-  def seal(self) -> None:
-    """Puts the final counts into the headers."""
-    for name in self.dtypes:
-      if name.endswith(".npy"):
-        self._write_header(name, self.count(name))
-      self._files[name].flush()
+  def append(self, part: Arrays) -> None:
+    """Appends the columns of a part."""
+    tokens = self.count("text_tokens.npy")
+    self._append("sentence_starts.npy", part["sentence_starts"] + tokens)
+    self._append("article_starts.npy", part["article_starts"] + self.rows)
+    for values, bounds in RAGGED.items():
+      name = Path(values).stem
+      ends = self.count(values) + np.cumsum(part[f"{name}_lengths"])
+      if not self.rows:
+        ends = np.append(0, ends)
+      self._append(values, part[name])
+      self._append(bounds, ends.astype(np.int64))
+    self._append(HASHES, part["hashes"])
+    self._append(LINES, part["lines"])
+    self.rows += len(part["lines"])
 
 
-@contextmanager
-def discarding(store: CorpusStore) -> Iterator[None]:
-  """Bad input leaves no files; an interrupted build does."""
-  try:
-    yield
-  except ValueError:
-    store.discard()
-    raise
+def sorted_hashes(
+  hashes: np.ndarray, most: int = _SORTED
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Hashes in order, and their rows, some at a time; equal ones together.
+
+  Args:
+    hashes: one for every row.
+    most: about how many are sorted at once.
+  """
+  count = -(-len(hashes) // most)
+  width = -(-(2**64) // max(count, 1))
+  for i in range(count):
+    low, high = np.uint64(i * width), np.uint64((i + 1) * width - 1 & 2**64 - 1)
+    if i == count - 1:
+      high = np.uint64(2**64 - 1)
+    rows = np.concatenate(
+      [
+        start + np.flatnonzero((block >= low) & (block <= high))
+        for start in range(0, len(hashes), most)
+        for block in [hashes[start : start + most]]
+      ]
+    )
+    rows = rows[np.argsort(hashes[rows], kind="stable")]
+    yield hashes[rows], rows

@@ -4,9 +4,9 @@ import gzip
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 
 from odqa_jax.data.corpus import build as corpus_build
 from odqa_jax.data.corpus import corpus as corpus_module
-from odqa_jax.data.corpus import store as corpus_store
+from odqa_jax.data.corpus import tokenise
 from odqa_jax.data.corpus.corpus import (
   Corpus,
   Passage,
@@ -24,6 +24,10 @@ from odqa_jax.data.corpus.corpus import (
   pack_questions,
   read_passages,
 )
+from odqa_jax.data.corpus.store import sorted_hashes
+from odqa_jax.data.corpus.tokenise import TokenisePassages
+from odqa_jax.data.parts.files import unpack_texts
+from odqa_jax.data.parts.run import Runner
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.text.sentences import ends_sentence, split_sentences
@@ -343,46 +347,136 @@ def interrupt_at(rows: int):
   return progress
 
 
+@pytest.fixture
+def tokenised(monkeypatch) -> list[str]:
+  """Texts that were tokenised."""
+  texts: list[str] = []
+  plain = TokenisePassages.__call__
+
+  def noted(self, arrays):
+    texts.extend(unpack_texts(arrays["texts"], arrays["texts_lengths"]))
+    return plain(self, arrays)
+
+  monkeypatch.setattr(TokenisePassages, "__call__", noted)
+  return texts
+
+
 @pytest.mark.parametrize("stop", [32, 150, 290, 300])
-def test_interrupted_build_goes_on_to_the_same_bytes(tmp_path, tokenizer, stop):
-  file = write_jsonl(tmp_path / "p.jsonl", make_passages(300))
+def test_interrupted_build_goes_on_to_the_same_bytes(
+  tmp_path, tokenizer, stop, tokenised
+):
+  passages = make_passages(300)
+  file = write_jsonl(tmp_path / "p.jsonl", passages)
   build_corpus(file, tmp_path / "whole", tokenizer, part_rows=500)
-  everything, tokenizer.texts = tokenizer.texts, 0
   out = tmp_path / "c"
   with pytest.raises(Interrupted):
     build_corpus(
       file, out, tokenizer, part_rows=32, progress=interrupt_at(stop)
     )
   assert not out.exists()
-  tokenizer.texts = 0
+  tokenised.clear()
   build_corpus(file, out, tokenizer, part_rows=32)
-  assert 0 < tokenizer.texts < everything * (332 - stop) / 300 + 80
+  kept = min(-(-stop // 32) * 32, 300)
+  assert tokenised == [p.text for p in passages[kept:]]
   assert contents(out) == contents(tmp_path / "whole")
   assert not (tmp_path / "c.tmp").exists()
 
 
-def test_killed_build_goes_on_to_the_same_bytes(tmp_path, tokenizer):
-  file = write_jsonl(tmp_path / "p.jsonl", make_passages(300))
+# Builds argv[1] as argv[2] with the tokenizer argv[3].
+BUILD = """
+import sys
+from odqa_jax.data.corpus.corpus import build_corpus
+from odqa_jax.data.parts.run import Runner
+from odqa_jax.text.tokenizer import load_tokenizer
+if __name__ == "__main__":
+  tokenizer = load_tokenizer(sys.argv[3])
+  print("ready", flush=True)
+  build_corpus(
+    sys.argv[1], sys.argv[2], tokenizer, part_rows=32, runner=Runner(2)
+  )
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_any_instant_it_goes_on_to_the_same_bytes(
+  tmp_path, tokenizer, seed
+):
+  """A few times in a row, wherever that is; then undisturbed."""
+  rng = random.Random(seed)
+  file = write_jsonl(tmp_path / "p.jsonl", make_passages(3000))
   tokenizer.save(tmp_path / "t")
-  code = (
-    "import os, sys\n"
-    "from odqa_jax.data.corpus.corpus import build_corpus\n"
-    "from odqa_jax.text.tokenizer import load_tokenizer\n"
-    "build_corpus(sys.argv[1], sys.argv[2], load_tokenizer(sys.argv[3]),\n"
-    "  part_rows=32, progress=lambda n, _: n >= 100 and os.kill(\n"
-    "  os.getpid(), 9))"
-  )
+  (tmp_path / "build.py").write_text(BUILD)
   arguments = [str(file), str(tmp_path / "c"), str(tmp_path / "t")]
-  done = subprocess.run(
-    [sys.executable, "-c", code, *arguments],
-    cwd=Path(__file__).parents[3],
-    env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-  )
-  assert done.returncode == -signal.SIGKILL
-  record = json.loads((tmp_path / "c.tmp" / "progress.json").read_text())
-  assert record["rows"] == 128
-  build_corpus(file, tmp_path / "c", tokenizer)
+  build_corpus(file, tmp_path / "whole", tokenizer, part_rows=500)
+  root = str(Path(__file__).parents[3])
+  for _ in range(3):
+    with subprocess.Popen(
+      [sys.executable, str(tmp_path / "build.py"), *arguments],
+      env=os.environ | {"PYTHONPATH": root},
+      stdout=subprocess.PIPE,
+    ) as process:
+      process.stdout.readline()
+      parts = rng.randint(0, 95)
+      while process.poll() is None:
+        if len([*tmp_path.glob("c.tmp/part-*.npz")]) >= parts:
+          process.kill()
+        time.sleep(0.001)
+  build_corpus(file, tmp_path / "c", tokenizer, part_rows=32)
+  assert contents(tmp_path / "c") == contents(tmp_path / "whole")
+  names = {"p.jsonl", "t", "build.py", "c", "whole"}
+  # The lock of a dead process is free.
+  assert {p.name for p in tmp_path.iterdir()} - {"c.lock"} == names
+
+
+def test_what_a_build_killed_at_its_end_left_is_removed(tmp_path, tokenizer):
+  passages = make_passages(50)
+  build_corpus(passages, tmp_path / "c", tokenizer)
+  whole = contents(tmp_path / "c")
+  for name in ("part-00000.npz", "lines.scratch", "identity.json", "x.tmp"):
+    (tmp_path / "c" / name).write_bytes(b"")
+  build_corpus(passages, tmp_path / "c", tokenizer)
+  assert contents(tmp_path / "c") == whole
+
+
+@pytest.mark.parametrize("runner", [Runner(2), Runner(beam=())], ids=str)
+def test_every_runner_and_part_size_gives_the_same_bytes(
+  tmp_path, tokenizer, runner
+):
+  if runner.beam is not None:
+    pytest.importorskip("apache_beam")
+  file = write_jsonl(tmp_path / "p.jsonl", make_passages(300))
   build_corpus(file, tmp_path / "whole", tokenizer)
+  build_corpus(file, tmp_path / "c", tokenizer, part_rows=70, runner=runner)
+  assert contents(tmp_path / "c") == contents(tmp_path / "whole")
+
+
+def test_parts_before_a_bad_line_are_used_once_it_is_mended(
+  tmp_path, tokenizer, tokenised
+):
+  passages = make_passages(100)
+  file, out = write_jsonl(tmp_path / "p.jsonl", passages), tmp_path / "c"
+  whole = file.read_text()
+  file.write_text(whole[:-10])
+  with pytest.raises(ValueError, match="jsonl:100: broken JSON"):
+    build_corpus(file, out, tokenizer, part_rows=30)
+  file.write_text(whole)
+  tokenised.clear()
+  build_corpus(file, out, tokenizer, part_rows=30)
+  assert tokenised == [p.text for p in passages[90:]]
+  build_corpus(file, tmp_path / "whole", tokenizer)
+  assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_long_texts_end_a_part(tmp_path, tokenizer, monkeypatch):
+  monkeypatch.setattr(corpus_build, "_PART_CHARACTERS", 100)
+  passages = make_passages(100)
+  done: list[int] = []
+  build_corpus(
+    passages, tmp_path / "c", tokenizer, progress=lambda n, _: done.append(n)
+  )
+  assert len(done) > 20 and done[-1] == 100
+  monkeypatch.undo()
+  build_corpus(passages, tmp_path / "whole", tokenizer)
   assert contents(tmp_path / "c") == contents(tmp_path / "whole")
 
 
@@ -401,7 +495,7 @@ def test_interrupted_build_of_something_else_starts_anew(
   if change == "tokenizer":
     tokenizer = make_tokenizer(max_word=3)
   if change == "files":
-    (tmp_path / "c.tmp" / "texts.bin").write_bytes(b"")
+    (tmp_path / "c.tmp" / "part-00001.npz").write_bytes(b"")
   build_corpus(file, out, tokenizer)
   build_corpus(file, tmp_path / "whole", tokenizer)
   assert contents(out) == contents(tmp_path / "whole")
@@ -484,7 +578,7 @@ def test_bad_input_leaves_nothing(tmp_path, tokenizer, files, message, rebuild):
     build_corpus(make_passages(5), out, tokenizer)
   before = contents(out) if rebuild else None
   with pytest.raises(ValueError, match=message):
-    build_corpus(paths, out, tokenizer, part_rows=1)
+    build_corpus(paths, out, tokenizer)
   assert not (tmp_path / "c.tmp").exists()
   assert (contents(out) if out.exists() else None) == before
 
@@ -505,9 +599,8 @@ def test_equal_hashes_of_different_ids(tmp_path, tokenizer, monkeypatch):
   def two_bits(passage_id: str) -> int:
     return len(passage_id) % 2
 
-  for module in (corpus_build, corpus_store, corpus_module):
-    if hasattr(module, "hash_id"):
-      monkeypatch.setattr(module, "hash_id", two_bits)
+  for module in (tokenise, corpus_module):
+    monkeypatch.setattr(module, "hash_id", two_bits)
   passages = make_passages(50)
   build_corpus(passages, tmp_path / "c", tokenizer)
   corpus = Corpus(tmp_path / "c")
@@ -591,3 +684,19 @@ def test_a_flipped_bit_is_found_when_its_block_is_used(
     corpus.text(99)
   with pytest.raises(ValueError, match=r"npy: bytes|bin: bytes"):
     corpus.verify()
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 1000])
+def test_hashes_are_sorted_in_parts(count):
+  rng = np.random.default_rng(count)
+  hashes = rng.integers(0, 2**64, count, np.uint64)
+  hashes[:2] = 2**64 - 1
+  hashes[2:4] = 0
+  hashes = np.concatenate([hashes, hashes[: count // 3]])
+  found = list(sorted_hashes(hashes, 100))
+  order = np.argsort(hashes, kind="stable")
+  values = [v for pair in found for v in pair[0].tolist()]
+  assert values == hashes[order].tolist()
+  assert [r for pair in found for r in pair[1].tolist()] == order.tolist()
+  for (a, _), (b, _) in pairwise(found):
+    assert not set(a.tolist()) & set(b.tolist())
