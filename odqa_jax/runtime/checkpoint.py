@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Checkpoints:
     # Writes one manifest after the other, while the training goes on.
     self._pool = ThreadPoolExecutor(1)
     self._saving: Future[None] | None = None
+    self._failed = False
     self._sound: int | None = None
 
   def __enter__(self) -> "Checkpoints":
@@ -100,9 +101,13 @@ class Checkpoints:
 
   def __exit__(self, *_: object) -> None:
     with self._closing:
-      self._finish_saving()
-      self._pool.shutdown()
-      self._checkpointer.close()
+      try:
+        self._finish_saving()
+      finally:
+        self._pool.shutdown()
+        # It raises again what was raised where the save was waited for.
+        with suppress(Exception) if self._failed else nullcontext():
+          self._checkpointer.close()
 
   def latest(self) -> int | None:
     """The newest step whose files are what was written; None if none is there.
@@ -156,10 +161,14 @@ class Checkpoints:
       state: a tree of arrays.
       extra: what JSON can hold (loader position, config, fingerprints).
       metrics: what the best step is chosen by.
+
+    Raises:
+      FullDisk: if there is no room for this step, or was none for the last.
     """
     self._finish_saving()
     folder = self.directory / f"{step}.tmp"
-    self._checkpointer.save(folder / _STATE, state, force=True)
+    with self._room_for(folder):
+      self._checkpointer.save(folder / _STATE, state, force=True)
     draft = Draft(folder, {"metrics": dict(metrics or {})})
     draft.counts["params"] = _shapes(state)
     self._saving = self._pool.submit(self._seal, draft, step, dict(extra))
@@ -170,22 +179,33 @@ class Checkpoints:
     Raises:
       FullDisk: if there is no room; what is half written is removed.
     """
-    try:
-      with saying_what_is_full(draft.folder):
-        self._checkpointer.wait_until_finished()
-        if not is_primary():
-          return
-        folder = self.directory / str(step)
-        artifact.seal(draft, folder, "checkpoint", extra)
-    except FullDisk as error:
-      shutil.rmtree(draft.folder, ignore_errors=True)
-      raise FullDisk(f"step {step} was not saved: {error}") from error
+    with self._room_for(draft.folder):
+      self._checkpointer.wait_until_finished()
+      if not is_primary():
+        return
+      folder = self.directory / str(step)
+      artifact.seal(draft, folder, "checkpoint", extra)
     steps = _steps(self.directory)
     kept = set(steps[-self._keep :])
     if self._best is not None:
       kept.add(max(steps, key=lambda s: _rank(self.directory, s, self._best)))
     for old in set(steps) - kept:
       shutil.rmtree(self.directory / str(old))
+
+  @contextlib.contextmanager
+  def _room_for(self, folder: Path) -> Iterator[None]:
+    """Says what was not saved for want of room, and gives its part back.
+
+    Raises:
+      FullDisk: if there is no room.
+    """
+    try:
+      with saying_what_is_full(folder):
+        yield
+    except FullDisk as error:
+      self._failed = True
+      shutil.rmtree(folder, ignore_errors=True)
+      raise FullDisk(f"step {folder.stem} was not saved: {error}") from error
 
   def _finish_saving(self) -> None:
     if self._saving is not None:
