@@ -78,8 +78,8 @@ def saying_what_is_full(path: Path) -> Iterator[None]:
     yield
   except FullDisk:
     raise
-  # Libraries in C++ raise a RuntimeError with the system's words in it.
-  except (OSError, RuntimeError) as error:
+  # Libraries in C++ raise these with the system's words in them.
+  except (OSError, RuntimeError, ValueError) as error:
     reason = _why_full(error)
     if not reason:
       raise

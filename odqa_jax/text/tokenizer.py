@@ -29,7 +29,7 @@ from odqa_jax.text.tokenizer_config import (
   SWITCHES,
   added_tokens,
   check_class,
-  lowers_text,
+  lowered,
   read_switches,
 )
 from odqa_jax.text.tokenizer_files import (
@@ -248,24 +248,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
   return Tokenizer(
     vocab,
     source=str(file),
-    normaliser=_lowered(file.parent, switches),
+    normaliser=lowered(file.parent, switches),
     added_tokens=added_tokens(file.parent, vocab),
   )
-
-
-def _lowered(
-  folder: Path, switches: Mapping[str, bool | None]
-) -> dict[str, bool | None]:
-  """The switches, once sentence-transformers has lowered the text."""
-  rules = {**_NORMALISER, **switches}
-  if not lowers_text(folder) or rules["lowercase"]:
-    return dict(switches)
-  # None: as `lowercase` was for the tokenizer itself.
-  return {
-    **rules,
-    "lowercase": True,
-    "strip_accents": bool(rules["strip_accents"]),
-  }
 
 
 def _parse_vocab(text: str, file: Path) -> dict[str, int]:
@@ -311,7 +296,7 @@ def _from_json(
   return Tokenizer(
     model["vocab"],
     source=str(file),
-    normaliser=_lowered(file.parent, {**rules, **switches}),
+    normaliser=lowered(file.parent, {**rules, **switches}),
     max_word=model.get("max_input_chars_per_word", 100),
     added_tokens=parsed.get("added_tokens", ()),
   )
