@@ -9,8 +9,8 @@ from odqa_jax.commands.flags import add_format, split_names
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa prepare`."""
   add = parser.add_argument
-  add("--corpus", required=True, help="FILE[,FILE…] or a known name")
-  add("--questions", default="", help="FILE[,…] or NAME:SPLIT")
+  add("--corpus", required=True, help="FILE[,FILE…], a known name, or tfds:…")
+  add("--questions", default="", help="FILE[,…] or [tfds:]NAME:SPLIT")
   add("--out", required=True, help="the dataset folder")
   add("--tokenizer", default="", help="a folder; none: train one")
   add("--vocabulary-size", type=int, help="of a trained one; none: 8192")

@@ -12,6 +12,7 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from odqa_jax.data.formats.files import (
   read_questions,
   tell_counts,
   tell_format,
+)
+from odqa_jax.data.formats.tfds_sets import (
+  check_tfds,
+  is_tfds,
+  read_tfds_passages,
+  set_name,
 )
 from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
@@ -59,6 +66,8 @@ def open_corpus(path: str | Path) -> Corpus:
 
 def question_set_name(source: str) -> str:
   """The folder name of a question set: the file's stem, or NAME-SPLIT."""
+  if is_tfds(source):
+    return set_name(source)
   name = Path(source).name.replace(":", "-")
   for ending in _COMPRESSED:
     name = name.removesuffix(ending)
@@ -137,15 +146,19 @@ def open_sources(
   columns: str = "",
   rejections: Rejections | None = None,
 ) -> Sequence[Source]:
-  """Packaged corpora by name, and passage files."""
-  return [
-    MemoryPassages(CORPORA[name], name)
-    if name in CORPORA
-    else PassageFile(
-      name, tell_format(name, "passages", format, columns), rejections
-    )
-    for name in names
-  ]
+  """Packaged corpora and those of TFDS by name, and passage files."""
+  sources: list[Source] = []
+  for name in names:
+    if name in CORPORA:
+      sources.append(MemoryPassages(CORPORA[name], name))
+    elif is_tfds(name):
+      check_tfds(name, "passage")
+      passages = functools.partial(read_tfds_passages, name)
+      sources.append(MemoryPassages(passages, name))
+    else:
+      chosen = tell_format(name, "passages", format, columns)
+      sources.append(PassageFile(name, chosen, rejections))
+  return sources
 
 
 def prepare_questions(
@@ -224,8 +237,8 @@ def prepare(
   """Makes a dataset folder from raw files.
 
   Args:
-    corpus: files, or names of embedded corpora (`CORPORA`).
-    questions: files, or embedded sets as NAME:SPLIT.
+    corpus: files, names of embedded corpora (`CORPORA`), or of TFDS's.
+    questions: files, or embedded sets or TFDS's as NAME:SPLIT.
     out: the dataset folder.
     tokenizer: see `prepare_tokenizer`.
     vocabulary_size: word pieces to train where no tokenizer is given; None:
