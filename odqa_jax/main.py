@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_parser().error(
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax logs tracebacks of what it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   from odqa_jax.runtime.interruption import Interrupted
   from odqa_jax.runtime.mesh import is_primary, start_distributed
 

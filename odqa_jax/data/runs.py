@@ -17,10 +17,10 @@ from urllib.parse import quote, unquote
 import numpy as np
 from jaxtyping import Float, Int
 
-from odqa_jax.data.corpus.corpus import PREFIX, Corpus
+from odqa_jax.data.corpus.corpus import DPR_PREFIX, Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
-from odqa_jax.runtime.artifact import replacing
+from odqa_jax.runtime.files import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -225,11 +225,11 @@ def read_run(
         "remove one of the lines."
       )
     found[row] = _Found(score, passage_id.encode(), row)
-    without_prefix += passage_id == f"{PREFIX}{corpus.id(row)}"
+    without_prefix += passage_id == f"{DPR_PREFIX}{corpus.id(row)}"
   if without_prefix:
     print(
-      f"{path}: {without_prefix} passages are named with {PREFIX!r} before the "
-      "id that the corpus has.",
+      f"{path}: {without_prefix} passages are named with {DPR_PREFIX!r} before "
+      "the id that the corpus has.",
       file=sys.stderr,
     )
   lists = [list(found.values()) for found in ranked]

@@ -11,9 +11,10 @@ from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage, Source
 from odqa_jax.data.parts.run import Progress
-from odqa_jax.runtime.artifact import read_json, write_json
+from odqa_jax.runtime.files import read_json, write_json
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 # What is trained where nothing else is asked for.
 VOCABULARY_SIZE = 8192
@@ -32,7 +33,7 @@ def sample_passages(
 
   Args:
     passages: read once; only the sample is held.
-    most: how many there may be.
+    most: how many there may be; even.
   """
   sample: list[Passage] = []
   step = 1
@@ -41,8 +42,6 @@ def sample_passages(
       continue
     if len(sample) == most:
       sample, step = sample[::2], step * 2
-      if number % step:
-        continue
     title, text = passage.title[:_CHARACTERS], passage.text[:_CHARACTERS]
     sample.append(Passage(passage.id, title, text))
   return sample
@@ -91,8 +90,7 @@ def prepare_tokenizer(
     "sources": [source.describe() for source in sources],
     "fingerprint": tokenizer.fingerprint,
   }
-  # The record is last: without it, nothing is used again.
-  (kept / _RECORD).unlink(missing_ok=True)
+  # The record is last, and names the vocabulary: half of one is not used.
   tokenizer.save(kept)
   write_json(kept / _RECORD, made_from)
   return tokenizer

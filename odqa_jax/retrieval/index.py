@@ -36,7 +36,8 @@ from odqa_jax.retrieval.searchable import (
   no_rows,
 )
 from odqa_jax.retrieval.storage import DTYPES
-from odqa_jax.runtime.artifact import lock, read_json, replacing, write_json
+from odqa_jax.runtime.artifact import lock
+from odqa_jax.runtime.files import read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
 _HUGE_PAGE = 2**21

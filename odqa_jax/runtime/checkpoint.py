@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import Artifact, Damage, Draft, open_artifact
+from odqa_jax.runtime.artifact import Artifact, Draft, open_artifact
+from odqa_jax.runtime.files import Damage, FullDisk, saying_what_is_full
 from odqa_jax.runtime.mesh import is_primary, path_name, sync
 
 _STATE = "state"
@@ -81,10 +82,12 @@ class Checkpoints:
       self._closing.enter_context(artifact.lock(self.directory))
       for unfinished in self.directory.glob("*.tmp"):
         shutil.rmtree(unfinished)
+    self._closing.enter_context(_without_late_answers())
     self._checkpointer = ocp.StandardCheckpointer()
     # Writes one manifest after the other, while the training goes on.
     self._pool = ThreadPoolExecutor(1)
     self._saving: Future[None] | None = None
+    self._failed = False
     self._sound: int | None = None
 
   def __enter__(self) -> "Checkpoints":
@@ -92,9 +95,13 @@ class Checkpoints:
 
   def __exit__(self, *_: object) -> None:
     with self._closing:
-      self._finish_saving()
-      self._pool.shutdown()
-      self._checkpointer.close()
+      try:
+        self._finish_saving()
+      finally:
+        self._pool.shutdown()
+        # It raises again what was raised where the save was waited for.
+        with suppress(Exception) if self._failed else nullcontext():
+          self._checkpointer.close()
 
   def latest(self) -> int | None:
     """The newest step whose files are what was written; None if none is there.
@@ -148,27 +155,51 @@ class Checkpoints:
       state: a tree of arrays.
       extra: what JSON can hold (loader position, config, fingerprints).
       metrics: what the best step is chosen by.
+
+    Raises:
+      FullDisk: if there is no room for this step, or was none for the last.
     """
     self._finish_saving()
     folder = self.directory / f"{step}.tmp"
-    self._checkpointer.save(folder / _STATE, state, force=True)
+    with self._room_for(folder):
+      self._checkpointer.save(folder / _STATE, state, force=True)
     draft = Draft(folder, {"metrics": dict(metrics or {})})
     draft.counts["params"] = _shapes(state)
     self._saving = self._pool.submit(self._seal, draft, step, dict(extra))
 
   def _seal(self, draft: Draft, step: int, extra: dict[str, Any]) -> None:
-    """Waits for Orbax, gives the step its name, removes older ones."""
-    self._checkpointer.wait_until_finished()
-    if not is_primary():
-      return
-    folder = self.directory / str(step)
-    artifact.seal(draft, folder, "checkpoint", extra)
+    """Waits for Orbax, gives the step its name, removes older ones.
+
+    Raises:
+      FullDisk: if there is no room; what is half written is removed.
+    """
+    with self._room_for(draft.folder):
+      self._checkpointer.wait_until_finished()
+      if not is_primary():
+        return
+      folder = self.directory / str(step)
+      artifact.seal(draft, folder, "checkpoint", extra)
     steps = _steps(self.directory)
     kept = set(steps[-self._keep :])
     if self._best is not None:
       kept.add(max(steps, key=lambda s: _rank(self.directory, s, self._best)))
     for old in set(steps) - kept:
       shutil.rmtree(self.directory / str(old))
+
+  @contextlib.contextmanager
+  def _room_for(self, folder: Path) -> Iterator[None]:
+    """Says what was not saved for want of room, and gives its part back.
+
+    Raises:
+      FullDisk: if there is no room.
+    """
+    try:
+      with saying_what_is_full(folder):
+        yield
+    except FullDisk as error:
+      self._failed = True
+      shutil.rmtree(folder, ignore_errors=True)
+      raise FullDisk(f"step {folder.stem} was not saved: {error}") from error
 
   def _finish_saving(self) -> None:
     if self._saving is not None:
@@ -180,7 +211,12 @@ class Checkpoints:
 
     With several processes the cluster's preemption notice decides, which
     reaches every process at the same step; alone, this process's own signal.
+
+    Raises:
+      FullDisk: if the last step could not be saved.
     """
+    if self._saving is not None and self._saving.done():
+      self._finish_saving()
     if jax.process_count() > 1:
       return ocp.utils.reached_preemption(step)
     return asked
@@ -212,6 +248,27 @@ class Checkpoints:
     with _reading(folder):
       state = self._checkpointer.restore(folder / _STATE, abstract_state)
     return state, read_extra(self.directory, step)
+
+
+@contextlib.contextmanager
+def _without_late_answers() -> Iterator[None]:
+  """Leaves out the tracebacks of writes that end after one has failed.
+
+  TensorStore tells each to an event loop, which Orbax has closed by then, and
+  hands what comes of it to `sys.unraisablehook`. The failure itself is raised
+  where the save is waited for.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
 
 
 def _warn(message: str) -> None:

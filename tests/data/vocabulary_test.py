@@ -12,7 +12,8 @@ from odqa_jax.data import vocabulary
 from odqa_jax.data.corpus.passages import MemoryPassages, Passage, PassageFile
 from odqa_jax.data.vocabulary import prepare_tokenizer, sample_passages
 from odqa_jax.text import tokenizer as tokenizer_module
-from odqa_jax.text.tokenizer import SPECIAL_TOKENS, train_wordpiece
+from odqa_jax.text.tokenizer import SPECIAL_TOKENS
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 LETTERS = "aAbBzéßσΣ東京한.,!-'1½☃\u0301\u00a0\x07"
 
@@ -132,6 +133,7 @@ def test_a_vocabulary_of_unknown_origin_is_not_used(tmp_path, capsys):
   # A tokenizer that was given is not one that was trained.
   kept = prepare_tokenizer(str(tmp_path / "given"), [source], out)
   assert kept.fingerprint == given.fingerprint
+  assert not (out / "tokenizer" / "made_from.json").exists()
   capsys.readouterr()
   again = prepare_tokenizer("", [source], out, 60)
   assert again.fingerprint == first.fingerprint

@@ -14,7 +14,7 @@ from odqa_jax.data.formats.files import open_questions
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import open_corpus, question_set_names
 from odqa_jax.data.questions.sets import Question, QuestionSet
-from odqa_jax.runtime.artifact import content_hash, file_hash
+from odqa_jax.runtime.files import content_hash, file_hash
 from odqa_jax.runtime.progress import progress_bar
 
 Questions = QuestionSet | Sequence[Question]

@@ -34,10 +34,9 @@ __all__ = [
   "read_passages",
 ]
 
-PREFIX = "wiki:"
 # Rows packed at once: their tokens stay in the processor's cache.
 _BLOCK_ROWS = 2048
-_DPR_PREFIX = "wiki:"
+DPR_PREFIX = "wiki:"
 
 
 class Corpus:
@@ -145,8 +144,8 @@ class Corpus:
     facebookresearch/DPR#153): what is not there is looked for without it.
     """
     row = self._exact_row(passage_id)
-    if row is None and passage_id.startswith(_DPR_PREFIX):
-      row = self._exact_row(passage_id.removeprefix(_DPR_PREFIX))
+    if row is None and passage_id.startswith(DPR_PREFIX):
+      row = self._exact_row(passage_id.removeprefix(DPR_PREFIX))
     if row is None:
       raise KeyError(f"no passage {passage_id!r} in {self.directory}")
     return row
@@ -163,15 +162,9 @@ class Corpus:
     return None
 
   def find(self, passage_id: str) -> int | None:
-    """Row of a passage, or None if the corpus lacks it.
-
-    DPR's own results and training files name the passages of psgs_w100.tsv
-    with `wiki:` before their ids; where the corpus has no such id it is looked
-    for without.
-    """
-    for name in dict.fromkeys((passage_id, passage_id.removeprefix(PREFIX))):
-      with contextlib.suppress(KeyError):
-        return self.row_of(name)
+    """Row of the passage with an id, see `row_of`; None if there is none."""
+    with contextlib.suppress(KeyError):
+      return self.row_of(passage_id)
     return None
 
   def packed_lengths(

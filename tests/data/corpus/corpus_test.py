@@ -508,7 +508,7 @@ def test_interrupted_build_of_something_else_starts_anew(
     tokenizer = make_tokenizer(max_word=3)
   if change == "files":
     (tmp_path / "c.tmp" / "part-00001.npz").write_bytes(b"")
-  build_corpus(file, out, tokenizer)
+  build_corpus(file, out, tokenizer, part_rows=20)
   build_corpus(file, tmp_path / "whole", tokenizer)
   assert contents(out) == contents(tmp_path / "whole")
 
@@ -535,8 +535,9 @@ def test_changed_input_is_built_anew(tmp_path, tokenizer, change):
   old = build_corpus(source, out, tokenizer)
   if change in ("text", "memory"):
     passages[7] = Passage("id-7", passages[7].title, passages[7].text[::-1])
+    stamp = file.stat().st_mtime_ns
     write_jsonl(file, passages)
-    os.utime(file, ns=(0, old["sources"][0].get("mtime_ns", 0) + 1000))
+    os.utime(file, ns=(stamp, stamp))
   if change == "tokenizer":
     tokenizer = make_tokenizer(max_word=3)
   if change == "damage":
