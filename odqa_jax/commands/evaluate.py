@@ -44,7 +44,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   corpus = open_corpus(args.corpus)
   figures: dict[str, Any] = {}
   if args.run is not None:
-    figures["run"] = evaluate_run(args.run, questions, corpus, qrels=args.qrels)
+    figures["run"] = evaluate_run(
+      args.run,
+      questions,
+      corpus,
+      qrels=args.qrels,
+      exclude_self=args.exclude_self,
+    )
   if args.checkpoint is not None:
     figures["checkpoint"] = evaluate_checkpoint(
       resolve_folder(args.checkpoint),

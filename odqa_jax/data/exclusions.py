@@ -55,10 +55,19 @@ class Exclusions:
     depth = min(k + spare + bool(self._texts), count)
     while True:
       scores, rows = search(depth)
-      allowed = self._allowed(rows)
-      if depth == count or (allowed.sum(1) >= k).all():
-        break
+      if depth == count or (self._allowed(rows).sum(1) >= k).all():
+        return self.left(scores, rows, k)
       depth = min(2 * depth, count)
+
+  def left(
+    self,
+    scores: Float[np.ndarray, "n d"],
+    rows: Int[np.ndarray, "n d"],
+    k: int | None = None,
+  ) -> Ranked:
+    """The k best of what was found, all by default, without the exclusions."""
+    k = rows.shape[1] if k is None else k
+    allowed = self._allowed(rows)
     if allowed.all() and rows.shape[1] == k:
       return scores, rows
     # Stable: what is allowed stays in its order.
