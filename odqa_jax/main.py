@@ -19,12 +19,14 @@ from odqa_jax.commands import (
   demo,
   evaluate,
   index,
+  mine,
   plan,
   prepare,
   search,
   train,
   wikipedia,
 )
+from odqa_jax.runtime.paths import expand_home
 
 # XLA sizes its thread pool by the cores it sees; with fewer threads than
 # (fake) devices, queued steps on CPU wait for each other for ever.
@@ -35,6 +37,7 @@ os.environ.setdefault("NPROC", "16")
 COMMANDS: dict[str, ModuleType] = {
   "wikipedia": wikipedia,
   "prepare": prepare,
+  "mine": mine,
   "train": train,
   "index": index,
   "search": search,
@@ -44,6 +47,8 @@ COMMANDS: dict[str, ModuleType] = {
   "demo": demo,
 }
 _OVERRIDDEN = ("train", "plan")
+# Flags whose value is no name of anything.
+_WORDS = ("question",)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,10 +85,25 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   return [a for a in argv if not a.startswith(prefix)], overrides
 
 
+def expand_paths(args: argparse.Namespace) -> None:
+  """Expands `~` in all flags but those that hold words.
+
+  Raises:
+    ValueError: if there is no such home.
+  """
+  for name, value in vars(args).items():
+    if isinstance(value, str) and name not in _WORDS:
+      setattr(args, name, expand_home(value))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses, runs, reports; returns the exit code."""
   rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   args = make_parser().parse_args(rest)
+  try:
+    expand_paths(args)
+  except ValueError as error:
+    make_parser().error(str(error))
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(

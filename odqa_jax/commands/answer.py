@@ -49,13 +49,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.reading.system import load_system
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.paths import ANSWERS, check_output
   from odqa_jax.runtime.progress import progress_bar
 
   _check(args)
   if args.questions is None:
     questions = [Question("0", args.question, ())]
   else:
-    questions = open_questions(args.questions, args.format)
+    check_output(args.out, [args.questions, args.corpus], ANSWERS)
+    questions = open_questions(args.questions, args.format, args.columns)
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
   k = system.config.k if args.k is None else args.k

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
   if args.checkpoint is not None and args.index is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
-  questions = open_questions(args.questions, args.format)
+  questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
   figures: dict[str, Any] = {}
   if args.run is not None:

@@ -16,9 +16,15 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-  """Adds `--format`."""
+  """Adds `--format` and `--columns`."""
   parser.add_argument(
     "--format", help="of raw question files; none: told by their content"
+  )
+  parser.add_argument(
+    "--columns",
+    default="",
+    help="of a table (Parquet, CSV, TSV, JSON lines) of questions: "
+    "question=COLUMN[,answers=COLUMN][,id=…][,positive_ids=…]",
   )
 
 

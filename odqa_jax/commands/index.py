@@ -31,8 +31,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   )
   from odqa_jax.retrieval.storage import read_manifest
   from odqa_jax.runtime.mesh import make_mesh
+  from odqa_jax.runtime.paths import NPY, check_output
   from odqa_jax.runtime.progress import progress_bar
 
+  if args.npy:
+    check_output(args.npy, [args.corpus, args.checkpoint], NPY)
   corpus = open_corpus(args.corpus)
   retriever = load_retriever(resolve_folder(args.checkpoint))
   if args.dimensions is not None:

@@ -16,8 +16,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--vocabulary-size", type=int, default=8192)
   add_format(parser)
   add("--corpus-format", help="of the passage files; none: told likewise")
+  add(
+    "--corpus-columns",
+    default="",
+    help="of a table of passages: id=COLUMN,text=COLUMN[,title=COLUMN]",
+  )
+  add(
+    "--max-bad",
+    type=int,
+    default=0,
+    help="bad records to leave out; each is written to OUT/rejected.txt",
+  )
   add("--pairs", default="", help="sets to mine: NAME[,NAME…]")
   add("--negatives", type=int, default=8, help="mined where none are named")
+  add(
+    "--allow-leak",
+    action="store_true",
+    help="go on though dev or test questions are train questions",
+  )
   add("--reader-tokenizer", default="", help="a T5 folder: a second store")
   add(
     "--spans",
@@ -26,18 +42,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default="",
     help="find entities to mask: TYPE[,TYPE…]; none named: a choice of ten",
   )
+  add(
+    "--tagger",
+    default="spacy",
+    help="what finds them: spacy, gliner:NAME, or the folder of a BERT token "
+    "classifier; spacy+dates: and dates by a pattern, likewise the others",
+  )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """With several processes the first one works."""
-  from odqa_jax.data.mining.entities import TYPES
+  from odqa_jax.data.mining.entities import default_types
   from odqa_jax.data.prepare import prepare
+  from odqa_jax.models.entity_finder import make_finder
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.runtime.mesh import is_primary, sync
 
   tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
   figures: dict[str, Any] = {}
   if is_primary():
+    types = [] if args.spans == "default" else split_names(args.spans)
+    finder = make_finder(args.tagger, types) if args.spans else None
     figures = prepare(
       corpus=split_names(args.corpus),
       questions=split_names(args.questions),
@@ -46,10 +71,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       vocabulary_size=args.vocabulary_size,
       pairs=split_names(args.pairs),
       negatives=args.negatives,
-      spans=TYPES if args.spans == "default" else split_names(args.spans),
+      spans=types or (default_types(finder) if finder else ()),
+      finder=finder,
       reader_tokenizer=args.reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
+      columns=args.columns,
+      corpus_columns=args.corpus_columns,
+      max_bad=args.max_bad,
+      allow_leak=args.allow_leak,
     )
   sync("prepare")
   return figures

@@ -29,8 +29,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.retrieval.folders import open_index
   from odqa_jax.retrieval.retriever import load_retriever
   from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.paths import RUN, check_output
 
-  questions = open_questions(args.questions, args.format)
+  check_output(args.out, [args.questions, args.corpus], RUN)
+  questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
   retriever = load_retriever(resolve_folder(args.checkpoint))
   index = open_index(retriever, corpus, args.index, args.backend)

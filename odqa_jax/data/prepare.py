@@ -4,15 +4,15 @@
     OUT/corpus      token ids and text, memory-mapped
     OUT/questions/  one folder per question set
     OUT/pairs/      positives and hard negatives, for the sets asked for
+    OUT/bm25        the index that they are mined with, if one is needed
+    OUT/leaks       passages that stand in the corpus twice
     OUT/spans       entities of the corpus's sentences, if asked for
     OUT/reader_corpus  the passages in a reader's own vocabulary, if asked for
 
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import functools
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,34 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.passages import MemoryPassages, PassageFile, Source
 from odqa_jax.data.embedded.sets import CORPORA
 from odqa_jax.data.formats.files import (
-  Content,
-  choose_format,
   is_packaged,
   read_questions,
+  tell_counts,
+  tell_format,
 )
-from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.entities import SpacyFinder
-from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.bm25_build import bm25_search
+from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
+from odqa_jax.data.mining.leaks import (
+  gold_leaks,
+  passage_leaks,
+  question_leaks,
+  span_leaks,
+)
+from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.data.parts.run import parse_runner
-from odqa_jax.data.questions.sets import QuestionSet, write_questions
+from odqa_jax.data.parts.run import Runner, parse_runner
+from odqa_jax.data.questions.sets import Question, write_questions
 from odqa_jax.data.raw.formats import Format
+from odqa_jax.data.raw.records import RawFile
+from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.runtime.settings import nearest
 from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 
 # A vocabulary is trained on at most this many titles and texts.
 VOCABULARY_TEXTS = 1_000_000
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -85,13 +95,41 @@ def prepare_tokenizer(
 def question_set_name(source: str) -> str:
   """The folder name of a question set: the file's stem, or NAME-SPLIT."""
   name = Path(source).name.replace(":", "-")
-  return name.removesuffix(".gz").rsplit(".", 1)[0]
+  for ending in _COMPRESSED:
+    name = name.removesuffix(ending)
+  return name.rsplit(".", 1)[0]
+
+
+def question_set_names(sources: Sequence[str]) -> list[str]:
+  """The folder name of every set.
+
+  Raises:
+    ValueError: two sets would have one folder, or one has no name.
+  """
+  names = [question_set_name(source) for source in sources]
+  first: dict[str, str] = {}
+  for source, name in zip(sources, names, strict=True):
+    if not name:
+      raise ValueError(
+        f"--questions {source}: the name of the file gives the set no name; "
+        "rename it."
+      )
+    if name in first:
+      raise ValueError(
+        f"--questions {first[name]} and {source} would both be the set "
+        f"{name!r}, and the second would replace the first; give one of them "
+        "another name (a link will do), or prepare it into another --out."
+      )
+    first[name] = source
+  return names
 
 
 def prepare_spans(
-  out: Path, finder: SpacyFinder, types: Sequence[str]
+  out: Path, finder: EntityFinder, types: Sequence[str]
 ) -> dict[str, Any]:
   """OUT/spans, made of OUT/corpus by one process for every core.
+
+  A finder that keeps them all busy by itself works in this process.
 
   Returns:
     Figures: sentences, entities, and how many were left out for which reason.
@@ -103,7 +141,7 @@ def prepare_spans(
       out / "spans",
       finder,
       types=types,
-      runner=parse_runner("local"),
+      runner=Runner() if finder.alone else parse_runner("local"),
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
@@ -118,70 +156,63 @@ def tokenise(
     return build_corpus(sources, out, pieces, progress=update)
 
 
-def tell_format(path: str, content: Content, name: str | None) -> Format:
-  """How a file is read; says on stderr what was chosen, and why."""
-  format, reason = choose_format(path, content, name)
-  print(
-    f"{path}: {content} in the format {format.name} ({reason}): {format.about}",
-    file=sys.stderr,
-  )
-  return format
-
-
-def open_sources(names: Sequence[str], format: str | None) -> Sequence[Source]:
+def open_sources(
+  names: Sequence[str],
+  format: str | None,
+  columns: str = "",
+  rejections: Rejections | None = None,
+) -> Sequence[Source]:
   """Packaged corpora by name, and passage files."""
   return [
     MemoryPassages(CORPORA[name], name)
     if name in CORPORA
-    else PassageFile(name, tell_format(name, "passages", format))
+    else PassageFile(
+      name, tell_format(name, "passages", format, columns), rejections
+    )
     for name in names
   ]
 
 
-def prepare_questions(source: str, format: str | None, out: Path) -> int:
-  """Writes one question set; returns how many questions it has."""
-  with progress_bar(f"questions {out.name}", 0, "questions") as update:
-    written = write_questions(
-      read_questions(source, format), out, out.name, progress=update
-    )
-  return int(written["count"])
+def prepare_questions(
+  source: str, format: Format | None, out: Path, rejections: Rejections
+) -> dict[str, Any]:
+  """Writes one question set; returns how many questions it has, of which kind.
 
-
-def prepare_pairs(
-  out: Path, names: Sequence[str], negatives: int
-) -> dict[str, int]:
-  """Mines the sets of a dataset folder; returns the pairs in each.
-
-  What has no positive is left out, and said on stderr.
+  Args:
+    source: a file, or the name of a packaged set.
+    format: of the file; None for a packaged set.
+    out: the folder.
+    rejections: takes bad records.
   """
-  corpus = Corpus(out / "corpus")
-  bm25 = functools.cache(lambda: Bm25.build(corpus))
-  counts = {}
-  for name in names:
-    questions = QuestionSet(out / "questions" / name)
-    with progress_bar(f"mine {name}", len(questions), "questions") as update:
-      mined = mine_pairs(
-        questions, corpus, bm25, negatives=negatives, progress=update
-      )
-    mined.save(out / "pairs" / name)
-    counts[name] = len(mined)
-    missing = mined.manifest["without_positive"]
-    if missing:
-      examples = mined.manifest["examples_without_positive"]
-      print(
-        f"{name}: {missing} questions without a positive are left out, for "
-        f"example {examples[:3]}",
-        file=sys.stderr,
-      )
-  return counts
+  file = RawFile(source, rejections) if format else None
+  questions = read_questions(file or source, format)
+  unanswered = 0
+
+  def counted() -> Iterator[Question]:
+    nonlocal unanswered
+    for question in questions:
+      unanswered += not question.answers
+      yield question
+
+  with progress_bar(f"questions {out.name}", 0, "questions") as update:
+    written = write_questions(counted(), out, out.name, progress=update)
+  figures: dict[str, Any] = {"count": int(written["count"])}
+  figures["without_answers"] = unanswered
+  if file is not None:
+    tell_counts(file, unanswered)
+    figures["left_out"] = dict(file.left_out)
+  return figures
 
 
 def _check_pairs(
   pairs: Sequence[str], names: Sequence[str], negatives: int
 ) -> None:
-  unknown = sorted(set(pairs) - set(names))
-  if unknown:
-    raise ValueError(f"--pairs {unknown[0]!r}: not among the sets {names}.")
+  for name in pairs:
+    if name not in names:
+      raise ValueError(
+        f"--pairs {name!r} is none of the sets of --questions; "
+        f"{nearest(name, names)}"
+      )
   if negatives < 0:
     raise ValueError(f"--negatives {negatives}: 0 or more are mined.")
 
@@ -196,9 +227,14 @@ def prepare(
   pairs: Sequence[str] = (),
   negatives: int = 8,
   spans: Sequence[str] = (),
+  finder: EntityFinder | None = None,
   reader_tokenizer: str = "",
   format: str | None = None,
   corpus_format: str | None = None,
+  columns: str = "",
+  corpus_columns: str = "",
+  max_bad: int = 0,
+  allow_leak: bool = False,
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -212,27 +248,38 @@ def prepare(
     negatives: hard negatives mined for a question that names none; those that
       a file names are all kept.
     spans: types of entities to find in the corpus.
+    finder: finds them; None: the small English model of spaCy.
     reader_tokenizer: a T5 folder or its tokenizer.json, for a second token
       store; "" where the reader shares the retriever's word pieces.
     format: of the question files, a key of `FORMATS`; None to detect it.
     corpus_format: of the passage files, likewise.
+    columns: of question files that are tables, FIELD=COLUMN[,…].
+    corpus_columns: of passage files, likewise.
+    max_bad: records that may be left out, of all files together; each is
+      written to OUT/rejected.txt with its place and the reason.
+    allow_leak: whether held-out questions may be train questions.
 
   Returns:
-    Figures: passages, tokens, questions and pairs per set, salient spans.
+    Figures: passages, tokens, questions and pairs per set, what mining kept
+    and dropped, what the leak checks found, salient spans; records rejected
+    per file, and questions left out or without answers per set.
 
   Raises:
-    ValueError: for bad input, with file and line.
+    ValueError: for bad input, with file and line; for a leak.
     ImportError: if `spans` is given without the extra of that name.
   """
   out = Path(out)
-  names = [question_set_name(q) for q in questions]
+  names = question_set_names(questions)
   _check_pairs(pairs, names, negatives)
   # Before the hours that a large corpus takes.
-  finder = SpacyFinder() if spans else None
+  if spans:
+    finder = finder or SpacyFinder()
+    check_types(finder, spans)
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
-  sources = open_sources(corpus, corpus_format)
+  rejections = Rejections(max_bad, out / "rejected.txt")
+  sources = open_sources(corpus, corpus_format, corpus_columns, rejections)
   formats = [
-    None if is_packaged(q) else tell_format(q, "questions", format).name
+    None if is_packaged(q) else tell_format(q, "questions", format, columns)
     for q in questions
   ]
   word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
@@ -248,11 +295,23 @@ def prepare(
   if pieces is not None:
     manifest = tokenise(sources, out / "reader_corpus", pieces)
     figures["reader_tokens"] = manifest["tokens"]
-  figures["questions"] = {
-    name: prepare_questions(source, kind, out / "questions" / name)
+  sets = {
+    name: prepare_questions(source, kind, out / "questions" / name, rejections)
     for source, kind, name in zip(questions, formats, names, strict=True)
   }
-  figures["pairs"] = prepare_pairs(out, pairs, negatives) if pairs else {}
-  if finder:
+  figures["questions"] = {name: s.pop("count") for name, s in sets.items()}
+  figures["sets"] = sets
+  figures["rejected"] = rejections.by_file()
+  figures["leaks"] = question_leaks(out, allow=allow_leak)
+  searches = {"bm25": bm25_search(out)}
+  mined = mine_sets(
+    out, open_sets(out, pairs, add=False), searches, negatives=negatives
+  )
+  figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
+  figures["mining"] = mined
+  figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
+  if spans and finder:
     figures["spans"] = prepare_spans(out, finder, spans)
+    repeated = figures["leaks"]["repeated_passages"]["count"]
+    figures["leaks"] |= span_leaks(out, repeated)
   return figures

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.mining.bm25 import Bm25
+from odqa_jax.data.mining.bm25_build import bm25_of
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
 from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
@@ -62,11 +62,18 @@ def evaluate_bm25(
 ) -> dict[str, Any]:
   """The figures of `evaluate_ranking`: the baseline without training.
 
+  The index is that beside the corpus, or one made for this alone.
+
   Raises:
+    ValueError: if no passage has a word to index, or k is too large.
     ImportError: if the extra `bm25` is not installed.
   """
   texts = [question.question for question in questions]
-  rows, scores = Bm25.build(corpus).search(texts, k)
+  with (
+    progress_bar("index for BM25", len(corpus), "passages") as update,
+    bm25_of(corpus, progress=update) as bm25,
+  ):
+    rows, scores = bm25.search(texts, k)
   ranking = Ranking(tuple(q.id for q in questions), rows, scores)
   return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
 

@@ -8,6 +8,7 @@ from odqa_jax.retrieval.retriever import Retriever, fit_to_index, write_index
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import make_mesh
+from odqa_jax.runtime.pickles import refuse_pickle
 from odqa_jax.runtime.progress import progress_bar
 
 
@@ -21,6 +22,9 @@ def open_index(
     ValueError: if the index is that of another encoder or corpus, or does not
       fit in memory.
   """
+  refuse_pickle(
+    Path(directory), "encode the corpus again with `odqa index --out DIR`"
+  )
   fit_to_index(retriever, corpus, read_manifest(Path(directory)))
   return table.open_index(directory, make_mesh(), backend=backend)
 

@@ -32,6 +32,7 @@ from odqa_jax.data.examples.loader import question_batches
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
+from odqa_jax.models.hf.tensors import other_weights
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
 from odqa_jax.retrieval.index import build_index, check_index
@@ -44,10 +45,16 @@ from odqa_jax.runtime.mesh import (
   row_sharding,
   to_host,
 )
+from odqa_jax.runtime.pickles import refuse_pickle
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 # Encoded at once.
 _QUESTIONS = 64
+_CONVERT = (
+  "weights are read from safetensors alone; load them once where you trust "
+  "them, and AutoModel…save_pretrained(DIR) of transformers writes "
+  "model.safetensors"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +131,62 @@ def is_pretrained_folder(path: str | Path) -> bool:
   """Whether a folder is in a published format rather than a training workdir.
 
   Both may hold a `config.json`; only a workdir holds checkpoints.
+
+  Raises:
+    ValueError: if there is no folder, but a file, a pickle perhaps; or weights
+      that are not read.
   """
   path = Path(path)
+  if not path.is_dir():
+    _refuse_file(path)
   published = ("modules.json", "model.safetensors", "question/config.json")
   sharded = "model.safetensors.index.json"
-  return any((path / name).is_file() for name in (*published, sharded))
+  known = any((path / name).is_file() for name in (*published, sharded))
+  if not known and (other := other_weights(path)):
+    raise ValueError(f"{other}: {_CONVERT}.")
+  return known
+
+
+def _refuse_file(path: Path) -> None:
+  if not path.exists():
+    raise ValueError(
+      f"{path}: no such folder; name a training workdir, a step of it, or a "
+      "folder with config.json and model.safetensors."
+    )
+  refuse_pickle(path, _CONVERT)
+  raise ValueError(f"{path}: a file; name the folder of the model.")
+
+
+def folder_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
+  """The tokenizer of a published folder.
+
+  Args:
+    path: the folder.
+    vocab_size: rows of the embedding table; None where they are not known yet.
+
+  Raises:
+    ValueError: if it has ids that the embedding table has not, or the two
+      folders of a pair have other tokenizers of their own.
+  """
+  tokenizer = load_tokenizer(path)
+  if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+    raise ValueError(
+      f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the embedding "
+      f"table {vocab_size} rows; tokens without a row would get that of "
+      "another. Put the tokenizer there that the weights were trained with."
+    )
+  for side in ("question", "passage"):
+    names = ("tokenizer.json", "vocab.txt")
+    if not any((path / side / name).is_file() for name in names):
+      continue
+    theirs = load_tokenizer(path / side)
+    if theirs.fingerprint != tokenizer.fingerprint:
+      raise ValueError(
+        f"{path / side}: its tokenizer is another ({theirs.fingerprint[:12]}) "
+        f"than that of {path} ({tokenizer.fingerprint[:12]}); questions and "
+        "passages are read with one; keep the right one in both."
+      )
+  return tokenizer
 
 
 def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
@@ -153,7 +211,7 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
     return make_retriever(
       config,
       params,
-      load_tokenizer(path),
+      folder_tokenizer(path, config.bert.vocab_size),
       question_length=settings["question_length"],
       passage_length=settings["passage_length"],
       title=settings["title"],

@@ -39,6 +39,8 @@ _COMMANDS = {
   "questions": "odqa prepare --questions",
   "pairs": "odqa prepare --pairs",
   "spans": "odqa prepare --spans",
+  "bm25": "odqa prepare --pairs",
+  "leaks": "odqa prepare",
   "index": "odqa index",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",

@@ -18,6 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from odqa_jax.runtime.paths import expand_home
+
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
@@ -301,7 +303,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
     raise ValueError(f"{name}={value}: must be at least {least}.")
   if field.type is float:
     return float(value)
-  return value
+  return expand_home(value) if isinstance(value, str) else value
 
 
 def _check_together(settings: Settings) -> None:

@@ -25,6 +25,13 @@ from tokenizers import (
   trainers,
 )
 
+from odqa_jax.text.tokenizer_config import (
+  SWITCHES,
+  added_tokens,
+  check_class,
+  lowers_text,
+  read_switches,
+)
 from odqa_jax.text.tokenizer_files import (
   check_unicode,
   cuts_at_spaces,
@@ -35,12 +42,6 @@ from odqa_jax.text.tokenizer_files import (
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# Names of BertNormalizer's switches in tokenizer_config.json.
-_CONFIG_KEYS = {
-  "do_lower_case": "lowercase",
-  "strip_accents": "strip_accents",
-  "tokenize_chinese_chars": "handle_chinese_chars",
-}
 _NORMALISER: dict[str, Any] = {
   "clean_text": True,
   "handle_chinese_chars": True,
@@ -200,7 +201,7 @@ class Tokenizer:
     `load_tokenizer` and the `AutoTokenizer` of transformers read the folder.
     """
     config: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
-    config |= {n: self._switches[k] for n, k in _CONFIG_KEYS.items()}
+    config |= {n: self._switches[k] for n, k in SWITCHES.items()}
     config |= {f"{t[1:-1].lower()}_token": t for t in SPECIAL_TOKENS}
     files = {
       "tokenizer.json": self._backend.to_str(pretty=True),
@@ -239,24 +240,32 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
       "tokenizer.json or a vocab.txt on this machine."
     )
   text = read_text(file)
-  switches = _read_switches(file.parent / "tokenizer_config.json")
+  switches = read_switches(file.parent)
   if file.suffix == ".json":
     return _from_json(text, file, switches)
+  check_class(file.parent)
+  vocab = _parse_vocab(text, file)
   return Tokenizer(
-    _parse_vocab(text, file), source=str(file), normaliser=switches
+    vocab,
+    source=str(file),
+    normaliser=_lowered(file.parent, switches),
+    added_tokens=added_tokens(file.parent, vocab),
   )
 
 
-def _read_switches(file: Path) -> dict[str, bool | None]:
-  """The normaliser's switches that tokenizer_config.json sets, if it exists."""
-  if not file.is_file():
-    return {}
-  config = parse_json(read_text(file), file)
-  switches = {v: config[k] for k, v in _CONFIG_KEYS.items() if k in config}
-  for name, value in switches.items():
-    if not isinstance(value, bool | None):
-      raise ValueError(f"{file}: {name} is {value!r}; use true, false or null.")
-  return switches
+def _lowered(
+  folder: Path, switches: Mapping[str, bool | None]
+) -> dict[str, bool | None]:
+  """The switches, once sentence-transformers has lowered the text."""
+  rules = {**_NORMALISER, **switches}
+  if not lowers_text(folder) or rules["lowercase"]:
+    return dict(switches)
+  # None: as `lowercase` was for the tokenizer itself.
+  return {
+    **rules,
+    "lowercase": True,
+    "strip_accents": bool(rules["strip_accents"]),
+  }
 
 
 def _parse_vocab(text: str, file: Path) -> dict[str, int]:
@@ -292,11 +301,17 @@ def _from_json(
         f"({wanted}) are read; name a BERT folder."
       )
   model = parsed["model"]
+  prefix = model.get("continuing_subword_prefix", "##")
+  if prefix != "##":
+    raise ValueError(
+      f"{file}: continuing_subword_prefix={prefix!r}, but BERT's word pieces "
+      "go on with '##'; name a BERT folder."
+    )
   rules = {k: v for k, v in parsed["normalizer"].items() if k != "type"}
   return Tokenizer(
     model["vocab"],
     source=str(file),
-    normaliser={**rules, **switches},
+    normaliser=_lowered(file.parent, {**rules, **switches}),
     max_word=model.get("max_input_chars_per_word", 100),
     added_tokens=parsed.get("added_tokens", ()),
   )

@@ -96,10 +96,11 @@ def initial_reader(
   """
   reader = settings.reader
   path = reader.init_from or settings.init_from
-  if path and is_pretrained_folder(path):
+  named = reader.init_from or (path and Path(path).is_dir())
+  if named and is_pretrained_folder(path):
     if reader.init_from:
       return _from_folder(reader, Path(path), vocabulary)
-  elif path and Path(path).is_dir():
+  elif named:
     folder, step = find_step(Path(path))
     if "reader" in read_extra(folder, step)["components"]:
       return _from_workdir(reader, Path(path), step, mesh, vocabulary)

@@ -18,11 +18,13 @@ from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
 from odqa_jax.models.families import InitialNetwork, network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
-from odqa_jax.retrieval.retriever import is_pretrained_folder
+from odqa_jax.retrieval.retriever import (
+  folder_tokenizer,
+  is_pretrained_folder,
+)
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.mesh import replicated
 from odqa_jax.runtime.settings import ModelSettings, Settings
-from odqa_jax.text.tokenizer import load_tokenizer
 
 
 def initial_retriever(
@@ -48,7 +50,7 @@ def initial_retriever(
     return InitialNetwork(encoder, None, "initial weights: random")
   path = resolve_folder(settings.init_from)
   if is_pretrained_folder(path):
-    _check_same_tokenizer(path, load_tokenizer(path).fingerprint, corpus)
+    _check_same_tokenizer(path, folder_tokenizer(path).fingerprint, corpus)
     return _from_published(model, path)
   folder, step = find_step(path)
   params, extra = restore_params(path, replicated(mesh))
@@ -138,7 +140,8 @@ def _with_run_settings(
 
 
 def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
-  theirs, params, _ = load_encoder(path, scan=model.scan)
+  theirs, params, facts = load_encoder(path, scan=model.scan)
+  folder_tokenizer(path, theirs.bert.vocab_size)
   mine = _with_run_settings(theirs, model)
   if mine.shared != model.shared:
     if not mine.shared:
@@ -146,8 +149,12 @@ def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
         f"config.model.shared=True, but {path} holds two encoders."
       )
     mine, params = _doubled(mine, params)
+  prompts = [facts[f"{side}_prompt"] for side in ("question", "passage")]
+  without = f", without its prompts {prompts}" if any(prompts) else ""
   return InitialNetwork(
-    DualEncoder(mine), params, f"initial weights: published folder {path}"
+    DualEncoder(mine),
+    params,
+    f"initial weights: published folder {path}{without}",
   )
 
 

@@ -51,6 +51,7 @@ class Names:
   model = "names 1"
   software = "re"
   types = (*TYPES, "CARDINAL")
+  alone = False
 
   def __init__(self, names: dict[str, str], fail_at: str = "") -> None:
     self.names = names

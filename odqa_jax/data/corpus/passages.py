@@ -165,6 +165,18 @@ PLAIN_FORMATS = (
 )
 
 
+def _check_new(
+  passage: Passage, place: Place, places: dict[str, Place] | None
+) -> Passage:
+  """Checks a passage, and that its id is new where `places` are remembered."""
+  check_passage(passage)
+  if places is not None and places.setdefault(passage.id, place) != place:
+    raise ValueError(
+      f"the id {passage.id!r} is already that of {places[passage.id]}."
+    )
+  return passage
+
+
 class PassageFile:
   """A passage file, its identity, and its records with their numbers.
 
@@ -226,9 +238,12 @@ class PassageFile:
         f"{self.path}: files of the format {self.format.name!r} hold no "
         f"passages; {_ACCEPTED}."
       )
+    self._file.begin()
+    # The corpus refuses an id that is there twice, and needs no memory for it.
+    places: dict[str, Place] | None = {} if self._file.may_reject else None
     for place, passage in self.format.passages(self._file):
       self._array = place.array
-      if self._file.attempt(place, check_passage, passage) is not None:
+      if self._file.attempt(place, _check_new, passage, place, places):
         yield passage, place.number
     self.sha256 = self._file.digest.hexdigest()
 

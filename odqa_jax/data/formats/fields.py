@@ -52,6 +52,15 @@ def text(record: Record, key: str) -> str:
   return value
 
 
+def optional_text(record: Record, key: str) -> str:
+  """The string at a key; "" where it is null or not there.
+
+  Raises:
+    ValueError: if there is something else.
+  """
+  return "" if record.get(key) is None else text(record, key)
+
+
 def identifier(value: Any) -> str:
   """An id, which files give as a string or as an integer.
 
@@ -113,3 +122,17 @@ def ids(record: Record, key: str) -> tuple[str, ...]:
   if not isinstance(value, list):
     raise ValueError(f"{key!r} is {shown(value)}, not a list of passage ids.")
   return tuple(dict.fromkeys(map(identifier, value)))
+
+
+def objects(record: Record, key: str) -> list[Record]:
+  """The objects of the list at a key; none where there is no such key.
+
+  Raises:
+    ValueError: if they are no list of objects.
+  """
+  value = record.get(key)
+  if value is None:
+    return []
+  if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+    raise ValueError(f"{key!r} is {shown(value)}, not a list of objects.")
+  return value

@@ -46,3 +46,21 @@ def joined_passages(
           yield place, passage
 
   return read
+
+
+def joined_corpus(
+  passage_of: Callable[[Any], Passage | list[Passage]],
+  layout: Layout = RawFile.records,
+) -> Reader:
+  """A reader of a corpus, which should name each passage once.
+
+  Nothing is left out or remembered: a repeated id is for the corpus to refuse.
+  """
+
+  def read(file: RawFile) -> Iterator[tuple[Place, Passage]]:
+    for place, record in layout(file):
+      found = file.attempt(place, passage_of, record)
+      for passage in [found] if isinstance(found, Passage) else found or ():
+        yield place, passage
+
+  return read

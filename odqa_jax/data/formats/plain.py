@@ -3,11 +3,19 @@
 `n` is the number of the record, from 0: the id of a question that has none.
 """
 
+import itertools
+
 from odqa_jax.data.formats import fields
 from odqa_jax.data.formats.joined import joined_questions
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.raw.formats import Format, has_keys
+from odqa_jax.data.raw.formats import Beginning, Format, has_keys
 from odqa_jax.data.raw.records import RawFile, Record
+
+_EXAMINED = 64
+_ASKING = frozenset(
+  "who whom whose what when where which why how is are was were do does did "
+  "can could name".split()
+)
 
 
 def nq_open(record: Record, n: int) -> Question:
@@ -40,6 +48,32 @@ def webquestions(record: Record, n: int) -> Question:
   )
 
 
+def plain_text(line: str, n: int) -> Question:
+  """A line that is a question, which has no answers."""
+  return Question(id=str(n), question=line.strip(), answers=())
+
+
+def _is_plain_text(start: Beginning) -> str:
+  """Lines of three words or more, each of which must look like a question."""
+  if start.keys is not None:
+    return ""
+  lines = itertools.islice(start.file.raw_lines(), _EXAMINED)
+  texts = [line.text.strip() for line in lines if line.text.strip()]
+  return "lines that are questions" if all(map(_asks, texts)) else ""
+
+
+def _asks(text: str) -> bool:
+  """Three words, and a question mark, or at least a word that asks.
+
+  What has no question mark must not hold what stands between columns.
+  """
+  words = text.split()
+  if len(words) < 3 or any(char in text for char in "\t{}[]"):
+    return False
+  asks = words[0].lower() in _ASKING and not any(c in text for c in ',;|"')
+  return text.endswith("?") or asks
+
+
 NQ_OPEN = Format(
   "nq_open",
   "question, answer or answers; id, positive_ids, negative_ids",
@@ -57,4 +91,10 @@ WEBQUESTIONS = Format(
   "JSON with qId, qText and answers",
   has_keys("qText"),
   questions=joined_questions(RawFile.records, webquestions),
+)
+PLAIN_TEXT = Format(
+  "plain_text",
+  "one question a line, without answers",
+  _is_plain_text,
+  questions=joined_questions(RawFile.lines, plain_text),
 )

@@ -6,13 +6,28 @@ detects a file counts.
 """
 
 from odqa_jax.data.corpus.passages import PLAIN_FORMATS
+from odqa_jax.data.formats import (
+  beir,
+  bright,
+  flashrag,
+  kilt,
+  msmarco,
+  multihop,
+  popqa,
+  tevatron,
+)
 from odqa_jax.data.formats.dpr import DPR_QAS, DPR_RETRIEVER
 from odqa_jax.data.formats.paired import (
   PARAGRAPH_QUESTION,
   QED,
   SENTENCE_QUESTION,
 )
-from odqa_jax.data.formats.plain import ENTITY_QUESTIONS, NQ_OPEN, WEBQUESTIONS
+from odqa_jax.data.formats.plain import (
+  ENTITY_QUESTIONS,
+  NQ_OPEN,
+  PLAIN_TEXT,
+  WEBQUESTIONS,
+)
 from odqa_jax.data.formats.squad import SQUAD
 from odqa_jax.data.formats.trec import CURATED_TREC
 from odqa_jax.data.raw.formats import Format
@@ -29,10 +44,25 @@ FORMATS: dict[str, Format] = {
     SENTENCE_QUESTION,
     ENTITY_QUESTIONS,
     PARAGRAPH_QUESTION,
+    flashrag.QUESTIONS,
+    flashrag.CORPUS,
+    kilt.TASK,
+    kilt.SOURCE,
+    multihop.HOTPOTQA,
+    multihop.MUSIQUE,
+    tevatron.TRAINING_SET,
+    tevatron.CORPUS,
+    bright.EXAMPLES,
+    bright.LONG_EXAMPLES,
+    bright.DOCUMENTS,
+    beir.BEIR,
+    popqa.POPQA,
+    msmarco.MSMARCO,
     CURATED_TREC,
     NQ_OPEN,
     DPR_QAS,
     WIKIPEDIA_DUMP,
+    PLAIN_TEXT,
     *PLAIN_FORMATS,
   )
 }

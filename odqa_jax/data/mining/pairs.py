@@ -1,6 +1,6 @@
 """Positives and hard negatives of a question set, as rows of a corpus.
 
-pairs = mine_pairs(questions, corpus, bm25, negatives=8)
+pairs = mine_pairs(questions, corpus, {"bm25": search}, negatives=8)
 pairs.save("data/pairs/train")
 """
 
@@ -33,9 +33,9 @@ class Pairs:
     positive_offsets: [p+1] bounds in `positive_rows`.
     negative_rows: the hard negatives, hardest first; likewise.
     negative_offsets: [p+1].
-    manifest: fingerprints of corpus and questions, and counts: of pairs, of
-      positives from distant supervision, of questions left out and the first
-      of their ids.
+    manifest: fingerprints of corpus and questions, the number of pairs, and
+      what `mine_pairs` tells: the searches and what they were asked, and the
+      `report` of what was kept and dropped.
   """
 
   question: Int[np.ndarray, " p"]

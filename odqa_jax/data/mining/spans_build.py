@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.mining.entities import TYPES, EntityFinder
+from odqa_jax.data.mining.entities import TYPES, EntityFinder, check_types
 from odqa_jax.data.mining.found_spans import REASONS, FoundSpans
 from odqa_jax.data.parts.files import SCRATCH, Arrays, Part, read_part
 from odqa_jax.data.parts.growing import GrowingArray
@@ -61,12 +61,7 @@ def build_spans(
       has no entity of these types.
   """
   out = Path(out)
-  unknown = sorted(set(types) - set(finder.types))
-  if unknown:
-    raise ValueError(
-      f"--spans {unknown[0]}: no type of {finder.model}; choose from "
-      f"{', '.join(sorted(finder.types))}."
-    )
+  check_types(finder, types)
   made_from: dict[str, Any] = {
     "corpus": corpus.fingerprint,
     "tokenizer": corpus.tokenizer.fingerprint,

@@ -96,6 +96,10 @@ def _check_encodable(question: Question) -> None:
   texts = (question.id, question.question, *question.answers)
   ids = question.positive_ids + question.negative_ids + question.excluded_ids
   for text in texts + ids:
+    if "\0" in text:
+      raise ValueError(
+        f"{text!r} holds a NUL character, which is no text; remove it."
+      )
     try:
       text.encode()
     except UnicodeEncodeError as error:

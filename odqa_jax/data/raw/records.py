@@ -10,17 +10,17 @@ DPR publishes are gigabytes, so they are parsed as a stream.
 """
 
 import contextlib
+import functools
 import hashlib
-import json
+import io
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
-
-import ijson
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from odqa_jax.data.raw import parquet
+from odqa_jax.data.raw.json_text import BrokenJsonError, Decoder, JsonText
 from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.data.raw.streams import opened
 from odqa_jax.data.raw.tables import Line, Row, quoted_rows
@@ -96,6 +96,23 @@ class RawFile:
     """Counts a sound record that is of no use here, in words."""
     self.left_out[what] += 1
 
+  @property
+  def may_reject(self) -> bool:
+    """Whether any bad record may be left out."""
+    return self._rejections is not None and self._rejections.limit > 0
+
+  def begin(self) -> None:
+    """Says that all records are read now, anew."""
+    self.left_out.clear()
+    if self._rejections is not None:
+      self._rejections.begin(self.path)
+
+  def beside(self, path: str | Path) -> "RawFile":
+    """Another file, whose bad records count together with those of this one."""
+    other = RawFile(path, self._rejections)
+    other.begin()
+    return other
+
   def attempt(
     self, place: Place, function: Callable[..., Value], *args: Any
   ) -> Value | None:
@@ -119,7 +136,7 @@ class RawFile:
     self._rejections.add(self.path, str(place), reason)
 
   @contextlib.contextmanager
-  def open(self) -> Iterator[IO[bytes]]:
+  def open(self) -> Iterator[io.BufferedReader]:
     """The bytes, decompressed, after a byte-order mark.
 
     Raises:
@@ -256,9 +273,10 @@ class RawFile:
     Raises:
       ValueError: for broken JSON, and for what is no JSON object.
     """
-    array = self.first_byte() == b"["
-    items = self.array() if array else self.lines()
-    read = _checked if array else _parsed
+    if self.first_byte() == b"[":
+      items, read = self.array(), _checked
+    else:
+      items, read = self.lines(), functools.partial(_parsed, Decoder())
     for place, item in items:
       record = self.attempt(place, read, item)
       if record is not None:
@@ -268,19 +286,23 @@ class RawFile:
     """Items of the JSON array at a key; "" is the file itself.
 
     Raises:
-      ValueError: naming the position at which the JSON breaks.
+      ValueError: naming the position at which the JSON breaks; where the next
+        item begins is not known then.
     """
     place = Place(self.path, 0, key)
-    items = f"{key}.item" if key else "item"
-    with self.open() as stream:
+    with self._json_text() as text:
       try:
-        for item in ijson.items(stream, items, use_float=True):
-          yield place, item
+        for value, fault in text.items() if not key else _items_at(text, key):
+          if fault:
+            self.reject(place, f"{fault}; mend the record.")
+          else:
+            yield place, value
           place = place._replace(number=place.number + 1)
-      except (ijson.JSONError, UnicodeDecodeError) as error:
+        text.end()
+      except (BrokenJsonError, UnicodeDecodeError) as error:
         raise ValueError(
-          f"{place}: broken JSON or not UTF-8 ({_first_line(error)}); the "
-          "file must hold one whole JSON array."
+          f"{place}: broken JSON or not UTF-8 ({error}); the file must hold "
+          "one whole JSON array."
         ) from error
 
   def top_keys(self) -> set[str]:
@@ -296,36 +318,43 @@ class RawFile:
     if self.kind() == "Parquet":
       return set(parquet.column_names(self.path))
     keys: set[str] = set()
-    depth, last = 0, ""
-    with self.open() as stream:
+    with self._json_text() as text:
       try:
-        # Not ijson.parse: its prefixes grow with the depth of the nesting.
-        for event, value in ijson.basic_parse(stream, multiple_values=True):
-          if event == "map_key" and depth == 1:
-            keys.add(value)
-            last = value
-          elif event == "start_array" and depth == 1 and last == "data":
+        if text.next_char() == "[":
+          for value, _ in text.items():
+            return set(value) if isinstance(value, dict) else set()
+          return set()
+        for key in text.keys():
+          keys.add(key)
+          if key == "data" and text.next_char() == "[":
             break
-          elif event == "start_map":
-            depth += 1
-          elif event == "end_map":
-            depth -= 1
-            if not depth:
-              break
-      except (ijson.JSONError, UnicodeDecodeError) as error:
+          text.value()
+      except (BrokenJsonError, UnicodeDecodeError) as error:
         raise ValueError(
           f"{self.path}:1: the file begins like JSON and is broken or not "
-          f"UTF-8 ({_first_line(error)}); check that it is whole."
+          f"UTF-8 ({error}); check that it is whole."
         ) from error
     return keys
 
+  @contextlib.contextmanager
+  def _json_text(self) -> Iterator[JsonText]:
+    with self.open() as stream:
+      yield JsonText(stream, _LONGEST_LINE)
 
-def _parsed(text: str) -> Record:
+
+def _items_at(text: JsonText, key: str) -> Iterator[tuple[Any, str]]:
+  """Items of the array at a key of the object that is next."""
+  for name in text.keys():
+    if name == key and text.next_char() == "[":
+      yield from text.items()
+    else:
+      text.value()
+
+
+def _parsed(decoder: Decoder, text: str) -> Record:
   """The object of a line of JSON."""
   try:
-    value = _JSON.decode(text)
-  except RecursionError:
-    raise ValueError("broken JSON (nested too deeply); mend it.") from None
+    value = decoder.whole(text)
   except ValueError as error:
     raise ValueError(
       f"broken JSON ({error}); every line must be one JSON object; mend or "
@@ -341,26 +370,3 @@ def _checked(value: Any) -> Record:
       f"{reprlib.repr(value)}; check the format."
     )
   return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Record:
-  """An object, whose keys must differ: of two values one would be lost."""
-  record = dict(pairs)
-  if len(record) < len(pairs):
-    names = [name for name, _ in pairs]
-    repeated = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f"the key {repeated[:60]!r} is there more than once")
-  return record
-
-
-def _no_number(name: str) -> None:
-  raise ValueError(f"{name} is no JSON number")
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _first_line(error: Exception) -> str:
-  """Its first line; ijson draws pictures, at times as the repr of bytes."""
-  text = str(error).strip().replace("\\n", "\n").removeprefix("b'")
-  return text.split("\n", 1)[0] or "unreadable"

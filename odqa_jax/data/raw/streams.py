@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
@@ -230,7 +230,7 @@ class _Decompressed(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], _HashedFile]]:
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, _HashedFile]]:
   """The decompressed bytes of a file after a byte-order mark, and the file.
 
   Raises:

@@ -51,7 +51,12 @@ class _Lines:
     if line.fault:
       raise ValueError(line.fault)
     if len(self.taken) > 1:
-      self._check_joined(self.taken[0], line)
+      if self.width:
+        self.check_joined(line)
+      if sum(len(taken.text) for taken in self.taken) > self._longest:
+        raise ValueError(
+          f"a quote opens here and has no end in {self._longest:,} characters."
+        )
     return line.text
 
   def give_back(self) -> Line:
@@ -60,24 +65,16 @@ class _Lines:
     self._again.extendleft(reversed(others))
     return first
 
-  def _check_joined(self, first: Line, line: Line) -> None:
-    """Raises ValueError where a quote would make one row of several."""
-    count = self._columns(line)
-    if (
-      self._delimiter == "\t"
-      and count > 1
-      and count == self._columns(first) == (self.width or count)
-    ):
+  def check_joined(self, line: Line) -> None:
+    """Raises ValueError where a quote would make one row of two."""
+    alike = self._columns(self.taken[0]) == self._columns(line) == self.width
+    if self._delimiter == "\t" and alike and self.width > 1:
       raise ValueError(
-        f"this line and line {line.number} have {count} columns each, and a "
-        "quote that opens here would make one row of them; write a quote "
+        f"this line and line {line.number} have {self.width} columns each, and "
+        "a quote that opens here would make one row of them; write a quote "
         "inside a quoted field twice, and a quoted field without tabs. A file "
         "in which quotes mean nothing has formats of its own "
         "(passages_tsv_unquoted)."
-      )
-    if sum(len(taken.text) for taken in self.taken) > self._longest:
-      raise ValueError(
-        f"a quote opens here and has no end in {self._longest:,} characters."
       )
 
   def _columns(self, line: Line) -> int:
@@ -108,6 +105,10 @@ def quoted_rows(
     source.taken.clear()
     try:
       row = next(reader, None)
+      if row and not source.width:
+        source.width = len(row)
+        for line in source.taken[1:]:
+          source.check_joined(line)
     except (csv.Error, ValueError) as error:
       last = source.taken[-1]
       first = source.give_back()
@@ -115,7 +116,6 @@ def quoted_rows(
       continue
     if row is None:
       return
-    source.width = source.width or len(row)
     if len(row) > 1 or (row and row[0].strip()):
       yield source.taken[0].number, row
 

@@ -79,8 +79,10 @@ def load_encoder(
   pair = all((directory / side).is_dir() for side in _SIDES)
   load = _load_pair if pair else _load_single
   config, params, facts = load(directory, ours)
-  for key in facts.keys() & ours.keys():
+  for key in sorted(facts.keys() & ours.keys()):
     facts[key] = ours[key]
+    if key.endswith("_length"):
+      folders.check_length(directory / _OURS, key, ours[key], config.bert)
   bert = dataclasses.replace(config.bert, dtype=dtype, scan=scan)
   return dataclasses.replace(config, bert=bert), params, facts
 
@@ -258,6 +260,7 @@ def _load_dense(folder: Path, width: int) -> Params:
     not str(config.get("activation_function")).endswith(".Identity")
     or config.get("use_residual")
     or config.get("in_features") != width
+    or type(config.get("out_features")) is not int
   ):
     raise ValueError(
       f"{folder / 'config.json'}: a linear map from {width} features without "

@@ -31,6 +31,37 @@ _CONFIG_FIELDS = (
   ("attention_dropout", "attention_probs_dropout_prob"),
   ("eps", "layer_norm_eps"),
 )
+# What a config.json that leaves a key out stands for (transformers'
+# BertConfig); Google's own files have no layer_norm_eps. That the sizes are
+# those of the weights is seen when these are read.
+CONFIG_DEFAULTS: dict[str, Any] = {
+  "vocab_size": 30522,
+  "hidden_size": 768,
+  "num_hidden_layers": 12,
+  "num_attention_heads": 12,
+  "intermediate_size": 3072,
+  "max_position_embeddings": 512,
+  "type_vocab_size": 2,
+  "hidden_dropout_prob": 0.1,
+  "attention_probs_dropout_prob": 0.1,
+  "layer_norm_eps": 1e-12,
+  "projection_dim": 0,
+}
+# Keys of any model that make it compute something else, or stand for weights
+# that are not plain arrays.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+  "quantization_config": (None, {}),
+  "pruned_heads": ({}, None),
+  "auto_map": (None, {}),
+  "add_cross_attention": (False,),
+}
+# The largest numbers that a config is taken seriously with.
+_MOST = {
+  "num_hidden_layers": 1000,
+  "num_layers": 1000,
+  "num_decoder_layers": 1000,
+}
+_MOST_OF_ANY = 2**31 - 1
 # The older paths: every version of sentence-transformers knows them.
 _MODULE_TYPE = "sentence_transformers.models."
 _POOLINGS = {
@@ -85,30 +116,74 @@ def read_config(
   path = directory / "config.json"
   given = read_json(path, required=True).items()
   config = {**defaults, **{k: v for k, v in given if v is not None}}
-  for key, values in known.items():
-    if config[key] not in values:
+  for key, values in (_PLAIN | dict(known)).items():
+    if config.get(key, values[0]) not in values:
       raise ValueError(
         f"{path}: {key}={config[key]!r}, but only {values} can be loaded; "
         f"choose {remedy}."
       )
-  missing = [name for _, name in fields if config.get(name) is None]
-  if missing:
-    raise ValueError(f"{path}: {missing} are missing; add them.")
+  for _, name in fields:
+    _check_number(path, name, config.get(name), like=defaults[name])
   return config
+
+
+def _check_number(path: Path, name: str, value: Any, *, like: Any) -> None:
+  """Refuses a size that is none, before it becomes a shape.
+
+  Raises:
+    ValueError: naming the key.
+  """
+  most = _MOST.get(name, _MOST_OF_ANY)
+  if isinstance(like, float):
+    good = isinstance(value, int | float) and 0 <= value < 1
+    rule = "a number, at least 0 and below 1"
+  else:
+    # Ids and the width of a projection may be 0.
+    least = 0 if name.endswith("_id") or name == "projection_dim" else 1
+    good = type(value) is int and least <= value <= most
+    rule = f"a whole number from {least} to {most}"
+  if not good or isinstance(value, bool):
+    raise ValueError(f"{path}: {name}={value!r} is not {rule}; mend it.")
+
+
+def _check_class(path: Path, config: Mapping[str, Any]) -> None:
+  """Refuses the class of another network where no model_type is given.
+
+  Raises:
+    ValueError: naming the class.
+  """
+  for name in config.get("architectures") or ():
+    if not str(name).startswith(("Bert", "DPR")):
+      raise ValueError(
+        f"{path}: architectures={config['architectures']!r}, but only BERT and "
+        "DPR can be loaded; choose a model with the BERT architecture."
+      )
 
 
 def read_bert_config(directory: Path) -> dict[str, Any]:
   """The config.json of a BERT, with or without DPR's projection."""
   known: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert", "dpr"),
-    "hidden_act": ("gelu",),
+    # The second is the same function, written in Python.
+    "hidden_act": ("gelu", "gelu_python"),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
   }
   defaults = {name: values[0] for name, values in known.items()}
-  defaults |= {"projection_dim": 0}
   remedy = "a model with the BERT architecture"
-  return read_config(directory, defaults, known, _CONFIG_FIELDS, remedy)
+  fields = (*_CONFIG_FIELDS, ("projection", "projection_dim"))
+  config = read_config(
+    directory, defaults | CONFIG_DEFAULTS, known, fields, remedy
+  )
+  _check_class(directory / "config.json", config)
+  for name in ("adapter_config.json", "adapter_model.safetensors"):
+    if (directory / name).exists():
+      raise ValueError(
+        f"{directory / name}: an adapter beside the weights changes what they "
+        "compute, and is not read; merge it into them (PEFT: "
+        "merge_and_unload), save the model, and name that folder."
+      )
+  return config
 
 
 def bert_config(config: Mapping[str, Any]) -> BertConfig:
@@ -139,8 +214,8 @@ def read_modules(directory: Path) -> Head:
   path = directory / "modules.json"
   if not path.is_file():
     return Head()
-  modules = json.loads(path.read_text("utf-8"))
-  kinds = [module["type"].rpartition(".")[2] for module in modules]
+  modules = _read_list(path)
+  kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
   if kinds not in (
     ["Transformer", "Pooling"],
     ["Transformer", "Pooling", "Normalize"],
@@ -152,7 +227,7 @@ def read_modules(directory: Path) -> Head:
       "then at most one Dense and one Normalize are."
     )
   folders = {
-    kind: _below(directory, module["path"])
+    kind: _below(directory, str(module.get("path", "")))
     for kind, module in zip(kinds, modules, strict=True)
   }
   if folders["Transformer"] != directory:
@@ -160,7 +235,38 @@ def read_modules(directory: Path) -> Head:
       f"{path}: the Transformer must stand in the folder itself."
     )
   pooling = _read_pooling(folders["Pooling"] / "config.json")
-  return Head(pooling, "Normalize" in kinds, folders.get("Dense"))
+  normalise = "Normalize" in kinds or _compares_directions(directory)
+  return Head(pooling, normalise, folders.get("Dense"))
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+  """A JSON list of objects."""
+  try:
+    value = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON ({error}); copy it again.") from error
+  if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+    raise ValueError(f"{path}: not a list of JSON objects; copy it again.")
+  return value
+
+
+def _compares_directions(directory: Path) -> bool:
+  """Whether the model says that its embeddings are compared by the cosine.
+
+  That is the inner product of embeddings of length 1, which is what we search
+  by. Without a word of it the inner product stands.
+
+  Raises:
+    ValueError: it wants a distance.
+  """
+  path = directory / "config_sentence_transformers.json"
+  name = read_json(path, required=False).get("similarity_fn_name")
+  if name not in (None, "dot", "dot_product", "cosine"):
+    raise ValueError(
+      f"{path}: similarity_fn_name={name!r}, but passages are ranked by the "
+      "inner product or the cosine; choose a model that was trained for one."
+    )
+  return bool(name == "cosine")
 
 
 def _below(directory: Path, name: str) -> Path:
@@ -235,15 +341,21 @@ def _write_pooling(path: Path, config: EncoderConfig) -> None:
 
 
 def read_facts(directory: Path, bert: BertConfig) -> dict[str, Any]:
-  """Lengths and prompts, from the files that sentence-transformers reads."""
-  options = read_json(directory / "sentence_bert_config.json", required=False)
+  """Lengths and prompts, from the files that sentence-transformers reads.
+
+  Raises:
+    ValueError: a length is none, or longer than the table of positions.
+  """
+  options_path = directory / "sentence_bert_config.json"
+  options = read_json(options_path, required=False)
   tokens = read_json(directory / "tokenizer_config.json", required=False)
   extra = read_json(
     directory / "config_sentence_transformers.json", required=False
   )
-  length = options.get("max_seq_length") or min(
-    bert.max_positions, int(tokens.get("model_max_length", bert.max_positions))
-  )
+  length = options.get("max_seq_length")
+  if length is None:
+    length = _shortest(tokens.get("model_max_length"), bert.max_positions)
+  check_length(options_path, "max_seq_length", length, bert)
   prompts = extra.get("prompts") or {}
   default = prompts.get(extra.get("default_prompt_name")) or ""
   passage = prompts.get("document") or prompts.get("passage")
@@ -253,3 +365,23 @@ def read_facts(directory: Path, bert: BertConfig) -> dict[str, Any]:
     "question_prompt": prompts.get("query") or default,
     "passage_prompt": passage or default,
   }
+
+
+def _shortest(stated: Any, positions: int) -> int:
+  """The tokenizer's limit, which may be a number without end or absent."""
+  known = isinstance(stated, int | float) and not isinstance(stated, bool)
+  return min(positions, int(stated)) if known else positions
+
+
+def check_length(path: Path, key: str, length: Any, bert: BertConfig) -> None:
+  """Refuses a length that the table of positions has not.
+
+  Raises:
+    ValueError: naming the file and the key.
+  """
+  most = bert.max_positions
+  if type(length) is not int or not 3 <= length <= most:
+    raise ValueError(
+      f"{path}: {key}={length!r}; the model takes 3 to {most} tokens "
+      "(max_position_embeddings); mend it."
+    )

@@ -46,6 +46,24 @@ _FIELDS = (
   ("eos_id", "eos_token_id"),
   ("start_id", "decoder_start_token_id"),
 )
+# What a config.json that leaves a key out stands for (transformers' T5Config).
+DEFAULTS: dict[str, Any] = {
+  "model_type": "t5",
+  "vocab_size": 32128,
+  "d_model": 512,
+  "d_kv": 64,
+  "d_ff": 2048,
+  "num_layers": 6,
+  "num_heads": 8,
+  "feed_forward_proj": "relu",
+  "tie_word_embeddings": True,
+  "relative_attention_max_distance": 128,
+  "relative_attention_num_buckets": 32,
+  "dropout_rate": 0.1,
+  "layer_norm_epsilon": 1e-6,
+  "pad_token_id": 0,
+  "eos_token_id": 1,
+}
 _PROJECTIONS = {"relu": False, "gated-gelu": True}
 _TABLE, _HEAD = "shared.weight", "lm_head.weight"
 # Other names under which files repeat the embedding table.
@@ -128,20 +146,11 @@ def read_t5_config(directory: str | Path) -> T5Config:
   generation = folders.read_json(
     directory / "generation_config.json", required=False
   )
-  defaults: dict[str, Any] = {
-    "model_type": "t5",
-    "feed_forward_proj": "relu",
-    "tie_word_embeddings": True,
-    "relative_attention_max_distance": 128,
-    "relative_attention_num_buckets": 32,
-    "dropout_rate": 0.1,
-    "layer_norm_epsilon": 1e-6,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
+  defaults = DEFAULTS | {
     "decoder_start_token_id": generation.get("decoder_start_token_id", 0),
     "num_decoder_layers": folders.read_json(
       directory / "config.json", required=True
-    ).get("num_layers"),
+    ).get("num_layers", 6),
   }
   known = {"model_type": ("t5",), "feed_forward_proj": tuple(_PROJECTIONS)}
   remedy = "a T5 of version 1.0 or 1.1"

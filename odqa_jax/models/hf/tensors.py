@@ -8,7 +8,6 @@ its `Layout`; that of BERT is here, that of T5 in `t5.py`.
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,22 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float
 
+from odqa_jax.runtime.artifact import read_json
+
+# Pickles of torch, and what TensorFlow and Flax wrote.
+_OTHER_WEIGHTS = (
+  "pytorch_model*.bin",
+  "*.pt",
+  "*.pth",
+  "*.cp",
+  "*.ckpt*",
+  "*.pkl",
+  "tf_model.h5",
+  "flax_model.msgpack",
+)
+# Differing tensors that an error lists.
+_LISTED = 40
+_FLOATS = ("F16", "BF16", "F32", "F64")
 _LEAVES = {
   "kernel": "weight",
   "scale": "weight",
@@ -105,8 +120,18 @@ class Tensors:
     return tuple(self._files[raw].get_slice(raw).get_shape())
 
   def read(self, name: str) -> Float[np.ndarray, "*shape"]:
-    """The tensor as float32."""
+    """The tensor as float32.
+
+    Raises:
+      ValueError: it is of a type that is no plain float: integers need a scale.
+    """
     raw = self.raw[name]
+    kind = self._files[raw].get_slice(raw).get_dtype()
+    if kind not in _FLOATS:
+      raise ValueError(
+        f"{raw}: the tensor is of type {kind}; weights of {', '.join(_FLOATS)} "
+        "are read; save the model without quantisation."
+      )
     return self._files[raw].get_tensor(raw).astype(np.float32)
 
 
@@ -137,25 +162,42 @@ def open_tensors(directory: Path, layout: Layout) -> Iterator[Tensors]:
     yield Tensors(files, layout)
 
 
+def other_weights(directory: Path) -> Path | None:
+  """A file of weights in a folder that is in no format that is read."""
+  for pattern in _OTHER_WEIGHTS:
+    for path in sorted(directory.glob(pattern)):
+      return path
+  return None
+
+
 def _weight_files(directory: Path, loader: str) -> list[Path]:
   index = directory / "model.safetensors.index.json"
   single = directory / "model.safetensors"
   if single.is_file():
     return [single]
   if index.is_file():
-    names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    names = _shard_names(index)
     for name in names:
       if name != Path(name).name:
         raise ValueError(f"{index}: {name!r} is not a plain file name.")
     return [directory / name for name in sorted(names)]
-  if (directory / "pytorch_model.bin").is_file():
+  if other := other_weights(directory):
     raise ValueError(
-      f"{directory / 'pytorch_model.bin'}: pickled weights can run code and "
-      "are not read; convert them once where you trust them: "
+      f"{other}: weights are read from safetensors alone; pickled ones can run "
+      "code and are not read; convert them once where you trust them: "
       f"{loader}.from_pretrained(DIR).save_pretrained(DIR) of transformers "
       "writes model.safetensors."
     )
   raise FileNotFoundError(f"{single}: there is no such file, nor an index.")
+
+
+def _shard_names(index: Path) -> set[str]:
+  weights = read_json(index).get("weight_map")
+  if not isinstance(weights, dict) or not weights:
+    raise ValueError(
+      f"{index}: no weight_map of tensor names and files; copy it again."
+    )
+  return set(map(str, weights.values()))
 
 
 def _canonical(name: str, prefix: str) -> str:
@@ -196,8 +238,8 @@ def read_tree(
     The tree with float32 arrays, and the names in the file that were ignored.
 
   Raises:
-    ValueError: names or shapes differ; all that is missing is listed with `-`,
-      all that is too much with `+`.
+    ValueError: names or shapes differ; what is missing is listed with `-`,
+      what is too much with `+`, the first of them.
   """
   paths, layout = _flatten(spec), tensors.layout
   wanted = {
@@ -237,10 +279,13 @@ def _check_same(
       + [(*item, "+") for item in shapes.items() - wanted.items()]
     )
   ]
+  if len(lines) > _LISTED:
+    lines = [*lines[:_LISTED], f"and {len(lines) - _LISTED} more"]
   if lines:
     raise ValueError(
-      f"{where}: the weights do not fit config.json; tensors that are missing "
-      "(-) and that are not expected (+); fix config.json or the weights:\n"
+      f"{where}: the weights do not fit config.json (what it leaves out has "
+      "the value that transformers gives it); tensors that are missing (-) and "
+      "that are not expected (+); fix config.json or the weights:\n"
       + "\n".join(lines)
     )
 

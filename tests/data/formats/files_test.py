@@ -335,6 +335,74 @@ def test_code_in_answers_is_refused_not_run(tmp_path: Path, code: str) -> None:
   assert not target.exists()
 
 
-def test_every_format_of_questions_has_a_real_file() -> None:
-  formats = {wanted for wanted, _ in REAL_FILES.values()}
-  assert formats == {f.name for f in FORMATS.values() if f.questions}
+@pytest.mark.parametrize(
+  "answers", ["", ', "answer": null', ', "answer": []', ', "answers": []']
+)
+def test_questions_need_no_answers(
+  tmp_path: Path, answers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  path = tmp_path / "q.jsonl"
+  path.write_text(f'{{"question": "q"{answers}}}\n{GOOD}')
+  assert [q.answers for q in open_questions(path)] == [(), ("a",)]
+  assert "q.jsonl: 1 questions have no answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("what is the capital of aruba\nwhat is it called\n", "plain_text"),
+    ("Ulm, or Bonn?\nDo you (or I) know, Bob?\n", "plain_text"),
+    ("what is it\nit is known\n", None),
+    ("what is the capital,Oranjestad\n", None),
+    ("what is the capital;Oranjestad\n", None),
+    ("question\nwhat is it called\n", None),
+    ("what is it? ['a']\n", None),
+    ("who?\nwhat is it?\n", None),
+    ("what is it called?\t['a']\n", "dpr_qas"),
+  ],
+)
+def test_lines_of_text_are_told_with_care(
+  tmp_path: Path, text: str, wanted: str | None
+) -> None:
+  path = tmp_path / "q.txt"
+  path.write_text(text)
+  if wanted is None:
+    with pytest.raises(ValueError, match=r"q.txt:1: .*Name one with --format"):
+      detected(path)
+  else:
+    assert detected(path) == wanted
+  questions = list(read_questions(path, "plain_text"))
+  assert [q.question for q in questions] == text.splitlines()
+
+
+def test_answers_that_look_like_patterns_are_told_of(
+  tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  path = tmp_path / "q.jsonl"
+  path.write_text(json.dumps({"question": "q", "answer": ["C:\\Windows"]}))
+  (question,) = open_questions(path)
+  assert question.answer_type == "string"
+  assert "1 of the first 1 answers look like" in capsys.readouterr().err
+  assert open_questions(path, "nq_open") == [question]
+  assert "look like" not in capsys.readouterr().err
+  path.write_text(GOOD)
+  open_questions(path)
+  assert "look like" not in capsys.readouterr().err
+
+
+def test_squad_questions_without_an_answer_are_left_out(
+  tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  found = {"id": "1", "question": "q", "answers": [{"text": "c"}]}
+  qas = [
+    found,
+    {"id": "2", "question": "r", "answers": [], "is_impossible": True},
+    {**found, "id": "3", "is_impossible": True},
+    {**found, "id": "4", "is_impossible": False},
+  ]
+  articles = [{"title": "T", "paragraphs": [{"context": "c", "qas": qas}]}]
+  path = tmp_path / "dev.json"
+  path.write_text(json.dumps({"data": articles}))
+  for _ in range(2):
+    assert [q.id for q in open_questions(path)] == ["1", "4"]
+    assert "2 questions marked as impossible" in capsys.readouterr().err

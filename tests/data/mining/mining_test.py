@@ -1,68 +1,58 @@
-"""BM25 against its formula, and what is mined with it."""
+"""What is mined: positives, hard negatives, and the report."""
 
+import dataclasses
 import json
-import math
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from six_passages import make_corpus
 
-from odqa_jax.data.corpus.build import build_corpus
-from odqa_jax.data.corpus.corpus import Corpus, Passage
-from odqa_jax.data.formats.files import read_questions
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.mining import bm25_build
 from odqa_jax.data.mining.bm25 import Bm25
-from odqa_jax.data.mining.mine import mine_pairs
+from odqa_jax.data.mining.bm25_build import build_bm25
+from odqa_jax.data.mining.mine import Search, dropped_line, mine_pairs
 from odqa_jax.data.mining.pairs import Pairs
+from odqa_jax.data.parts.run import Runner
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
-from odqa_jax.text.tokenizer import train_wordpiece
-
-TEXTS = [
-  ("Ulm", "Einstein was born in the city of Ulm."),
-  ("Bern", "Einstein worked at a patent office in Bern."),
-  ("Princeton", "Einstein died in Princeton, far from the place of birth."),
-  ("Rivers", "The Danube flows through Ulm and Vienna."),
-  ("Cooking", "Boil the potatoes until they are soft."),
-  ("Cooking", "Boil the potatoes until they are soft."),
-]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-  folder = tmp_path_factory.mktemp("mining") / "corpus"
-  tokenizer = train_wordpiece([text for _, text in TEXTS], 200)
-  passages = [Passage(f"p{i}", *pair) for i, pair in enumerate(TEXTS)]
-  build_corpus(passages, folder, tokenizer)
-  return Corpus(folder)
+  return make_corpus(tmp_path_factory.mktemp("mining") / "corpus")
+
+
+class Counting:
+  """A search that counts how often it is called, and for how many texts."""
+
+  def __init__(self, bm25: Bm25) -> None:
+    self._bm25, self.calls, self.searched = bm25, 0, 0
+
+  def __call__(self, questions: Sequence[str], k: int) -> np.ndarray:
+    self.calls += 1
+    self.searched += len(questions)
+    return self._bm25.search(questions, k)[0]
 
 
 @pytest.fixture(scope="module")
-def bm25(corpus: Corpus) -> Bm25:
-  return Bm25.build(corpus)
-
-
-class Fake:
-  """Gives BM25 out, and counts how often it is asked for it and searched."""
-
-  def __init__(self, bm25: Bm25) -> None:
-    self._bm25, self.built, self.searched = bm25, 0, 0
-
-  def __call__(self) -> "Fake":
-    self.built += 1
-    return self
-
-  def search(self, questions: Sequence[str], k: int) -> tuple[Any, Any]:
-    self.searched += len(questions)
-    return self._bm25.search(questions, k)
+def bm25(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Bm25:
+  folder = tmp_path_factory.mktemp("bm25") / "bm25"
+  build_bm25(corpus, folder, shard_rows=4, runner=Runner())
+  return Bm25.open(folder, corpus)
 
 
 @pytest.fixture
-def counting(bm25: Bm25) -> Fake:
-  return Fake(bm25)
+def counting(bm25: Bm25) -> Counting:
+  return Counting(bm25)
+
+
+@pytest.fixture
+def searches(counting: Counting) -> dict[str, Search]:
+  return {"bm25": counting}
 
 
 @pytest.fixture
@@ -81,76 +71,41 @@ def _mined(pairs: Pairs) -> list[tuple[int, list[int], list[int]]]:
   ]
 
 
-def test_scores_are_the_bm25_formula_on_title_and_text(bm25: Bm25) -> None:
-  rows, scores = bm25.search(["Which river? The Danube."], 6)
-  # "Rivers" stems to the question's "river", and stands in the title only.
-  assert rows[0, 0] == 3
-  assert scores[0, 1] == 0.0
-  # Lengths of title and text in words, stop words left out.
-  length, mean = 6, (5 + 6 + 8 + 6 + 5 + 5) / 6
-  idf = math.log(1 + (6 - 1 + 0.5) / (1 + 0.5))
-  weight = 1 / (1 + 0.9 * (1 - 0.4 + 0.4 * length / mean))
-  assert scores[0, 0] == pytest.approx(2 * idf * weight, rel=1e-5)
-
-
-def test_equal_scores_come_in_row_order(bm25: Bm25) -> None:
-  rows, scores = bm25.search(["soft potatoes", "potatoes to boil"], 4)
-  assert rows.tolist() == [[4, 5, 0, 1], [4, 5, 0, 1]]
-  assert (scores[:, 0] == scores[:, 1]).all()
-
-
-@pytest.mark.parametrize("question", ["the of and", "xylophone", "?", "a"])
-def test_a_question_without_known_words_finds_nothing(
-  bm25: Bm25, question: str
-) -> None:
-  rows, scores = bm25.search([question, "Danube"], 2)
-  assert rows[0].tolist() == [0, 1]
-  assert scores[0].tolist() == [0.0, 0.0]
-  assert rows[1, 0] == 3
-
-
-def test_k_beyond_the_corpus_is_refused(bm25: Bm25) -> None:
-  with pytest.raises(ValueError, match="k=7: the corpus has 6 passages; ask"):
-    bm25.search(["Ulm"], 7)
-
-
-def test_a_missing_library_is_named_with_its_extra(
-  corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setitem(sys.modules, "bm25s", None)
-  with pytest.raises(ImportError, match=r"odqa_jax\[bm25\]"):
-    Bm25.build(corpus)
-
-
 def test_distant_supervision_takes_the_best_passage_with_an_answer(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   asked = stored(Question("a", "In which city was Einstein born?", ("Ulm",)))
-  pairs = mine_pairs(asked, corpus, lambda: bm25, negatives=8)
+  pairs = mine_pairs(asked, corpus, searches, negatives=8)
   # Of the passages with a word of the question, row 3 has none and rows 1 and
   # 2 no answer; rows 4 and 5 have neither words nor answer: not hard.
   ((number, positives, negatives),) = _mined(pairs)
   assert (number, positives) == (0, [0])
   assert sorted(negatives) == [1, 2]
-  assert pairs.manifest["distant_positives"] == 1
+  assert pairs.manifest["report"]["positives_mined"] == 1
 
 
 def test_gold_passages_come_before_distant_supervision(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   asked = stored(
     Question(
       "a", "Where was Einstein born?", ("Ulm",), positive_ids=("p3", "p1")
     )
   )
-  pairs = mine_pairs(asked, corpus, lambda: bm25)
+  pairs = mine_pairs(asked, corpus, searches)
   # Row 0 holds the answer, so it is no negative although it is not gold.
   assert _mined(pairs) == [(0, [3, 1], [2])]
-  assert pairs.manifest["distant_positives"] == 0
+  assert pairs.manifest["report"]["positives_mined"] == 0
 
 
 def test_named_negatives_are_all_kept_and_never_positives(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   asked = stored(
     Question(
@@ -163,32 +118,33 @@ def test_named_negatives_are_all_kept_and_never_positives(
   )
   # All that are named, however few are to be mined, and no others.
   for negatives in (8, 1, 0):
-    pairs = mine_pairs(asked, corpus, lambda: bm25, negatives=negatives)
+    pairs = mine_pairs(asked, corpus, searches, negatives=negatives)
     assert _mined(pairs) == [(0, [0], [5, 2])]
 
 
-def test_bm25_is_built_only_for_what_a_file_does_not_name(
-  corpus: Corpus, counting: Fake, stored: Callable[..., QuestionSet]
+def test_only_what_a_file_does_not_name_is_searched_for(
+  corpus: Corpus, counting: Counting, stored: Callable[..., QuestionSet]
 ) -> None:
+  searches = {"bm25": counting}
   whole = [
     Question(
       f"w{i}", "Einstein", ("Ulm",), positive_ids=("p0",), negative_ids=("p1",)
     )
     for i in range(3)
   ]
-  pairs = mine_pairs(stored(*whole), corpus, counting)
-  assert counting.built == 0
+  pairs = mine_pairs(stored(*whole), corpus, searches)
+  assert counting.calls == 0
   assert _mined(pairs) == [(i, [0], [1]) for i in range(3)]
   unpaired = Question("n", "Einstein", ("Ulm",), positive_ids=("p0",))
-  unmined = mine_pairs(stored(*whole, unpaired), corpus, counting, negatives=0)
-  assert counting.built == 0
+  unmined = mine_pairs(stored(*whole, unpaired), corpus, searches, negatives=0)
+  assert counting.calls == 0
   assert _mined(unmined)[3] == (3, [0], [])
-  mined = mine_pairs(stored(*whole, unpaired), corpus, counting)
-  assert (counting.built, counting.searched) == (1, 1), "that question alone"
+  mined = mine_pairs(stored(*whole, unpaired), corpus, searches)
+  assert (counting.calls, counting.searched) == (1, 1), "that question alone"
   assert sorted(_mined(mined)[3][2]) == [1, 2]
   lost = Question("l", "Danube", ("Vienna",), negative_ids=("p4", "p3"))
-  found = mine_pairs(stored(*whole, lost), corpus, counting, negatives=0)
-  assert counting.built == 2
+  found = mine_pairs(stored(*whole, lost), corpus, searches, negatives=0)
+  assert counting.calls == 2
   assert _mined(found)[3] == (3, [3], [4]), "a positive is no negative"
 
 
@@ -207,7 +163,9 @@ def test_a_dpr_file_needs_no_bm25_and_keeps_all_its_negatives(
   }
   path = tmp_path / "dpr.json"
   path.write_text(json.dumps([record]))
-  monkeypatch.setattr(Bm25, "build", lambda corpus: pytest.fail("BM25 built"))
+  monkeypatch.setattr(
+    bm25_build, "build_bm25", lambda *a, **k: pytest.fail("BM25 built")
+  )
   figures = prepare(
     corpus=[str(path)],
     questions=[str(path)],
@@ -221,29 +179,33 @@ def test_a_dpr_file_needs_no_bm25_and_keeps_all_its_negatives(
 
 
 def test_without_answers_every_other_passage_found_is_a_negative(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   asked = stored(Question("a", "Einstein in Ulm", (), positive_ids=("p0",)))
-  ((_, positives, negatives),) = _mined(mine_pairs(asked, corpus, lambda: bm25))
+  ((_, positives, negatives),) = _mined(mine_pairs(asked, corpus, searches))
   assert positives == [0]
   assert sorted(negatives) == [1, 2, 3]
 
 
 def test_only_depth_passages_are_looked_at(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   asked = stored(
     Question("a", "Einstein Ulm Danube Vienna", ("patent office",)),
     Question("b", "Danube", ("Vienna",)),
   )
-  assert len(mine_pairs(asked, corpus, lambda: bm25, depth=6)) == 2
-  assert _mined(mine_pairs(asked, corpus, lambda: bm25, depth=1)) == [
-    (1, [3], [])
-  ]
+  assert len(mine_pairs(asked, corpus, searches, depth=6)) == 2
+  assert _mined(mine_pairs(asked, corpus, searches, depth=1)) == [(1, [3], [])]
 
 
 def test_questions_without_a_positive_are_counted_and_named(
-  corpus: Corpus, bm25: Bm25, stored: Callable[..., QuestionSet]
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
 ) -> None:
   lost = [Question(f"lost{i}", f"Danube {i}", ("Rome",)) for i in range(7)]
   pattern = Question("r", "potatoes", (r"until\s+THEY",), "regex")
@@ -252,30 +214,142 @@ def test_questions_without_a_positive_are_counted_and_named(
   pairs = mine_pairs(
     asked,
     corpus,
-    lambda: bm25,
+    searches,
     progress=lambda done, of: calls.append((done, of)),
   )
   assert _mined(pairs) == [(4, [4], [])]
-  assert pairs.manifest["distant_positives"] == 1
-  assert pairs.manifest["without_positive"] == 7
-  assert pairs.manifest["examples_without_positive"] == [
+  assert pairs.manifest["report"]["positives_mined"] == 1
+  report = pairs.manifest["report"]
+  assert report["dropped"] == {"no_positive_found": 7}
+  assert report["examples"]["no_positive_found"] == [
     f"lost{i}" for i in range(5)
   ]
+  assert (report["questions"], report["kept"]) == (8, 1)
   assert calls == [(8, 8)]
   with pytest.raises(ValueError, match=r"no question of 2 has .*'lost0'"):
-    mine_pairs(stored(*lost[:2]), corpus, lambda: bm25)
+    mine_pairs(stored(*lost[:2]), corpus, searches)
 
 
-@pytest.mark.parametrize("field", ["positive_ids", "negative_ids"])
-def test_an_unknown_passage_is_named_with_its_question(
+def test_passages_that_the_corpus_lacks_are_left_out_and_counted(
   corpus: Corpus,
-  bm25: Bm25,
+  searches: dict[str, Search],
   stored: Callable[..., QuestionSet],
-  field: str,
 ) -> None:
-  asked = stored(Question("q7", "Ulm", ("Ulm",), **{field: ("p0", "wiki:9")}))
-  with pytest.raises(ValueError, match=r"'q7' names .* 'wiki:9'"):
-    mine_pairs(asked, corpus, lambda: bm25)
+  asked = stored(
+    Question("some", "Ulm", ("Ulm",), positive_ids=("p0", "wiki:9")),
+    Question("none", "Ulm", ("Ulm",), positive_ids=("wiki:9",)),
+    Question(
+      "hard", "Ulm", ("Ulm",), positive_ids=("p0",), negative_ids=("wiki:8",)
+    ),
+  )
+  pairs = mine_pairs(asked, corpus, searches, negatives=0)
+  # "none" names its passage; another one would be somebody else's guess.
+  assert _mined(pairs) == [(0, [0], []), (2, [0], [])]
+  report = pairs.manifest["report"]
+  assert report["dropped"] == {"gold_not_in_corpus": 1}
+  assert report["examples"] == {"gold_not_in_corpus": ["none"]}
+  assert report["not_in_corpus"] == {"positives": 2, "negatives": 1}
+
+
+def test_a_file_of_another_corpus_is_told_so_with_an_example(
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
+) -> None:
+  asked = stored(Question("q7", "Ulm", ("Ulm",), positive_ids=("wiki:9",)))
+  with pytest.raises(ValueError, match=r"1 gold not in corpus.*'q7' names 'wi"):
+    mine_pairs(asked, corpus, searches)
+
+
+def test_why_questions_are_dropped(
+  corpus: Corpus,
+  searches: dict[str, Search],
+  stored: Callable[..., QuestionSet],
+) -> None:
+  asked = stored(
+    Question("a", "Danube", ()),
+    Question("b", "potatoes", ("Cooking",)),
+    Question("c", "potatoes", ("Rome",)),
+    Question("d", "potatoes", ("soft",)),
+  )
+  pairs = mine_pairs(asked, corpus, searches)
+  assert _mined(pairs) == [(3, [4], [])]
+  assert pairs.manifest["report"] == {
+    "questions": 4,
+    "kept": 1,
+    "positives_named": 0,
+    "positives_mined": 1,
+    "negatives_named": 0,
+    "negatives_mined": 0,
+    "without_negatives": 1,
+    "not_in_corpus": {},
+    "dropped": {
+      "answer_only_in_title": 1,
+      "no_answer": 1,
+      "no_positive_found": 1,
+    },
+    "examples": {
+      "no_answer": ["a"],
+      "answer_only_in_title": ["b"],
+      "no_positive_found": ["c"],
+    },
+  }
+  assert dropped_line("set", pairs.manifest["report"]) == (
+    "set: 3 questions are left out: 1 answer only in title (such as b); "
+    "1 no answer (such as a); 1 no positive found (such as c)\n"
+  )
+
+
+def fixed(*rows: int) -> Search:
+  """A search that gives everybody these rows, and after them none."""
+
+  def search(texts: Sequence[str], depth: int) -> np.ndarray:
+    padded = (*rows, *[-1] * depth)[:depth]
+    return np.tile(np.array(padded, np.int64), (len(texts), 1))
+
+  return search
+
+
+def test_several_searches_take_turns_and_excluded_passages_are_skipped(
+  corpus: Corpus, stored: Callable[..., QuestionSet]
+) -> None:
+  searches = {"one": fixed(1, 2, 0, 3), "two": fixed(2, 4, 5)}
+  asked = stored(
+    Question("a", "?", ("Ulm",), excluded_ids=("p4", "wiki:1")),
+    Question("b", "?", ("Ulm",), positive_ids=("p2",)),
+  )
+  pairs = mine_pairs(asked, corpus, searches, negatives=3)
+  # By turns 1 2 2 4 0 5 3: 0 and 3 hold the answer.
+  assert _mined(pairs) == [(0, [0], [1, 2, 5]), (1, [2], [1, 4, 5])]
+  assert pairs.manifest["searches"] == ["one", "two"]
+  shallow = mine_pairs(asked, corpus, searches, depth=1)
+  assert _mined(shallow) == [(1, [2], [1])]
+
+
+def test_negatives_are_added_to_pairs_that_there_are(
+  corpus: Corpus, stored: Callable[..., QuestionSet]
+) -> None:
+  asked = stored(
+    Question("a", "?", ("Ulm",)),
+    Question("b", "?", ("Rome",), positive_ids=("p2",), negative_ids=("p1",)),
+    Question("c", "?", ("Vienna",)),
+  )
+  first = mine_pairs(asked, corpus, {"one": fixed(0, 1, 2)}, negatives=1)
+  assert _mined(first) == [(0, [0], [1]), (1, [2], [1])]
+  more = mine_pairs(
+    asked, corpus, {"two": fixed(3, 4, 1, 5)}, negatives=2, known=first
+  )
+  assert _mined(more) == [
+    (0, [0], [1, 4, 5]),
+    (1, [2], [1, 3, 4]),
+    (2, [3], [4, 1]),
+  ]
+  assert more.manifest["searches"] == ["one", "two"]
+  other = dataclasses.replace(
+    first, manifest=first.manifest | {"corpus": "0" * 64}
+  )
+  with pytest.raises(ValueError, match="mined from other corpus"):
+    mine_pairs(asked, corpus, {"one": fixed(0)}, known=other)
 
 
 def _pairs(rows: Sequence[int] = (5, 3, 1)) -> Pairs:
@@ -325,20 +399,3 @@ def test_damaged_pairs_are_refused_by_name(tmp_path: Path) -> None:
   manifest.write_text(json.dumps({"format": 1, "kind": "pairs"}))
   with pytest.raises(ValueError, match="kind 'pairs' of format 1, and"):
     Pairs.open(tmp_path / "format")
-
-
-@pytest.mark.slow
-def test_bm25_finds_squad_paragraphs_as_often_as_published(
-  shared_data: Path, tmp_path: Path
-) -> None:
-  folder = shared_data / "squad_dev"
-  tokenizer = train_wordpiece(["a small vocabulary will do here"], 100)
-  build_corpus([folder / "paragraphs.jsonl.gz"], tmp_path / "c", tokenizer)
-  corpus = Corpus(tmp_path / "c")
-  questions = list(read_questions(folder / "questions.jsonl.gz"))
-  assert (len(corpus), len(questions)) == (1507, 7876)
-  rows, _ = Bm25.build(corpus).search([q.question for q in questions], 20)
-  gold = np.array([corpus.row_of(q.positive_ids[0]) for q in questions])
-  hits = rows == gold[:, None]
-  for k, share in {1: 0.759, 5: 0.913, 20: 0.967}.items():
-    assert hits[:, :k].any(axis=1).mean() == pytest.approx(share, abs=0.03)

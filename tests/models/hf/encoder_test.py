@@ -441,8 +441,8 @@ def test_a_folder_without_config_or_with_a_broken_one_is_named(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(ValueError, match=r"config\.json: not JSON"):
     load_encoder(tmp_path)
-  (tmp_path / "config.json").write_text("{}")
-  with pytest.raises(ValueError, match=r"vocab_size.*are missing"):
+  (tmp_path / "config.json").write_text("[]")
+  with pytest.raises(ValueError, match=r"config\.json: not a JSON object"):
     load_encoder(tmp_path)
 
 
