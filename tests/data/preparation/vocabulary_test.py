@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from odqa_jax.data import vocabulary
 from odqa_jax.data.corpus.passages import MemoryPassages, Passage, PassageFile
-from odqa_jax.data.vocabulary import prepare_tokenizer, sample_passages
+from odqa_jax.data.preparation import vocabulary
+from odqa_jax.data.preparation.vocabulary import (
+  prepare_tokenizer,
+  sample_passages,
+)
 from odqa_jax.text import tokenizer as tokenizer_module
 from odqa_jax.text.tokenizer import SPECIAL_TOKENS
 from odqa_jax.text.wordpiece_training import train_wordpiece
