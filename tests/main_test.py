@@ -162,9 +162,10 @@ def test_formats_are_told_and_can_be_forced(capsys, tmp_path):
   assert code == 0
   assert f"{corpus}: passages in the format passages_jsonl (JSON with" in err
   assert (
-    f"{questions}: questions in the format curated_trec (1 of 1 answers look "
-    "like patterns)"
+    f"{questions}: questions in the format nq_open (JSON with the keys "
+    "question)"
   ) in err
+  assert "1 of the first 1 answers look like" in err
   recalls = {}
   for name in ("curated_trec", "nq_open"):
     code, out, _ = run(
