@@ -19,11 +19,13 @@ from odqa_jax.commands import (
   demo,
   evaluate,
   index,
+  inspect,
   mine,
   plan,
   prepare,
   search,
   train,
+  wikipedia,
 )
 from odqa_jax.runtime.paths import expand_home
 
@@ -34,6 +36,7 @@ os.environ.setdefault("NPROC", "16")
 
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
+  "wikipedia": wikipedia,
   "prepare": prepare,
   "mine": mine,
   "train": train,
@@ -41,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
   "search": search,
   "evaluate": evaluate,
   "answer": answer,
+  "inspect": inspect,
   "plan": plan,
   "demo": demo,
 }
@@ -107,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_parser().error(
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax logs tracebacks of what it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   from odqa_jax.runtime.interruption import Interrupted
   from odqa_jax.runtime.mesh import is_primary, start_distributed
 

@@ -21,17 +21,18 @@ FLOW = (
   ("reading",),
   ("training", "evaluation"),
   ("serving",),
-  ("plan", "demo"),
+  ("plan", "demo", "inspection"),
   ("commands",),
 )
 # Within `data`, raw files become stores, and stores become examples.
 DATA_FLOW = (
   ("raw", "parts"),
   ("corpus",),
+  ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs",),
-  ("mining",),
+  ("runs", "vocabulary", "stages"),
+  ("mining", "exclusions"),
   ("prepare", "examples"),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}

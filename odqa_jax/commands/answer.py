@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_format
+from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--k", type=int, help="passages read; by default as trained")
   add("--beams", type=int, default=1, help="1 is greedy")
   add("--batch-size", type=int, help="questions at a time")
+  add_exclude_self(parser)
   add_backend(parser)
 
 
@@ -36,6 +37,7 @@ def _check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Answers one question on the screen, or a set into a file."""
   from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.data.exclusions import find_exclusions
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.questions.sets import Question
@@ -47,11 +49,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_answers,
   )
   from odqa_jax.reading.system import load_system
+  from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import ANSWERS, check_output
   from odqa_jax.runtime.progress import progress_bar
 
+  # A typo is told before a checkpoint is loaded.
+  read_backend(args.backend)
   _check(args)
   if args.questions is None:
     questions = [Question("0", args.question, ())]
@@ -80,6 +85,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       batch_size=args.batch_size or default_batch_size(system, k),
       max_tokens=system.config.answer_length,
       beams=args.beams,
+      exclusions=find_exclusions(
+        questions, system.corpus, own=args.exclude_self
+      ),
       progress=update,
     )
   if args.out is None:

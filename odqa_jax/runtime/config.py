@@ -19,6 +19,17 @@ from odqa_jax.runtime.settings import Settings, nearest, read_settings
 
 # Keys that may differ between the beginning of a run and its resumption.
 HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
+# Names of what may have moved in between: its content decides.
+CONTENT_KEYS = (
+  "data.corpus",
+  "data.reader_corpus",
+  "data.questions",
+  "data.pairs",
+  "data.spans",
+  "init_from",
+  "reader.init_from",
+  "retrieval.index",
+)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -144,6 +155,8 @@ def base_config() -> ConfigDict:
 def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:
   """Refuses to resume a run with settings that would change its result.
 
+  What a run reads may have moved, see `training.contents`.
+
   Raises:
     ValueError: naming every key that differs, with both values.
   """
@@ -151,7 +164,9 @@ def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
     for key in sorted(before.keys() | now.keys())
-    if before.get(key) != now.get(key) and not key.startswith(HARMLESS_KEYS)
+    if before.get(key) != now.get(key)
+    and not key.startswith(HARMLESS_KEYS)
+    and key not in CONTENT_KEYS
   ]
   if different:
     raise ValueError(

@@ -22,7 +22,7 @@ from odqa_jax.retrieval.index import (
 )
 from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.runtime.mesh import make_mesh
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 def held(index: Index) -> np.ndarray:

@@ -19,7 +19,7 @@ from odqa_jax.data.raw.formats import (
 )
 from odqa_jax.data.raw.records import Place, RawFile, Record, Row
 from odqa_jax.data.raw.rejections import Rejections
-from odqa_jax.runtime.artifact import file_hash
+from odqa_jax.runtime.files import file_hash
 
 _COLUMNS = ("id", "text", "title")
 # What a passage's fields are called in files of records; the first counts.
@@ -139,7 +139,7 @@ def passage_of(record: Record) -> Passage:
 
 
 def _any_text(start: Beginning) -> str:
-  return "" if start.keys is not None else "rows between tabs"
+  return "rows between tabs" if start.kind == "text" else ""
 
 
 # Whatever is taken for a corpus, and no other format, is one of these.
@@ -222,6 +222,11 @@ class PassageFile:
       return False
     return entry.get("sha256") == file_hash(self.path)
 
+  @property
+  def left_out(self) -> dict[str, int]:
+    """How many sound records the last reading had no use for, by reason."""
+    return dict(sorted(self._file.left_out.items()))
+
   def locate(self, number: int) -> str:
     """`FILE:LINE` or `FILE:KEY[POSITION]` for messages."""
     return str(Place(self.path, number, self._array))
@@ -256,6 +261,7 @@ class MemoryPassages:
       passages = list(passages)
     self._passages = passages
     self.name = name
+    self.left_out: dict[str, int] = {}
     self.size = 0
     self.sha256: str | None = None
 

@@ -31,6 +31,7 @@ from odqa_jax.data.formats.plain import (
 from odqa_jax.data.formats.squad import SQUAD
 from odqa_jax.data.formats.trec import CURATED_TREC
 from odqa_jax.data.raw.formats import Format
+from odqa_jax.data.wikipedia.articles import WIKIPEDIA_DUMP
 
 # In the order in which they are tried.
 FORMATS: dict[str, Format] = {
@@ -54,12 +55,14 @@ FORMATS: dict[str, Format] = {
     bright.EXAMPLES,
     bright.LONG_EXAMPLES,
     bright.DOCUMENTS,
+    # KILT's pages have an _id and a text too, and come before.
     beir.BEIR,
     popqa.POPQA,
     msmarco.MSMARCO,
     CURATED_TREC,
     NQ_OPEN,
     DPR_QAS,
+    WIKIPEDIA_DUMP,
     PLAIN_TEXT,
     *PLAIN_FORMATS,
   )

@@ -40,6 +40,8 @@ class Beginning:
   kind: Kind = "JSON"
 
   def __str__(self) -> str:
+    if self.kind == "XML":
+      return "XML"
     if self.keys is None:
       return f"{len(self.columns)} columns between tabs"
     what = "a JSON object with the keys"
@@ -89,6 +91,8 @@ def beginning(file: RawFile) -> Beginning:
     ValueError: if the file is empty, broken JSON, or no text in lines.
   """
   kind = file.kind()
+  if kind == "XML":
+    return Beginning(file, None, (), kind)
   if kind != "text":
     return Beginning(file, _keys(file), (), kind)
   with file.open() as stream:

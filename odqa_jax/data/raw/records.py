@@ -26,7 +26,7 @@ from odqa_jax.data.raw.streams import opened
 from odqa_jax.data.raw.tables import Line, Row, quoted_rows
 
 Record = dict[str, Any]
-Kind = Literal["JSON", "Parquet", "text"]
+Kind = Literal["JSON", "Parquet", "XML", "text"]
 Value = TypeVar("Value")
 
 # Stands in a place for the key of an array: a row of a Parquet file.
@@ -34,6 +34,7 @@ ROWS = "row "
 
 # A file without line ends is no text in lines; it must not fill the memory.
 _LONGEST_LINE = 1 << 26
+_LONGEST_SPACE = 1 << 12
 
 
 class Place(NamedTuple):
@@ -163,6 +164,10 @@ class RawFile:
     with self.path.open("rb") as stream:
       if stream.read(len(parquet.MAGIC)) == parquet.MAGIC:
         return "Parquet"
+    with self.open() as stream:
+      start = stream.read(_LONGEST_SPACE).lstrip()
+    if start.startswith((b"<?xml", b"<mediawiki")):
+      return "XML"
     return "JSON" if self.first_byte() in (b"{", b"[") else "text"
 
   def records(self) -> Iterator[tuple[Place, Record]]:
