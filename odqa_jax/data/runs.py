@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from odqa_jax.data.corpus.corpus import DPR_PREFIX, Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
-from odqa_jax.runtime.artifact import replacing
+from odqa_jax.runtime.files import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
@@ -224,8 +224,8 @@ def read_run(
     without_prefix += passage_id == f"{DPR_PREFIX}{corpus.id(row)}"
   if without_prefix:
     print(
-      f"{path}: {without_prefix} passages are named with {DPR_PREFIX!r} before the "
-      "id that the corpus has.",
+      f"{path}: {without_prefix} passages are named with {DPR_PREFIX!r} before "
+      "the id that the corpus has.",
       file=sys.stderr,
     )
   lists = [list(found.values()) for found in ranked]

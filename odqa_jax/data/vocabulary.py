@@ -11,9 +11,10 @@ from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage, Source
 from odqa_jax.data.parts.run import Progress
-from odqa_jax.runtime.artifact import read_json, write_json
+from odqa_jax.runtime.files import read_json, write_json
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 # What is trained where nothing else is asked for.
 VOCABULARY_SIZE = 8192

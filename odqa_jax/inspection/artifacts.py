@@ -21,6 +21,7 @@ from odqa_jax.inspection.provenance import find_parent, found, manifest_of
 from odqa_jax.retrieval.storage import float_rows
 from odqa_jax.runtime import artifact
 from odqa_jax.runtime.artifact import Artifact
+from odqa_jax.runtime.files import file_hash
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 # Above this, files of several blocks are compared only on demand.
@@ -110,7 +111,7 @@ def _source(folder: Path, source: dict[str, Any]) -> Parent:
   for above in list(folder.absolute().parents)[:2]:
     path = above / name
     if path.is_file():
-      same = artifact.file_hash(path) == digest
+      same = file_hash(path) == digest
       state = "same" if same else "other"
       return Parent(name, digest, state, str(path))
   return Parent(name, digest, "not found")

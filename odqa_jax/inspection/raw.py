@@ -16,7 +16,7 @@ from odqa_jax.data.raw.records import RawFile
 from odqa_jax.inspection.artifacts import fill_questions
 from odqa_jax.inspection.models import add_metrics
 from odqa_jax.inspection.page import Page, histogram, size_of
-from odqa_jax.runtime.artifact import file_hash, read_json
+from odqa_jax.runtime.files import file_hash, read_json
 from odqa_jax.runtime.pickles import pickle_sign
 
 # Records read of a file, so that a page of the largest takes seconds.

@@ -36,14 +36,8 @@ from odqa_jax.retrieval.searchable import (
   no_rows,
 )
 from odqa_jax.retrieval.storage import DTYPES
-from odqa_jax.runtime.artifact import (
-  MANIFEST,
-  lock,
-  read_json,
-  refuse_foreign,
-  replacing,
-  write_json,
-)
+from odqa_jax.runtime.artifact import MANIFEST, lock, refuse_foreign
+from odqa_jax.runtime.files import read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
 _HUGE_PAGE = 2**21

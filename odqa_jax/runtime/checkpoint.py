@@ -31,14 +31,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import (
-  Artifact,
-  Damage,
-  Draft,
-  FullDisk,
-  open_artifact,
-  saying_what_is_full,
-)
+from odqa_jax.runtime.artifact import Artifact, Draft, open_artifact
+from odqa_jax.runtime.files import Damage, FullDisk, saying_what_is_full
 from odqa_jax.runtime.mesh import is_primary, path_name, sync
 
 _STATE = "state"

@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from odqa_jax.runtime.artifact import replace_file
+from odqa_jax.runtime.files import replace_file
 
 
 def read_text(file: Path) -> str:

@@ -11,12 +11,9 @@ from collections.abc import Mapping
 from odqa_jax.data.examples.sources import SOURCES
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.retrieval.retriever import is_pretrained_folder
-from odqa_jax.runtime.artifact import (
-  content_hash,
-  file_hash,
-  read_manifest,
-)
+from odqa_jax.runtime.artifact import read_manifest
 from odqa_jax.runtime.checkpoint import find_step
+from odqa_jax.runtime.files import content_hash, file_hash
 from odqa_jax.runtime.settings import Settings
 
 

@@ -27,13 +27,13 @@ from odqa_jax.data.examples.loader import (
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.evaluation.evaluators import make_evaluator
 from odqa_jax.reading.gather import PassageGatherer
-from odqa_jax.runtime.artifact import write_json
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
   probe_writable,
   read_extra,
 )
 from odqa_jax.runtime.config import check_same_config
+from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
   host_slice,

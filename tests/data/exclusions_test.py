@@ -9,7 +9,7 @@ from odqa_jax.data.corpus.corpus import Corpus, build_corpus
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.exclusions import Exclusions, find_exclusions
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 COUNT = 40
 

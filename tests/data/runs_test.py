@@ -14,7 +14,7 @@ from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, read_run, write_run
 from odqa_jax.evaluation.measures import evaluate_ranking, read_qrels
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 NAMES = ["<d:Caf%C3%A9>", "<d:Café>", "two words", "50%", "7", "b", "c"]
 QUESTIONS = [

@@ -12,7 +12,8 @@ from odqa_jax.data import vocabulary
 from odqa_jax.data.corpus.passages import MemoryPassages, Passage, PassageFile
 from odqa_jax.data.vocabulary import prepare_tokenizer, sample_passages
 from odqa_jax.text import tokenizer as tokenizer_module
-from odqa_jax.text.tokenizer import SPECIAL_TOKENS, train_wordpiece
+from odqa_jax.text.tokenizer import SPECIAL_TOKENS
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 LETTERS = "aAbBzéßσΣ東京한.,!-'1½☃\u0301\u00a0\x07"
 

@@ -18,7 +18,7 @@ from odqa_jax.evaluation.measures import (
   evaluate_run,
   recall_table,
 )
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 PASSAGES = [
   Passage("p 0", "Ulm", "Albert Einstein was born in Ulm."),

@@ -22,7 +22,7 @@ from odqa_jax.retrieval.index import (
 )
 from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.runtime.mesh import make_mesh
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 def held(index: Index) -> np.ndarray:
@@ -237,7 +237,7 @@ def test_a_bad_manifest_is_named(tmp_path: Path):
       load_index(directory, mesh)
   for change in ({"kind": "corpus"}, {"format": 1}):
     write_manifest(directory, json.loads(text) | change)
-    with pytest.raises(ValueError, match=r"manifest.json: kind .* of format \d"):
+    with pytest.raises(ValueError, match=r"json: kind .* of format \d"):
       load_index(directory, mesh)
 
 

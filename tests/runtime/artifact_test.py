@@ -15,18 +15,20 @@ import pytest
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.artifact import (
   Artifact,
-  Damage,
-  FullDisk,
   existing,
   lock,
   open_artifact,
   publish,
-  read_json,
   read_manifest,
+  write_manifest,
+)
+from odqa_jax.runtime.files import (
+  Damage,
+  FullDisk,
+  read_json,
   replace_file,
   replacing,
   write_json,
-  write_manifest,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -361,7 +363,8 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from odqa_jax.runtime.artifact import publish, replacing
+from odqa_jax.runtime.artifact import (publish)
+from odqa_jax.runtime.files import (replacing)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 folder = Path(sys.argv[1])
 try:

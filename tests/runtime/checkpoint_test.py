@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import Damage, FullDisk, write_manifest
+from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
   find_step,
   read_extra,
   restore_params,
 )
+from odqa_jax.runtime.files import Damage, FullDisk
 from odqa_jax.runtime.mesh import make_mesh, replicated
 
 ROOT = Path(__file__).parents[2]
@@ -348,7 +349,7 @@ import resource, sys
 sys.path.insert(0, "tests/runtime")
 import checkpoint_test as t
 from pathlib import Path
-from odqa_jax.runtime.artifact import FullDisk
+from odqa_jax.runtime.files import (FullDisk)
 with t.Checkpoints(Path(sys.argv[1])) as c:
   resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
   c.save(1, t.state_of(1), {})

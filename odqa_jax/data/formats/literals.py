@@ -71,6 +71,8 @@ def _skip(text: str, at: int) -> int:
 
 
 def _unquoted(literal: str) -> str:
+  if "\\" not in literal:
+    return literal.removeprefix("u")[1:-1]
   try:
     with warnings.catch_warnings():
       # Python keeps the backslash of an escape that it does not know.

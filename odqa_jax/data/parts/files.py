@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from odqa_jax.runtime.artifact import Damage, saying_what_is_full
+from odqa_jax.runtime.files import Damage, saying_what_is_full
 
 Arrays = dict[str, np.ndarray]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.runtime.artifact import Damage, read_json
+from odqa_jax.runtime.files import Damage, read_json
 
 TEXT = "text"
 # A feature: TEXT, a list of one feature, or a mapping of names to features.

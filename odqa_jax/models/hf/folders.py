@@ -16,7 +16,7 @@ from typing import Any
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import EncoderConfig
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import write_json
+from odqa_jax.runtime.files import write_json
 
 # (our field, name in a published config.json)
 _CONFIG_FIELDS = (

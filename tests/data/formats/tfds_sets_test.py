@@ -40,9 +40,9 @@ def test_natural_questions_open(data_dir: Path) -> None:
     assert {q.question: q.answers for q in read} == {
       r["question"]: (r["answer"][0], "b") for r in records[:4]
     }
-    with pytest.raises(ValueError, match="name one of its splits.*validation"):
+    with pytest.raises(ValueError, match=r"name one of its splits.*validation"):
       list(read_questions(name))
-    with pytest.raises(ValueError, match="no split 'dev'; it has train, valid"):
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has train, valid"):
       list(read_questions(f"{name}:dev"))
 
 
@@ -66,7 +66,7 @@ def test_trivia_qa(data_dir: Path, capsys: pytest.CaptureFixture) -> None:
   assert read["tc_1"].answers[:2] == ("David Seville", "Ross")
   assert read["tc_2"].answers == ()
   assert "1 questions that come again are left out" in capsys.readouterr().err
-  with pytest.raises(ValueError, match="trivia_qa/rc, trivia_qa/rc.nocontext"):
+  with pytest.raises(ValueError, match=r"trivia_qa/rc, trivia_qa/rc.nocontext"):
     list(read_questions("trivia_qa:train"))
 
 
@@ -146,22 +146,22 @@ def test_what_is_not_prepared_names_the_command(
 ) -> None:
   with pytest.raises(
     ValueError,
-    match="`tfds build trivia_qa --config=rc.nocontext --file_format=array_rec",
+    match=r"`tfds build trivia_qa --config=rc.nocontext --file_format=array_rec",
   ):
     list(read_questions("trivia_qa/rc.nocontext:train"))
   records = [{"question": "who", "answer": ["a"]}]
   folder = prepared.prepare(
     data_dir, "natural_questions_open", prepared.NQ_OPEN, {"train": records}
   )
-  with pytest.raises(ValueError, match="are those of no passage"):
+  with pytest.raises(ValueError, match=r"are those of no passage"):
     list(read_tfds_passages(f"tfds:{folder}"))
   info = folder / "dataset_info.json"
   content = json.loads(info.read_text())
   info.write_text(json.dumps(content | {"fileFormat": "tfrecord"}))
-  with pytest.raises(ValueError, match="of the kind tfrecord, which needs"):
+  with pytest.raises(ValueError, match=r"of the kind tfrecord, which needs"):
     list(read_questions(f"tfds:{folder}"))
   info.write_text("{")
-  with pytest.raises(ValueError, match="dataset_info.json: not JSON"):
+  with pytest.raises(ValueError, match=r"dataset_info.json: not JSON"):
     list(read_questions(f"tfds:{folder}"))
 
 

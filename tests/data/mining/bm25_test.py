@@ -19,7 +19,7 @@ from odqa_jax.data.mining.bm25_build import CountWords, bm25_of, build_bm25
 from odqa_jax.data.parts.run import Runner, parse_runner
 from odqa_jax.main import main
 from odqa_jax.runtime import blocks
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 def make_bm25(corpus: Corpus, folder: Path, shard_rows: int = 4) -> Bm25:

@@ -22,7 +22,7 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import Question, write_questions
 from odqa_jax.main import main
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 @pytest.mark.parametrize(

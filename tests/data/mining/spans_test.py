@@ -23,7 +23,7 @@ from odqa_jax.data.mining.spans import ARRAYS, Spans
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.parts.run import Runner
 from odqa_jax.runtime.artifact import FORMAT, write_manifest
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 @pytest.fixture(scope="module")

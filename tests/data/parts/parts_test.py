@@ -20,7 +20,7 @@ from odqa_jax.data.parts.run import (
   make_parts,
   parse_runner,
 )
-from odqa_jax.runtime.artifact import Damage
+from odqa_jax.runtime.files import Damage
 
 BEAM = ("--runner=DirectRunner",)
 
