@@ -35,6 +35,7 @@ DATA_FLOW = (
   ("mining", "exclusions"),
   ("preparation",),
   ("prepare", "examples"),
+  ("convert",),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}
 DATA_RANKS = {name: i for i, names in enumerate(DATA_FLOW) for name in names}

@@ -62,8 +62,12 @@ def _escaped(name: str) -> str:
   return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), name)
 
 
-def _written_id(corpus: Corpus, row: int) -> str:
-  name = corpus.id(row)
+def written_id(corpus: Corpus, name: str) -> str:
+  """A passage's id as it stands in a TREC file.
+
+  Raises:
+    ValueError: if it cannot be told from another one there.
+  """
   written = _escaped(name)
   if written != name and corpus.find(written) is not None:
     raise ValueError(
@@ -132,7 +136,7 @@ def _write_trec(
       )
       # Nine digits bring a float32 back as it was.
       file.write(
-        f"{question_id} Q0 {_written_id(corpus, row)} {rank + 1} "
+        f"{question_id} Q0 {written_id(corpus, corpus.id(row))} {rank + 1} "
         f"{score:.9g} {TAG}\n"
       )
 
