@@ -16,9 +16,11 @@ from typing import NoReturn
 
 from odqa_jax.commands import (
   answer,
+  convert,
   demo,
   evaluate,
   index,
+  inspect,
   mine,
   plan,
   prepare,
@@ -37,12 +39,14 @@ os.environ.setdefault("NPROC", "16")
 COMMANDS: dict[str, ModuleType] = {
   "wikipedia": wikipedia,
   "prepare": prepare,
+  "convert": convert,
   "mine": mine,
   "train": train,
   "index": index,
   "search": search,
   "evaluate": evaluate,
   "answer": answer,
+  "inspect": inspect,
   "plan": plan,
   "demo": demo,
 }
@@ -109,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_parser().error(
       f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
     )
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax logs tracebacks of what it raises as well.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
   from odqa_jax.runtime.interruption import Interrupted
   from odqa_jax.runtime.mesh import is_primary, start_distributed
 

@@ -21,7 +21,7 @@ FLOW = (
   ("reading",),
   ("training", "evaluation"),
   ("serving",),
-  ("plan", "demo"),
+  ("plan", "demo", "inspection"),
   ("commands",),
 )
 # Within `data`, raw files become stores, and stores become examples.
@@ -32,8 +32,10 @@ DATA_FLOW = (
   ("questions", "embedded"),
   ("formats",),
   ("runs",),
-  ("mining",),
+  ("mining", "exclusions"),
+  ("preparation",),
   ("prepare", "examples"),
+  ("convert",),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}
 DATA_RANKS = {name: i for i, names in enumerate(DATA_FLOW) for name in names}

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_format
+from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--k", type=int, help="passages read; by default as trained")
   add("--beams", type=int, default=1, help="1 is greedy")
   add("--batch-size", type=int, help="questions at a time")
+  add_exclude_self(parser)
   add_backend(parser)
 
 
@@ -29,6 +30,11 @@ def _check(args: argparse.Namespace) -> None:
     raise ValueError("give --question TEXT, or --questions FILE with --out.")
   if (args.questions is None) != (args.out is None):
     raise ValueError("--questions FILE and --out FILE go together.")
+  for name in ("beams", "batch_size"):
+    value = getattr(args, name)
+    if value is not None and value < 1:
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} {value}: must be at least 1.")
   if args.question is not None and not args.question.strip():
     raise ValueError("--question is empty; ask something.")
 
@@ -36,6 +42,7 @@ def _check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Answers one question on the screen, or a set into a file."""
   from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.data.exclusions import find_exclusions
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.questions.sets import Question
@@ -47,11 +54,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_answers,
   )
   from odqa_jax.reading.system import load_system
+  from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import ANSWERS, check_output
   from odqa_jax.runtime.progress import progress_bar
 
+  # A typo is told before a checkpoint is loaded.
+  read_backend(args.backend)
   _check(args)
   if args.questions is None:
     questions = [Question("0", args.question, ())]
@@ -60,7 +70,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     questions = open_questions(args.questions, args.format, args.columns)
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
-  k = system.config.k if args.k is None else args.k
+  k = args.k
+  if k is None:
+    k = min(system.config.k, len(system.corpus))
   if not 0 <= k <= len(system.corpus):
     raise ValueError(
       f"--k {k}: the corpus has {len(system.corpus)} passages; choose from 0 "
@@ -80,6 +92,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       batch_size=args.batch_size or default_batch_size(system, k),
       max_tokens=system.config.answer_length,
       beams=args.beams,
+      exclusions=find_exclusions(
+        questions, system.corpus, own=args.exclude_self
+      ),
       progress=update,
     )
   if args.out is None:

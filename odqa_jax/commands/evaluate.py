@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_format
+from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--k", type=int, default=100)
   add("--read-k", type=int, help="passages that a reader gets; as trained")
   add("--bm25", action="store_true", help="measure BM25 as well")
+  add_exclude_self(parser)
   add_backend(parser)
 
 
@@ -27,9 +28,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.evaluation.measures import evaluate_run
-  from odqa_jax.evaluation.systems import evaluate_bm25, evaluate_checkpoint
+  from odqa_jax.evaluation.systems import (
+    evaluate_bm25,
+    evaluate_checkpoint,
+    possible_k,
+  )
   from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.retrieval.backends.table import read_backend
 
+  # A typo is told before a checkpoint is loaded.
+  read_backend(args.backend)
   if args.run is None and args.checkpoint is None and not args.bm25:
     raise ValueError(
       "give --run FILE, --checkpoint DIR with --index, or --bm25."
@@ -38,6 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
   questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
+  k = possible_k(args.k, corpus)
   figures: dict[str, Any] = {}
   if args.run is not None:
     figures["run"] = evaluate_run(args.run, questions, corpus, qrels=args.qrels)
@@ -48,12 +57,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       questions,
       corpus,
       qrels=args.qrels,
-      k=args.k,
+      k=k,
       backend=args.backend,
       read_k=args.read_k,
+      exclude_self=args.exclude_self,
     )
   if args.bm25:
     figures["bm25"] = evaluate_bm25(
-      questions, corpus, qrels=args.qrels, k=args.k
+      questions,
+      corpus,
+      qrels=args.qrels,
+      k=k,
+      exclude_self=args.exclude_self,
     )
   return figures

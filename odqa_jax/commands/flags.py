@@ -28,6 +28,15 @@ def add_format(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_exclude_self(parser: argparse.ArgumentParser) -> None:
+  """Adds `--exclude-self`."""
+  parser.add_argument(
+    "--exclude-self",
+    action="store_true",
+    help="a passage whose text is the question's own is no result",
+  )
+
+
 def split_names(names: str) -> list[str]:
   """The names between commas."""
   return [name for name in names.split(",") if name]

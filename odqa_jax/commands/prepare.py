@@ -9,11 +9,11 @@ from odqa_jax.commands.flags import add_format, split_names
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa prepare`."""
   add = parser.add_argument
-  add("--corpus", required=True, help="FILE[,FILE…] or a known name")
-  add("--questions", default="", help="FILE[,…] or NAME:SPLIT")
+  add("--corpus", required=True, help="FILE[,FILE…], a known name, or tfds:…")
+  add("--questions", default="", help="FILE[,…] or [tfds:]NAME:SPLIT")
   add("--out", required=True, help="the dataset folder")
   add("--tokenizer", default="", help="a folder; none: train one")
-  add("--vocabulary-size", type=int, default=8192)
+  add("--vocabulary-size", type=int, help="of a trained one; none: 8192")
   add_format(parser)
   add("--corpus-format", help="of the passage files; none: told likewise")
   add(
@@ -35,6 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="go on though dev or test questions are train questions",
   )
   add("--reader-tokenizer", default="", help="a T5 folder: a second store")
+  add("--runner", default="local", help="local[:PROCESSES] or beam[:OPTION…]")
   add(
     "--spans",
     nargs="?",
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.models.entity_finder import make_finder
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.paths import check_folder
 
+  check_folder(args.out)
   tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
   figures: dict[str, Any] = {}
   if is_primary():
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       corpus_columns=args.corpus_columns,
       max_bad=args.max_bad,
       allow_leak=args.allow_leak,
+      runner=args.runner,
     )
   sync("prepare")
   return figures

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_format
+from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_format(parser)
   add("--k", type=int, default=100)
   add("--out", required=True, help="run.trec or run.json")
+  add_exclude_self(parser)
   add_backend(parser)
 
 
@@ -24,25 +25,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.runs import write_run
-  from odqa_jax.evaluation.systems import rank_passages
+  from odqa_jax.evaluation.systems import possible_k, rank_passages
   from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import open_index
   from odqa_jax.retrieval.retriever import load_retriever
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import RUN, check_output
 
+  # A typo is told before a checkpoint is loaded.
+  read_backend(args.backend)
   check_output(args.out, [args.questions, args.corpus], RUN)
   questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
   retriever = load_retriever(resolve_folder(args.checkpoint))
+  k = possible_k(args.k, corpus)
   index = open_index(retriever, corpus, args.index, args.backend)
-  ranking = rank_passages(retriever, index, corpus, questions, k=args.k)
+  ranking = rank_passages(
+    retriever,
+    index,
+    corpus,
+    questions,
+    k=k,
+    exclude_self=args.exclude_self,
+  )
   if is_primary():
     write_run(args.out, ranking, questions, corpus)
   sync("search")
   return {
     "questions": len(questions),
-    "k": args.k,
+    "k": k,
     "run": args.out,
     "backend": args.backend,
     **index.metrics(),

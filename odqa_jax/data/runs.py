@@ -7,24 +7,28 @@ ranking = read_run("dev.trec", questions, corpus)
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 from urllib.parse import quote, unquote
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.corpus import DPR_PREFIX, Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
-from odqa_jax.runtime.artifact import replacing
+from odqa_jax.runtime.files import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
 
-RunLine = tuple[str, str, int, str, float]
+# Place, question, passage, score.
+RunLine = tuple[str, str, str, float]
+# What tools call the id of a passage.
+_ID_KEYS = ("id", "passage_id", "psg_id", "docid", "_id")
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,38 @@ def check_aligned(ranking: Ranking, questions: Sequence[Question]) -> None:
     )
 
 
-def _escape(identifier: str) -> str:
-  """Percent-encodes what would break a TREC line: white space and `%`."""
-  return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), identifier)
+def _escaped(name: str) -> str:
+  """An id that holds white space, at which TREC lines are split, encoded."""
+  if not re.search(r"\s", name):
+    return name
+  return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), name)
+
+
+def written_id(corpus: Corpus, name: str) -> str:
+  """A passage's id as it stands in a TREC file.
+
+  Raises:
+    ValueError: if it cannot be told from another one there.
+  """
+  written = _escaped(name)
+  if written != name and corpus.find(written) is not None:
+    raise ValueError(
+      f"the passage {name!r} would be written as {written!r}, which is another "
+      "passage's id; write a run that ends in .json."
+    )
+  return written
+
+
+def find_written(corpus: Corpus, name: str) -> int | None:
+  """Row of a passage that a TREC file names; None if the corpus lacks it.
+
+  An id stands there as it is, percent signs included. Only one that is unknown
+  and is what `write_run` makes of an id with white space is decoded.
+  """
+  row = corpus.find(name)
+  if row is None and "%" in name and _escaped(unquote(name)) == name:
+    return corpus.find(unquote(name))
+  return row
 
 
 def write_run(
@@ -64,12 +97,15 @@ def write_run(
 ) -> None:
   """Writes a TREC run, or DPR's JSON for a name that ends in `.json`.
 
-  TREC lines are `qid Q0 docid rank score tag`; white space in ids is
-  percent-encoded. The JSON is a list of `{id, question, answers, ctxs: [{id,
-  title, text, score, has_answer}]}`, one question a line.
+  TREC lines are `qid Q0 docid rank score tag`; an id with white space is
+  percent-encoded, any other stands as it is. trec_eval looks at scores and not
+  at ranks, so an equal score is written one step of float32 lower than that
+  before it: every tool keeps the order. The JSON is a list of `{id, question,
+  answers, ctxs: [{id, title, text, score, has_answer}]}`, one question a line.
 
   Raises:
-    ValueError: if the ranking is not of these questions in this order.
+    ValueError: if the ranking is not of these questions in this order, or an
+      id cannot be told from another in a TREC file.
   """
   check_aligned(ranking, questions)
   write = _write_json if Path(path).suffix == ".json" else _write_trec
@@ -93,11 +129,15 @@ def _write_trec(
 ) -> None:
   del questions
   for i, question_id in enumerate(ranking.question_ids):
+    score = np.float32(np.inf)
     for rank, row in ranked_rows(ranking, i):
+      score = np.minimum(
+        np.float32(ranking.scores[i, rank]), np.nextafter(score, -np.inf)
+      )
       # Nine digits bring a float32 back as it was.
       file.write(
-        f"{_escape(question_id)} Q0 {_escape(corpus.id(row))} {rank + 1} "
-        f"{ranking.scores[i, rank]:.9g} {TAG}\n"
+        f"{question_id} Q0 {written_id(corpus, corpus.id(row))} {rank + 1} "
+        f"{score:.9g} {TAG}\n"
       )
 
 
@@ -133,7 +173,11 @@ def _write_json(
 def read_run(
   path: str | Path, questions: Sequence[Question], corpus: Corpus
 ) -> Ranking:
-  """Reads a TREC run or DPR's JSON, plain or gzipped, told by the content.
+  """Reads a TREC run or DPR's JSON, plain or compressed, told by the content.
+
+  TREC lines may stand in any order and bear any rank: as trec_eval does it,
+  the highest score comes first, and of equal ones the last id by its bytes.
+  JSON lists are taken in their order.
 
   Args:
     path: the file.
@@ -142,19 +186,20 @@ def read_run(
     corpus: what was searched.
 
   Returns:
-    A row per question; what the file does not name has no passages.
+    A row per question; what the file does not name has no passages, and
+    passages that a question excludes are left out.
 
   Raises:
     ValueError: with file and line (or record), for a line that is no run line,
-      a question or passage that is not known, a passage that comes twice,
-      ranks that do not count from 1, or scores that rise with the rank.
+      a question or passage that is not known, a passage that comes twice, or a
+      score that is no number.
   """
   source = RawFile(path)
   array = source.first_byte() in (b"[", b"{")
   numbers = {q.id: i for i, q in enumerate(questions)}
-  ranked: list[dict[int, float]] = [{} for _ in questions]
-  last = [math.inf] * len(questions)
-  for where, question_id, rank, passage_id, score in (
+  ranked: list[dict[int, _Found]] = [{} for _ in questions]
+  without_prefix = 0
+  for where, question_id, passage_id, score in (
     _json_lines(source, questions) if array else _trec_lines(source)
   ):
     if question_id not in numbers:
@@ -162,27 +207,54 @@ def read_run(
         f"{where}: question {question_id!r} is not among the {len(questions)} "
         "questions; give the set that was searched."
       )
-    i = numbers[question_id]
-    # Written so that a score that is no number fails as well.
-    if rank != len(ranked[i]) + 1 or not score <= last[i]:
+    if math.isnan(score):
       raise ValueError(
-        f"{where}: rank {rank} with score {score} of {question_id!r} follows "
-        f"rank {len(ranked[i])} with score {last[i]}; write each question's "
-        "passages from rank 1, the best score first."
+        f"{where}: the score of {passage_id!r} is no number; mend or remove it."
       )
-    row = find_row(corpus, passage_id)
+    find = Corpus.find if array else find_written
+    row = find(corpus, passage_id)
     if row is None:
       raise ValueError(
         f"{where}: passage {passage_id!r} is not in the corpus (its ids look "
         f"like {corpus.id(0)!r}); give the corpus that was searched."
       )
-    if row in ranked[i]:
+    found = ranked[numbers[question_id]]
+    if row in found:
       raise ValueError(
         f"{where}: passage {passage_id!r} comes twice for {question_id!r}; "
         "remove one of the lines."
       )
-    ranked[i][row] = last[i] = score
-  return _ranking(ranked, questions)
+    found[row] = _Found(score, passage_id.encode(), row)
+    without_prefix += passage_id == f"{DPR_PREFIX}{corpus.id(row)}"
+  if without_prefix:
+    print(
+      f"{path}: {without_prefix} passages are named with {DPR_PREFIX!r} before "
+      "the id that the corpus has.",
+      file=sys.stderr,
+    )
+  lists = [list(found.values()) for found in ranked]
+  if not array:
+    lists = [sorted(found, reverse=True) for found in lists]
+  return _ranking(
+    [_allowed(f, q, corpus) for f, q in zip(lists, questions, strict=True)],
+    questions,
+  )
+
+
+class _Found(NamedTuple):
+  """A passage of a run file, in trec_eval's order when sorted."""
+
+  score: float
+  name: bytes
+  row: int
+
+
+def _allowed(
+  found: Sequence[_Found], question: Question, corpus: Corpus
+) -> dict[int, float]:
+  """Row → score, without what the question excludes."""
+  excluded = {corpus.find(name) for name in question.excluded_ids}
+  return {f.row: f.score for f in found if f.row not in excluded}
 
 
 def _ranking(
@@ -198,25 +270,18 @@ def _ranking(
   return Ranking(tuple(q.id for q in questions), rows, scores)
 
 
-def find_row(corpus: Corpus, passage_id: str) -> int | None:
-  """Row of a passage, or None if the corpus lacks it."""
-  try:
-    return corpus.row_of(passage_id)
-  except KeyError:
-    return None
-
-
 def _trec_lines(source: RawFile) -> Iterator[RunLine]:
   for place, line in source.lines():
     try:
       question_id, _, passage_id, rank, score, _ = line.split()
-      fields = int(rank), unquote(passage_id), float(score)
+      int(rank)
+      fields = passage_id, float(score)
     except ValueError:
       raise ValueError(
         f"{place}: {line[:60]!r} is not a run line "
         "(`qid Q0 docid rank score tag`); mend or remove it."
       ) from None
-    yield str(place), unquote(question_id), *fields
+    yield str(place), question_id, *fields
 
 
 def _json_lines(
@@ -234,8 +299,11 @@ def _json_lines(
         same = by_text.get(record["question"])
         name = same.pop() if same else record["question"]
       for rank, passage in enumerate(record["ctxs"], 1):
-        passage_id, score = str(passage["id"]), float(passage["score"])
-        yield f"{where}, passage {rank}", name, rank, passage_id, score
+        keys = [key for key in _ID_KEYS if key in passage]
+        passage_id = str(passage[keys[0] if keys else "id"])
+        # Readers' inputs of other tools have no scores; the order counts.
+        score = float(passage.get("score", -rank))
+        yield f"{where}, passage {rank}", name, passage_id, score
     except (KeyError, TypeError, ValueError) as error:
       raise ValueError(
         f"{where}: no record of a DPR run ({{question, ctxs: [{{id, score}}]}}"

@@ -107,7 +107,7 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
     questions=[f"{name}:{split}" for name in preset.sets for split in SPLITS],
     out=data,
     tokenizer=str(resolve_folder(preset.init_from)) if preset.init_from else "",
-    vocabulary_size=preset.vocabulary,
+    vocabulary_size=None if preset.init_from else preset.vocabulary,
     pairs=[f"{name}-train" for name in preset.sets],
   )
   questions = [

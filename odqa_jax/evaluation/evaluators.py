@@ -24,7 +24,6 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question, QuestionSet
-from odqa_jax.data.runs import find_row
 from odqa_jax.evaluation.dev_index import DevIndex, dev_index_kind
 from odqa_jax.evaluation.measures import (
   CUTOFFS,
@@ -183,7 +182,7 @@ class _Dev:
     cutoffs = [c for c in CUTOFFS if c <= self.k]
     answered = any(q.answers for q in self.questions)
     gold = any(
-      find_row(self.index.corpus, name) is not None
+      self.index.corpus.find(name) is not None
       for q in self.questions
       for name in q.positive_ids
     )

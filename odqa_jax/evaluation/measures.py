@@ -12,10 +12,10 @@ Families of measures, never mixed:
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,7 +26,7 @@ from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import (
   Ranking,
   check_aligned,
-  find_row,
+  find_written,
   ranked_rows,
   read_run,
 )
@@ -107,7 +107,7 @@ def evaluate_ranking(
   if qrels is not None:
     relevant = read_qrels(qrels, questions, corpus)
   else:
-    gold = {q.id: dict.fromkeys(q.positive_ids, 1) for q in questions}
+    gold = {q.id: _gold(q, corpus) for q in questions}
     relevant = {q: passages for q, passages in gold.items() if passages}
     # Gold passages of another corpus say nothing about this one.
     if not _any_in(corpus, relevant):
@@ -115,6 +115,16 @@ def evaluate_ranking(
   if relevant and cutoffs:
     figures |= gold_measures(ranking, relevant, corpus, cutoffs)
   return figures
+
+
+def _gold(question: Question, corpus: Corpus) -> dict[str, int]:
+  """The passages that a question names, by the corpus's own ids."""
+  found = {name: corpus.find(name) for name in question.positive_ids}
+  return {
+    name if row is None else corpus.id(row): 1
+    for name, row in found.items()
+    if name not in question.excluded_ids
+  }
 
 
 def answer_hits(
@@ -183,7 +193,7 @@ def answer_measures(
 
 def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
   return any(
-    find_row(corpus, passage) is not None
+    corpus.find(passage) is not None
     for passages in relevant.values()
     for passage in passages
   )
@@ -192,32 +202,47 @@ def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
 def read_qrels(
   path: str | Path, questions: Sequence[Question], corpus: Corpus
 ) -> dict[str, dict[str, int]]:
-  """TREC qrels (`qid 0 docid grade`) → question → passage → grade above 0.
+  """Question → passage → grade, of TREC's or BEIR's file of judgements.
+
+  TREC's lines are `qid 0 docid grade`, BEIR's rows `query-id corpus-id score`
+  under a header. Judgements of other questions are left out, and said on
+  stderr; questions judged without a relevant passage count, as in ir-measures.
 
   Raises:
-    ValueError: with file and line, for a line that is none or a question that
-      is not among them; or if the corpus has none of the passages.
+    ValueError: with file and line, for a line that is none; or if no question
+      or passage is known.
   """
   known = {q.id for q in questions}
   relevant: dict[str, dict[str, int]] = {}
+  width, others = 4, set()
   for place, line in RawFile(path).lines():
     fields = line.split()
-    if len(fields) != 4 or not re.fullmatch(r"-?\d+", fields[3]):
+    if fields == ["query-id", "corpus-id", "score"]:
+      width = 3
+      continue
+    if len(fields) != width or not re.fullmatch(r"-?\d+(\.0*)?", fields[-1]):
+      what = "qid 0 docid grade" if width == 4 else "query-id corpus-id score"
       raise ValueError(
-        f"{place}: {line[:60]!r} is not `qid 0 docid grade`; mend or remove it."
+        f"{place}: {line[:60]!r} is not `{what}`; mend or remove it."
       )
-    question_id, passage_id = unquote(fields[0]), unquote(fields[2])
-    if question_id not in known:
-      raise ValueError(
-        f"{place}: question {question_id!r} is not among the "
-        f"{len(known)} questions; give the qrels of this set."
-      )
-    if int(fields[3]) > 0:
-      relevant.setdefault(question_id, {})[passage_id] = int(fields[3])
+    if fields[0] not in known:
+      others.add(fields[0])
+      continue
+    row = find_written(corpus, fields[-2])
+    passage = fields[-2] if row is None else corpus.id(row)
+    relevant.setdefault(fields[0], {})[passage] = int(float(fields[-1]))
   if not _any_in(corpus, relevant):
     raise ValueError(
-      f"{path}: the corpus has none of the relevant passages (its ids look "
-      f"like {corpus.id(0)!r}); give the qrels of this corpus."
+      f"{path}: the corpus has none of the judged passages of these questions "
+      f"(its ids look like {corpus.id(0)!r}; {len(others)} questions of the "
+      f"file are not among the {len(known)}); give the qrels of this set and "
+      "corpus."
+    )
+  if others:
+    print(
+      f"{path}: {len(others)} questions are not among the {len(known)} and are "
+      f"left out, for example {sorted(others)[:3]}.",
+      file=sys.stderr,
     )
   return relevant
 

@@ -5,17 +5,23 @@ evaluate_checkpoint(
 )
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.exclusions import Exclusions, find_exclusions
+from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.bm25_build import bm25_of
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
 from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
 from odqa_jax.reading.answer import (
   Answer,
+  check_found,
   default_batch_size,
   encode_request,
   read_batches,
@@ -29,6 +35,7 @@ from odqa_jax.retrieval.retriever import (
   search_questions,
 )
 from odqa_jax.retrieval.searchable import Searchable
+from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.progress import progress_bar
 
 
@@ -39,8 +46,21 @@ def rank_passages(
   questions: Sequence[Question],
   *,
   k: int,
+  exclude_self: bool = False,
 ) -> Ranking:
-  """The k best passages of every question; raises what the search does."""
+  """The k best passages of every question.
+
+  Args:
+    retriever: what encodes the questions.
+    index: see `search_questions`.
+    corpus: the evidence.
+    questions: what they exclude is no result.
+    k: passages of a question.
+    exclude_self: whether passages that are the question itself are none too.
+
+  Raises:
+    ValueError: if the search cannot be done.
+  """
   with progress_bar("search", len(questions), "questions") as update:
     scores, rows = search_questions(
       retriever,
@@ -48,9 +68,26 @@ def rank_passages(
       corpus,
       [question.question for question in questions],
       k=k,
+      exclusions=find_exclusions(questions, corpus, own=exclude_self),
       progress=update,
     )
   return Ranking(tuple(q.id for q in questions), rows, scores)
+
+
+def possible_k(k: int, corpus: Corpus) -> int:
+  """`k`, or the whole of a corpus that has fewer passages.
+
+  Raises:
+    ValueError: if it is below 1.
+  """
+  if k < 1:
+    raise ValueError(f"--k {k}: at least 1 passage is searched for.")
+  if k > len(corpus) and is_primary():
+    print(
+      f"--k {k}: the corpus has {len(corpus)} passages, all are ranked.",
+      file=sys.stderr,
+    )
+  return min(k, len(corpus))
 
 
 def evaluate_bm25(
@@ -59,6 +96,7 @@ def evaluate_bm25(
   *,
   k: int,
   qrels: str | None = None,
+  exclude_self: bool = False,
 ) -> dict[str, Any]:
   """The figures of `evaluate_ranking`: the baseline without training.
 
@@ -73,9 +111,26 @@ def evaluate_bm25(
     progress_bar("index for BM25", len(corpus), "passages") as update,
     bm25_of(corpus, progress=update) as bm25,
   ):
-    rows, scores = bm25.search(texts, k)
+    rows, scores = _search_bm25(
+      bm25, texts, k, find_exclusions(questions, corpus, own=exclude_self)
+    )
   ranking = Ranking(tuple(q.id for q in questions), rows, scores)
   return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+
+
+def _search_bm25(
+  bm25: Bm25, texts: Sequence[str], k: int, exclusions: Exclusions | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows, best first, and scores."""
+  if exclusions is None:
+    return bm25.search(texts, k)
+
+  def search(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, scores = bm25.search(texts, depth)
+    return scores, rows
+
+  scores, rows = exclusions.search(search, k, len(bm25))
+  return rows, scores
 
 
 def evaluate_checkpoint(
@@ -88,6 +143,7 @@ def evaluate_checkpoint(
   backend: str,
   qrels: str | None = None,
   read_k: int | None = None,
+  exclude_self: bool = False,
 ) -> dict[str, Any]:
   """Retrieval and, of a checkpoint with a reader, its answers.
 
@@ -100,6 +156,7 @@ def evaluate_checkpoint(
     backend: of the search.
     qrels: see `evaluate_ranking`.
     read_k: passages that a reader gets, at most k; None: as in training.
+    exclude_self: see `rank_passages`.
 
   Raises:
     ValueError: if the parts do not belong together, or a checkpoint without a
@@ -110,7 +167,9 @@ def evaluate_checkpoint(
       raise ValueError(f"--read-k {read_k}: {checkpoint} has no reader.")
     retriever = load_retriever(checkpoint)
     searched = make_index(retriever, corpus, index, backend)
-    ranking = rank_passages(retriever, searched, corpus, questions, k=k)
+    ranking = rank_passages(
+      retriever, searched, corpus, questions, k=k, exclude_self=exclude_self
+    )
     return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
   system = load_system(checkpoint, corpus)
   read_k = min(system.config.k, k) if read_k is None else read_k
@@ -120,10 +179,13 @@ def evaluate_checkpoint(
     )
   searched = make_index(system.retriever, corpus, index, backend)
   request = encode_request(system, [q.question for q in questions])
-  scores, rows = search_request(system, searched, request, k=k)
+  exclusions = find_exclusions(questions, corpus, own=exclude_self)
+  scores, rows = search_request(
+    system, searched, request, k=k, exclusions=exclusions
+  )
   ranking = Ranking(tuple(q.id for q in questions), rows, scores)
   figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
-  rows = rows[:, :read_k]
+  rows = check_found(rows[:, :read_k])
   size = default_batch_size(system, read_k)
   answers: list[Answer] = []
   with progress_bar("read", len(request), "questions") as update:

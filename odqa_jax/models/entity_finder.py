@@ -26,7 +26,7 @@ from odqa_jax.data.mining.entities import (
 )
 from odqa_jax.models.hf.token_classifier import load_token_classifier
 from odqa_jax.models.token_classifier import apply_token_classifier
-from odqa_jax.runtime.artifact import content_hash, file_hash
+from odqa_jax.runtime.files import content_hash, file_hash
 from odqa_jax.text.tokenizer import load_tokenizer
 
 # Windows that are classified at once: always as many, to compile once a length.

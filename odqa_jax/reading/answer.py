@@ -28,6 +28,7 @@ from odqa_jax.data.examples.batch import (
   bucket_length,
   pad_tokens,
 )
+from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.reading.predict import Reading, distinct_answers, ended_answers
 from odqa_jax.reading.system import ReadingSystem
 from odqa_jax.retrieval.retriever import encode_questions, fit_to_index
@@ -131,6 +132,7 @@ def find_passages(
   request: Request,
   *,
   k: int,
+  exclusions: Exclusions | None = None,
 ) -> Int[np.ndarray, "n k"]:
   """Corpus rows of the k best passages of every question, best first.
 
@@ -139,10 +141,11 @@ def find_passages(
     index: see `search_request`; None with k = 0.
     request: the questions.
     k: passages of a question; 0 for none (closed book).
+    exclusions: see `search_request`.
 
   Raises:
     ValueError: for an index of something else, or a k that the corpus does not
-      have.
+      have once a question's exclusions are left out.
   """
   if not 0 <= k <= len(system.corpus):
     raise ValueError(
@@ -153,11 +156,29 @@ def find_passages(
     return np.zeros((len(request), k), np.int32)
   if index is None:
     raise ValueError(f"k={k} passages need an index to find them in; give one.")
-  return search_request(system, index, request, k=k)[1]
+  return check_found(
+    search_request(system, index, request, k=k, exclusions=exclusions)[1]
+  )
+
+
+def check_found(rows: Int[np.ndarray, "n k"]) -> Int[np.ndarray, "n k"]:
+  """The rows, or a ValueError where a question has too few to be read."""
+  few = (rows < 0).any(axis=1)
+  if few.any():
+    raise ValueError(
+      f"question {int(np.argmax(few)) + 1} has fewer than k={rows.shape[1]} "
+      "passages once what it excludes is left out; choose a smaller k."
+    )
+  return rows
 
 
 def search_request(
-  system: ReadingSystem, index: Searchable, request: Request, *, k: int
+  system: ReadingSystem,
+  index: Searchable,
+  request: Request,
+  *,
+  k: int,
+  exclusions: Exclusions | None = None,
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
   """Scores and corpus rows of the k best passages, best first.
 
@@ -166,6 +187,7 @@ def search_request(
     index: made by its retriever from its corpus.
     request: the questions.
     k: passages of a question.
+    exclusions: of these questions; see `search_embeddings`.
 
   Raises:
     ValueError: for an index of something else, or a k that it does not have.
@@ -175,7 +197,7 @@ def search_request(
   if retriever is not system.retriever:
     # The index holds fewer dimensions than the reader's scores are made of.
     embeddings = encode_questions(retriever, request.texts)
-  return search_embeddings(index, embeddings, k)
+  return search_embeddings(index, embeddings, k, exclusions=exclusions)
 
 
 class ReadBatch:
@@ -351,6 +373,7 @@ def answer_questions(
   batch_size: int,
   max_tokens: int,
   beams: int = 1,
+  exclusions: Exclusions | None = None,
   progress: Progress | None = None,
 ) -> list[Answer]:
   """Answers questions; every process gets all answers.
@@ -363,6 +386,7 @@ def answer_questions(
     batch_size: questions at a time, see `read_batches`.
     max_tokens: longest answer, with its end.
     beams: hypotheses of the beam search; 1 is greedy.
+    exclusions: of these questions; see `search_request`.
     progress: called with questions done and in all.
 
   Raises:
@@ -373,7 +397,7 @@ def answer_questions(
     if value < 1:
       raise ValueError(f"{name}={value} is below 1.")
   request = encode_request(system, questions)
-  rows = find_passages(system, index, request, k=k)
+  rows = find_passages(system, index, request, k=k, exclusions=exclusions)
   answers: list[Answer] = []
   for batch in read_batches(system, request, rows, batch_size=batch_size):
     answers += batch.answers(max_tokens=max_tokens, beams=beams)

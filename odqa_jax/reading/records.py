@@ -7,7 +7,7 @@ from typing import Any
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.answer import Answer
-from odqa_jax.runtime.artifact import replacing
+from odqa_jax.runtime.files import replacing
 from odqa_jax.runtime.report import text_table
 
 

@@ -36,7 +36,8 @@ from odqa_jax.retrieval.searchable import (
   no_rows,
 )
 from odqa_jax.retrieval.storage import DTYPES
-from odqa_jax.runtime.artifact import lock, read_json, replacing, write_json
+from odqa_jax.runtime.artifact import MANIFEST, lock, refuse_foreign
+from odqa_jax.runtime.files import read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
 _HUGE_PAGE = 2**21
@@ -167,11 +168,14 @@ def build_index(
     ValueError: if the folder or the tokenizer is not this corpus's and
       encoder's, or an embedding is not finite.
   """
+  if batch_tokens < 1:
+    raise ValueError(f"--batch-tokens {batch_tokens}: must be at least 1.")
   made_from = _made_from(corpus, identity, dtype, max_length)
   shards = _row_shards(len(corpus), shard_rows)
   directory = Path(directory)
   partial = directory.with_name(f"{directory.name}.tmp")
-  if directory.exists():
+  refuse_foreign(directory, "index")
+  if (directory / MANIFEST).exists():
     _require_same(made_from, storage.read_manifest(directory), directory)
     return
   with lock(directory) if is_primary() else nullcontext():
@@ -377,10 +381,11 @@ def export_npy(directory: str | Path, path: str | Path) -> None:
   if is_primary():
     manifest = storage.read_manifest(directory)
     shape = (manifest["count"], manifest["width"])
-    with replacing(path) as temporary:
-      out = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    # Written, not mapped: where the disk is full, a map ends the process.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+      np.lib.format.write_array_header_1_0(file, header)
       for shard in manifest["shards"]:
         rows = storage.float_rows(directory, manifest, shard)
-        out[shard["start"] :][: len(rows)] = rows
-      out.flush()
+        file.write(rows.astype("<f4", copy=False).tobytes())
   sync("index: export finished")

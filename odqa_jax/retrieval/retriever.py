@@ -29,6 +29,7 @@ from jaxtyping import Float32, Int32
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
 from odqa_jax.data.examples.loader import question_batches
+from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
@@ -433,6 +434,7 @@ def search_questions(
   questions: Sequence[str],
   *,
   k: int,
+  exclusions: Exclusions | None = None,
   progress: Progress | None = None,
 ) -> tuple[Float32[np.ndarray, "n {k}"], Int32[np.ndarray, "n {k}"]]:
   """The k best rows for every question.
@@ -443,6 +445,7 @@ def search_questions(
     corpus: the evidence.
     questions: their texts.
     k: passages of a question.
+    exclusions: of these questions; see `search_embeddings`.
     progress: called with questions done and in all.
 
   Returns:
@@ -455,4 +458,6 @@ def search_questions(
   """
   retriever = fit_to_index(retriever, corpus, index.manifest)
   embeddings = encode_questions(retriever, questions)
-  return search_embeddings(index, embeddings, k, progress=progress)
+  return search_embeddings(
+    index, embeddings, k, exclusions=exclusions, progress=progress
+  )

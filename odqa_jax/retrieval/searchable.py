@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
+from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.retrieval.embed import Progress
 from odqa_jax.runtime.mesh import to_host
 
@@ -109,6 +110,7 @@ def search_embeddings(
   embeddings: Float32[np.ndarray, "n e"],
   k: int,
   *,
+  exclusions: Exclusions | None = None,
   progress: Progress | None = None,
 ) -> tuple[Float32[np.ndarray, "n {k}"], Int32[np.ndarray, "n {k}"]]:
   """The k best rows for any number of questions.
@@ -118,15 +120,32 @@ def search_embeddings(
       to a corpus is the caller's to know.
     embeddings: of the questions.
     k: rows of a question.
+    exclusions: of these questions: passages that are no results.
     progress: called with questions done and in all.
 
   Returns:
-    As `Searchable.search`, on the host.
+    As `Searchable.search`, on the host; a question for which too little is left
+    has row -1 and score -inf at the end.
 
   Raises:
     ValueError: likewise.
   """
   check_k(k, index.count)
+  if exclusions is None:
+    return _search_batches(index, embeddings, k, progress)
+
+  def search(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    return _search_batches(index, embeddings, depth, progress)
+
+  return exclusions.search(search, k, index.count)
+
+
+def _search_batches(
+  index: Searchable,
+  embeddings: Float32[np.ndarray, "n e"],
+  k: int,
+  progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray]:
   n = len(embeddings)
   scores, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
   size = min(index.batch_size, n)

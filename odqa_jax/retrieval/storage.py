@@ -28,15 +28,9 @@ from jaxtyping import Float32, Shaped
 
 from odqa_jax.retrieval.backends.codes import dequantize
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import (
-  Artifact,
-  Draft,
-  describe_file,
-  read_json,
-  replacing,
-  write_json,
-)
+from odqa_jax.runtime.artifact import Artifact, Draft, describe_file
 from odqa_jax.runtime.blocks import BlockArray
+from odqa_jax.runtime.files import read_json, replacing, write_json
 
 DTYPES = {
   "float32": np.dtype(np.float32),

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,13 @@ import numpy as np
 
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.blocks import BlockArray, block_hashes
+from odqa_jax.runtime.files import (
+  Damage,
+  content_hash,
+  read_json,
+  saying_what_is_full,
+  write_json,
+)
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -41,66 +47,11 @@ _COMMANDS = {
   "spans": "odqa prepare --spans",
   "bm25": "odqa prepare --pairs",
   "leaks": "odqa prepare",
+  "converted": "odqa convert",
   "index": "odqa index",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
 }
-
-
-class Damage(ValueError):
-  """A file is not what was written."""
-
-
-# ---- Files ----
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-  """A temporary name beside `path`, renamed to it once it is written."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp")
-  yield temporary
-  os.replace(temporary, path)
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-  """Writes a file that appears whole or not at all."""
-  with replacing(path) as temporary, temporary.open("wb") as file:
-    file.write(content)
-    file.flush()
-    # Or the name might survive a power cut, and the content not.
-    os.fsync(file.fileno())
-
-
-def write_json(path: str | Path, value: Any) -> None:
-  """Writes JSON that appears whole or not at all."""
-  replace_file(path, json.dumps(value, indent=2).encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """Reads a JSON object; `Damage` for anything else, naming the file."""
-  try:
-    value = json.loads(path.read_bytes())
-  except ValueError as error:
-    raise Damage(
-      f"{path}: not JSON ({error}); restore it, or make it anew."
-    ) from error
-  if not isinstance(value, dict):
-    raise Damage(f"{path}: not a JSON object; restore it, or make it anew.")
-  return value
-
-
-def file_hash(path: Path) -> str:
-  """The sha256 (hex) of a file."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_hash(content: Any) -> str:
-  """The sha256 (hex) of a JSON value, whatever the order of its keys."""
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -202,11 +153,12 @@ def publish(
       write_json(known, identity)
     draft = Draft(folder)
     try:
-      yield draft
-      if draft.unchanged:
-        draft.manifest = read_manifest(directory, kind)
-      else:
-        draft.manifest = seal(draft, directory, kind, made_from, scratch)
+      with saying_what_is_full(folder):
+        yield draft
+        if draft.unchanged:
+          draft.manifest = read_manifest(directory, kind)
+        else:
+          draft.manifest = seal(draft, directory, kind, made_from, scratch)
     finally:
       if identity is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -365,7 +317,9 @@ class Artifact:
 
   def check_small(self) -> None:
     """Compares the files that are one block; the others wait for their use."""
-    self.check(*(n for n, sound in self._sound.items() if len(sound) == 1))
+    for name, sound in self._sound.items():
+      if len(sound) == 1:
+        self.check(name)
 
   def array(self, name: str, dtype: Any = None) -> BlockArray:
     """Maps a file: .npy, or plain bytes.

@@ -14,12 +14,14 @@ any mesh: the target's shardings decide where arrays go. It has its name only
 once Orbax is done and the manifest is written; older steps stay until then.
 """
 
+import contextlib
+import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,16 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import Damage, Draft, open_artifact
+from odqa_jax.runtime.artifact import Artifact, Draft, open_artifact
+from odqa_jax.runtime.files import Damage, FullDisk, saying_what_is_full
 from odqa_jax.runtime.mesh import is_primary, path_name, sync
 
 _STATE = "state"
 _DAMAGED = ".damaged"
 # What `latest` tells other processes instead of a step.
 _NONE, _ALL_DAMAGED = -1, -2
+# No array of a model has as many; a manifest that says so was made to hurt.
+_MOST_ELEMENTS = 1 << 40
 
 
 def probe_writable(directory: Path) -> None:
@@ -77,10 +82,12 @@ class Checkpoints:
       self._closing.enter_context(artifact.lock(self.directory))
       for unfinished in self.directory.glob("*.tmp"):
         shutil.rmtree(unfinished)
+    self._closing.enter_context(_without_late_answers())
     self._checkpointer = ocp.StandardCheckpointer()
     # Writes one manifest after the other, while the training goes on.
     self._pool = ThreadPoolExecutor(1)
     self._saving: Future[None] | None = None
+    self._failed = False
     self._sound: int | None = None
 
   def __enter__(self) -> "Checkpoints":
@@ -88,9 +95,13 @@ class Checkpoints:
 
   def __exit__(self, *_: object) -> None:
     with self._closing:
-      self._finish_saving()
-      self._pool.shutdown()
-      self._checkpointer.close()
+      try:
+        self._finish_saving()
+      finally:
+        self._pool.shutdown()
+        # It raises again what was raised where the save was waited for.
+        with suppress(Exception) if self._failed else nullcontext():
+          self._checkpointer.close()
 
   def latest(self) -> int | None:
     """The newest step whose files are what was written; None if none is there.
@@ -144,27 +155,51 @@ class Checkpoints:
       state: a tree of arrays.
       extra: what JSON can hold (loader position, config, fingerprints).
       metrics: what the best step is chosen by.
+
+    Raises:
+      FullDisk: if there is no room for this step, or was none for the last.
     """
     self._finish_saving()
     folder = self.directory / f"{step}.tmp"
-    self._checkpointer.save(folder / _STATE, state, force=True)
+    with self._room_for(folder):
+      self._checkpointer.save(folder / _STATE, state, force=True)
     draft = Draft(folder, {"metrics": dict(metrics or {})})
     draft.counts["params"] = _shapes(state)
     self._saving = self._pool.submit(self._seal, draft, step, dict(extra))
 
   def _seal(self, draft: Draft, step: int, extra: dict[str, Any]) -> None:
-    """Waits for Orbax, gives the step its name, removes older ones."""
-    self._checkpointer.wait_until_finished()
-    if not is_primary():
-      return
-    folder = self.directory / str(step)
-    artifact.seal(draft, folder, "checkpoint", extra)
+    """Waits for Orbax, gives the step its name, removes older ones.
+
+    Raises:
+      FullDisk: if there is no room; what is half written is removed.
+    """
+    with self._room_for(draft.folder):
+      self._checkpointer.wait_until_finished()
+      if not is_primary():
+        return
+      folder = self.directory / str(step)
+      artifact.seal(draft, folder, "checkpoint", extra)
     steps = _steps(self.directory)
     kept = set(steps[-self._keep :])
     if self._best is not None:
       kept.add(max(steps, key=lambda s: _rank(self.directory, s, self._best)))
     for old in set(steps) - kept:
       shutil.rmtree(self.directory / str(old))
+
+  @contextlib.contextmanager
+  def _room_for(self, folder: Path) -> Iterator[None]:
+    """Says what was not saved for want of room, and gives its part back.
+
+    Raises:
+      FullDisk: if there is no room.
+    """
+    try:
+      with saying_what_is_full(folder):
+        yield
+    except FullDisk as error:
+      self._failed = True
+      shutil.rmtree(folder, ignore_errors=True)
+      raise FullDisk(f"step {folder.stem} was not saved: {error}") from error
 
   def _finish_saving(self) -> None:
     if self._saving is not None:
@@ -176,7 +211,12 @@ class Checkpoints:
 
     With several processes the cluster's preemption notice decides, which
     reaches every process at the same step; alone, this process's own signal.
+
+    Raises:
+      FullDisk: if the last step could not be saved.
     """
+    if self._saving is not None and self._saving.done():
+      self._finish_saving()
     if jax.process_count() > 1:
       return ocp.utils.reached_preemption(step)
     return asked
@@ -205,8 +245,30 @@ class Checkpoints:
     folder = self.directory / str(step)
     if step != self._sound:
       open_artifact(folder, "checkpoint")
-    state = self._checkpointer.restore(folder / _STATE, abstract_state)
+    with _reading(folder):
+      state = self._checkpointer.restore(folder / _STATE, abstract_state)
     return state, read_extra(self.directory, step)
+
+
+@contextlib.contextmanager
+def _without_late_answers() -> Iterator[None]:
+  """Leaves out the tracebacks of writes that end after one has failed.
+
+  TensorStore tells each to an event loop, which Orbax has closed by then, and
+  hands what comes of it to `sys.unraisablehook`. The failure itself is raised
+  where the save is waited for.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
 
 
 def _warn(message: str) -> None:
@@ -270,8 +332,29 @@ def find_step(path: Path) -> tuple[Path, int]:
       "checkpoints/, nor a step, nor a folder with config.json and "
       "model.safetensors."
     )
-  best = read_extra(folder, steps[-1]).get("best")
+  step = steps[-1]
+  try:
+    best = read_extra(folder, step).get("best")
+    if best is not None:
+      # One that is damaged might be the best: nothing else is put in its place.
+      for step in steps:
+        read_extra(folder, step)
+  except Damage as error:
+    raise _with_whole_step(error, folder, step) from error
   return folder, max(steps, key=lambda step: _rank(folder, step, best))
+
+
+def _with_whole_step(error: Damage, folder: Path, damaged: int) -> Damage:
+  """The error, and the newest other step whose files are what was written."""
+  for step in reversed(_steps(folder)):
+    if step == damaged:
+      continue
+    try:
+      open_artifact(folder / str(step), "checkpoint")
+    except ValueError:
+      continue
+    return Damage(f"{error} But step {step} is whole: {folder / str(step)}.")
+  return Damage(f"{error} No other step is there that is whole.")
 
 
 def read_extra(folder: Path, step: int) -> dict[str, Any]:
@@ -291,15 +374,12 @@ def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
     ValueError: if there is no checkpoint, or it is damaged.
   """
   folder, step = find_step(path)
-  files = open_artifact(folder.absolute() / str(step), "checkpoint")
-  target: dict[str, Any] = {}
-  for name, (shape, dtype) in files.manifest["params"].items():
-    *parents, leaf = name.split("/")
-    branch = target
-    for parent in parents:
-      branch = branch.setdefault(parent, {})
-    branch[leaf] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  try:
+    files = open_artifact(folder.absolute() / str(step), "checkpoint")
+  except Damage as error:
+    raise _with_whole_step(error, folder, step) from error
+  target = _abstract_params(files, sharding)
+  with ocp.PyTreeCheckpointer() as checkpointer, _reading(files.directory):
     restored = checkpointer.restore(
       files.directory / _STATE,
       args=ocp.args.PyTreeRestore(
@@ -309,3 +389,47 @@ def restore_params(path: Path, sharding: Any) -> tuple[Any, dict[str, Any]]:
       ),
     )
   return restored["params"], files.manifest["made_from"]
+
+
+def _abstract_params(files: Artifact, sharding: Any) -> dict[str, Any]:
+  """The tree of shapes that a manifest lists.
+
+  Raises:
+    ValueError: if what it lists is no tree of arrays.
+  """
+  target: dict[str, Any] = {}
+  for name, entry in files.manifest["params"].items():
+    *parents, leaf = name.split("/")
+    branch = target
+    try:
+      shape, dtype = entry
+      if math.prod(shape) > _MOST_ELEMENTS or min(shape, default=0) < 0:
+        raise ValueError("an array of that shape fits nowhere")
+      for parent in parents:
+        branch = branch.setdefault(parent, {})
+      branch[leaf] = jax.ShapeDtypeStruct(
+        tuple(shape), np.dtype(dtype), sharding=sharding
+      )
+    except (TypeError, ValueError, AttributeError) as error:
+      raise ValueError(
+        f"{files.directory / artifact.MANIFEST}: the parameter {name!r} is "
+        f"{entry!r} ({error}); train again."
+      ) from error
+  return target
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+  """Names the step where Orbax cannot read what the manifest vouches for.
+
+  Raises:
+    ValueError: for any of Orbax's errors, which come as bare `Exception`s.
+  """
+  try:
+    yield
+  except Exception as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise ValueError(
+      f"{folder}: Orbax cannot restore the arrays ({lines[0][:300]}); use "
+      "another step, or train again."
+    ) from error

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from odqa_jax.runtime.artifact import replacing
+from odqa_jax.runtime.files import replacing
 from odqa_jax.runtime.report import read_metrics
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.

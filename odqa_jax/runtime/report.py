@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 import odqa_jax
-from odqa_jax.runtime.artifact import replace_file
+from odqa_jax.runtime.files import replace_file
 from odqa_jax.runtime.progress import humanise, progress_bar
 
 __all__ = [

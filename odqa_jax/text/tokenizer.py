@@ -9,8 +9,7 @@ from, it gets the same rules, and so the same `fingerprint`.
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,17 @@ from tokenizers import (
   normalizers,
   pre_tokenizers,
   processors,
-  trainers,
 )
 
 from odqa_jax.text.tokenizer_config import (
   SWITCHES,
   added_tokens,
   check_class,
-  lowers_text,
+  lowered,
   read_switches,
 )
 from odqa_jax.text.tokenizer_files import (
+  check_parts,
   check_unicode,
   cuts_at_spaces,
   parse_json,
@@ -42,7 +41,7 @@ from odqa_jax.text.tokenizer_files import (
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-_NORMALISER: dict[str, Any] = {
+NORMALISER: dict[str, Any] = {
   "clean_text": True,
   "handle_chinese_chars": True,
   "strip_accents": None,
@@ -53,8 +52,6 @@ _PARTS = {
   "normalizer": "BertNormalizer",
   "pre_tokenizer": "BertPreTokenizer",
 }
-# Rarer characters become [UNK]: they would crowd out whole words.
-_ALPHABET_LIMIT = 1000
 
 
 class Tokenizer:
@@ -105,7 +102,7 @@ class Tokenizer:
         f"{len(vocab) - 1}, each once; mend the vocabulary."
       )
     self._vocab = dict(vocab)
-    self._switches = {**_NORMALISER, **(normaliser or {})}
+    self._switches = {**NORMALISER, **(normaliser or {})}
     self._backend = tokenizers.Tokenizer(
       models.WordPiece(
         self._vocab,
@@ -248,24 +245,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
   return Tokenizer(
     vocab,
     source=str(file),
-    normaliser=_lowered(file.parent, switches),
+    normaliser=lowered(file.parent, switches),
     added_tokens=added_tokens(file.parent, vocab),
   )
-
-
-def _lowered(
-  folder: Path, switches: Mapping[str, bool | None]
-) -> dict[str, bool | None]:
-  """The switches, once sentence-transformers has lowered the text."""
-  rules = {**_NORMALISER, **switches}
-  if not lowers_text(folder) or rules["lowercase"]:
-    return dict(switches)
-  # None: as `lowercase` was for the tokenizer itself.
-  return {
-    **rules,
-    "lowercase": True,
-    "strip_accents": bool(rules["strip_accents"]),
-  }
 
 
 def _parse_vocab(text: str, file: Path) -> dict[str, int]:
@@ -300,6 +282,7 @@ def _from_json(
         f"{file}: its {key} is {kind}; only BERT WordPiece tokenizers "
         f"({wanted}) are read; name a BERT folder."
       )
+  check_parts(parsed, file)
   model = parsed["model"]
   prefix = model.get("continuing_subword_prefix", "##")
   if prefix != "##":
@@ -311,75 +294,7 @@ def _from_json(
   return Tokenizer(
     model["vocab"],
     source=str(file),
-    normaliser=_lowered(file.parent, {**rules, **switches}),
+    normaliser=lowered(file.parent, {**rules, **switches}),
     max_word=model.get("max_input_chars_per_word", 100),
-    added_tokens=parsed.get("added_tokens", ()),
+    added_tokens=parsed.get("added_tokens") or (),
   )
-
-
-def train_wordpiece(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
-  """Trains an uncased WordPiece vocabulary; the same texts give the same one.
-
-  Ids are: the special tokens, the alphabet, its `##` forms, then merged
-  pieces from frequent to rare. The texts are held in memory.
-
-  Args:
-    texts: a sample of the corpus; some 10,000 passages are enough.
-    vocab_size: number of tokens at most (short texts give fewer).
-
-  Raises:
-    ValueError: if there is no text, or `vocab_size` is less than the special
-      tokens and the alphabet need.
-  """
-  texts = list(texts)
-  alphabet = _alphabet(texts)
-  if not alphabet:
-    raise ValueError(
-      f"{len(texts)} texts hold no character to train a vocabulary on; give "
-      "at least one text with words."
-    )
-  # The trainer numbers the `##` forms, and breaks ties, in the order of a
-  # seeded hash map. Run for the alphabet alone, it yields them as a set; given
-  # sorted as special tokens, which come first, their order is fixed.
-  base = _train(texts, list(SPECIAL_TOKENS), alphabet, 0)
-  reserved = [*SPECIAL_TOKENS, *(t for t in alphabet if t in base)]
-  reserved += sorted(t for t in base if t.startswith("##") and len(t) == 3)
-  if vocab_size < len(reserved):
-    raise ValueError(
-      f"vocab_size {vocab_size} is too small: the special tokens and the "
-      f"alphabet of these texts need {len(reserved)}; raise it."
-    )
-  vocab = _train(texts, reserved, alphabet, vocab_size)
-  return Tokenizer(vocab, source="the trained vocabulary")
-
-
-def _alphabet(texts: Sequence[str]) -> list[str]:
-  """The most frequent characters after normalisation, sorted."""
-  normaliser = normalizers.BertNormalizer(**_NORMALISER)
-  counts: Counter[str] = Counter()
-  for text in texts:
-    counts.update("".join(normaliser.normalize_str(text).split()))
-  kept = sorted(counts, key=lambda c: (-counts[c], c))
-  return sorted(kept[:_ALPHABET_LIMIT])
-
-
-def _train(
-  texts: Sequence[str],
-  reserved: list[str],
-  alphabet: list[str],
-  vocab_size: int,
-) -> dict[str, int]:
-  """Runs the library's trainer; `reserved` tokens get the first ids."""
-  backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-  backend.normalizer = normalizers.BertNormalizer(**_NORMALISER)
-  backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  trainer = trainers.WordPieceTrainer(
-    vocab_size=vocab_size,
-    show_progress=False,
-    special_tokens=reserved,
-    initial_alphabet=alphabet,
-    limit_alphabet=len(alphabet),
-    continuing_subword_prefix="##",
-  )
-  backend.train_from_iterator(texts, trainer)
-  return backend.get_vocab()

@@ -68,7 +68,18 @@ def read_switches(folder: Path) -> dict[str, bool | None]:
   return switches
 
 
-def lowers_text(folder: Path) -> bool:
+def lowered(
+  folder: Path, switches: Mapping[str, bool | None]
+) -> dict[str, bool | None]:
+  """The switches, where sentence-transformers lowers the text before."""
+  if switches.get("lowercase", True) or not _lowers_text(folder):
+    return dict(switches)
+  # None: as `lowercase` was for the tokenizer itself.
+  accents = bool(switches.get("strip_accents"))
+  return {**switches, "lowercase": True, "strip_accents": accents}
+
+
+def _lowers_text(folder: Path) -> bool:
   """Whether sentence-transformers lowers the text before the tokenizer."""
   for path in sorted(folder.glob(_LOWERED)):
     if parse_json(read_text(path), path).get("do_lower_case"):

@@ -22,6 +22,7 @@ from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.retrieval.index import Index, load_index
 from odqa_jax.retrieval.refresh import Refresher, RefreshState
 from odqa_jax.retrieval.retriever import make_retriever, write_index
+from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import is_primary, to_host
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import RetrievalSettings
@@ -210,12 +211,24 @@ class RetrievalPipeline(InputPipeline):
       "loader": self._drawn_at,
       "ahead": {"rows": rows.tolist(), "lengths": lengths.tolist()},
       "division": self._refresher.division,
+      "index": self._index_content(),
     }
 
+  def _index_content(self) -> str:
+    """The checksum of an index that stays as it is; "" of one that changes."""
+    if self._refresher.refreshes or not self._retrieval.k:
+      return ""
+    return str(read_manifest(self._folder)["sha256"])
+
   def check(self, position: Mapping[str, Any]) -> None:
-    """See `Refresher.check_division`."""
+    """See `Refresher.check_division`; an index may have moved, not changed."""
     if self._refresher.refreshes:
       self._refresher.check_division(position["division"])
+    elif self._index_content() != position["index"]:
+      raise ValueError(
+        f"{self._folder} is another index than the one that this run searched; "
+        "name that one as config.retrieval.index, or a new --workdir."
+      )
 
   def arrays(self) -> RefreshState | None:
     """The index in use and the one in the making, where they change."""

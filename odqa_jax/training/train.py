@@ -27,13 +27,13 @@ from odqa_jax.data.examples.loader import (
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.evaluation.evaluators import make_evaluator
 from odqa_jax.reading.gather import PassageGatherer
-from odqa_jax.runtime.artifact import write_json
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
   probe_writable,
   read_extra,
 )
 from odqa_jax.runtime.config import check_same_config
+from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
   host_slice,
@@ -46,6 +46,7 @@ from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
 from odqa_jax.runtime.settings import Settings, read_settings
+from odqa_jax.training.contents import check_same_contents, contents
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
 from odqa_jax.training.meters import Meter, Window, check_finite
@@ -220,6 +221,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     "components": initial.descriptions,
     "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
+    "contents": contents(settings),
     "best": best,
   }
   with Checkpoints(
@@ -229,6 +231,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if resumed is not None:
       saved = read_extra(workdir / "checkpoints", resumed)
       check_same_config(saved["config"], config)
+      check_same_contents(saved["contents"], extra["contents"], settings)
       pipeline.check(saved)
       wanted = SavedState(
         step=abstract.step,

@@ -30,7 +30,8 @@ from odqa_jax.models.token_classifier import (
   apply_token_classifier,
   init_token_classifier,
 )
-from odqa_jax.text.tokenizer import Tokenizer, train_wordpiece
+from odqa_jax.text.tokenizer import Tokenizer
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
 WORDS = (

@@ -39,7 +39,7 @@ from odqa_jax.retrieval.retriever import (
 )
 from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.text.reader_vocabulary import reader_vocabulary
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import make_task
 

@@ -1,7 +1,9 @@
 """Manifests, checksums, publishing and locks of what is kept on disk."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,17 +15,20 @@ import pytest
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.artifact import (
   Artifact,
-  Damage,
   existing,
   lock,
   open_artifact,
   publish,
-  read_json,
   read_manifest,
+  write_manifest,
+)
+from odqa_jax.runtime.files import (
+  Damage,
+  FullDisk,
+  read_json,
   replace_file,
   replacing,
   write_json,
-  write_manifest,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -307,3 +312,75 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path):
     temporary.write_text("third")
   assert path.read_text() == "third"
   assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+NO_ROOM = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, NO_ROOM),
+    OSError("51200 requested and 24544 written"),
+    RuntimeError(f"Failed: write() failed: {NO_ROOM}; at byte 100"),
+  ],
+  ids=str,
+)
+def test_a_full_disk_names_the_file_and_what_is_free(
+  tmp_path: Path, error: Exception
+):
+  file = tmp_path / "a" / "x.npy"
+  said = rf"x\.npy: not written whole \({NO_ROOM}\); [\d,]+\.\d MB are free "
+  with pytest.raises(FullDisk, match=f"a/{said}"), replacing(file) as temporary:
+    temporary.write_bytes(b"half")
+    raise error
+  assert not list(file.parent.iterdir())
+  with (
+    pytest.raises(FullDisk, match=f"a.tmp/{said}"),
+    publish(tmp_path / "a", "pairs", {}, identity={}) as draft,
+  ):
+    (draft.folder / "old.npy").write_bytes(b"")
+    os.utime(draft.folder / "old.npy", (0, 0))
+    (draft.folder / "x.npy").write_bytes(b"")
+    os.utime(draft.folder / "identity.json", (0, 0))
+    raise error
+  error = OSError(errno.ENOSPC, NO_ROOM, str(tmp_path / "named"))
+  with pytest.raises(FullDisk, match=r"named: not"), replacing(file):
+    raise error
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path):
+  for error in (
+    PermissionError(13, "no"),
+    RuntimeError("no"),
+    ValueError("no"),
+  ):
+    with pytest.raises(type(error), match="no"), replacing(tmp_path / "x"):
+      raise error
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from odqa_jax.runtime.artifact import (publish)
+from odqa_jax.runtime.files import (replacing)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+folder = Path(sys.argv[1])
+try:
+  if sys.argv[2] == "save":
+    with publish(folder / "a", "pairs", {}) as draft:
+      np.save(draft.folder / "rows.npy", np.zeros(100_000))
+  else:
+    with replacing(folder / "f") as temporary, temporary.open("wb") as file:
+      np.savez(file, a=np.zeros(100_000))
+except OSError as error:
+  print(error)
+"""
+
+
+@pytest.mark.parametrize("way, name", [("save", "rows.npy"), ("zip", "f")])
+def test_a_limit_on_the_size_of_files(tmp_path: Path, way: str, name: str):
+  done = run(LIMITED, tmp_path, way)
+  assert re.search(rf"{name}: not written whole \(.*MB are free", done.stdout)
+  assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Which steps stay, which one is offered, and what damage does."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from odqa_jax.runtime.checkpoint import (
   read_extra,
   restore_params,
 )
+from odqa_jax.runtime.files import Damage, FullDisk
 from odqa_jax.runtime.mesh import make_mesh, replicated
 
 ROOT = Path(__file__).parents[2]
@@ -195,19 +197,23 @@ def test_a_step_without_a_manifest_is_not_offered(tmp_path: Path):
   (tmp_path / "c" / "1" / "manifest.json").unlink()
   # As those of the first format are.
   with Checkpoints(tmp_path / "c") as checkpoints:
-    with pytest.raises(ValueError, match="another format than 2, which this"):
+    with pytest.raises(
+      ValueError, match=f"format than {artifact.FORMAT}, which this"
+    ):
       checkpoints.latest()
   for path in (tmp_path / "c", tmp_path / "c" / "2"):
-    with pytest.raises(ValueError, match=r"holds no manifest.json: .*before 2"):
+    with pytest.raises(
+      ValueError, match=f"holds no manifest.json: .*before {artifact.FORMAT}"
+    ):
       find_step(path)
 
 
 def test_a_step_of_another_format_is_not_taken_for_damaged(tmp_path: Path):
   save(tmp_path / "c", 1)
   manifest = json.loads((tmp_path / "c" / "1" / "manifest.json").read_text())
-  write_manifest(tmp_path / "c" / "1", manifest | {"format": 3})
+  write_manifest(tmp_path / "c" / "1", manifest | {"format": 99})
   with Checkpoints(tmp_path / "c") as checkpoints:
-    with pytest.raises(ValueError, match="format 3, and this version"):
+    with pytest.raises(ValueError, match="format 99, and this version"):
       checkpoints.latest()
   assert steps_of(tmp_path / "c") == [1]
 
@@ -248,3 +254,119 @@ def test_one_run_at_a_time_writes_a_folder(tmp_path: Path):
       check=False,
     )
   assert "is writing it; wait" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "flipped"])
+def test_a_damaged_step_names_the_one_that_is_whole(tmp_path: Path, damage):
+  save(tmp_path / "c", 5, 10, keep=2)
+  step = tmp_path / "c" / "10"
+  if damage == "removed":
+    shutil.rmtree(step / "state")
+  elif damage == "truncated":
+    path = arrays_of(step)
+    path.write_bytes(path.read_bytes()[:-10])
+  else:
+    flip(arrays_of(step))
+  for path in (tmp_path / "c", step):
+    with pytest.raises(Damage, match=r"c/10/state.*step 5 is whole: .*c/5\."):
+      restore_params(path, sharding())
+  restore_params(tmp_path / "c" / "5", sharding())
+  shutil.rmtree(tmp_path / "c" / "5")
+  with pytest.raises(Damage, match="No other step is there that is whole"):
+    restore_params(tmp_path / "c", sharding())
+
+
+def test_nothing_is_put_in_the_place_of_a_damaged_best(tmp_path: Path):
+  scores = {1: 0.5, 2: 0.9, 3: 0.1}
+  save(tmp_path / "c", 1, 2, 3, keep=3, best="recall@20", scores=scores)
+  assert find_step(tmp_path / "c")[1] == 2
+  flip(tmp_path / "c" / "2" / "manifest.json", 40)
+  with pytest.raises(Damage, match=r"c/2/manifest.*step 3 is whole"):
+    find_step(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+  "entry", [[[1 << 50], "float32"], [[-1], "float32"], [[2], "soup"], 3, [1, 2]]
+)
+def test_shapes_that_were_made_to_hurt_are_refused(tmp_path: Path, entry):
+  save(tmp_path / "c", 1)
+  manifest = json.loads((tmp_path / "c" / "1" / "manifest.json").read_text())
+  manifest["params"]["params/a/../table"] = entry
+  write_manifest(tmp_path / "c" / "1", manifest)
+  with pytest.raises(ValueError, match=r"manifest\.json: the parameter"):
+    restore_params(tmp_path / "c", sharding())
+
+
+# Orbax leaves the reading of the other arrays to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("shape", [[3, 6], [15], [1 << 30]])
+def test_shapes_that_orbax_does_not_have_are_one_line(tmp_path: Path, shape):
+  save(tmp_path / "c", 1)
+  manifest = json.loads((tmp_path / "c" / "1" / "manifest.json").read_text())
+  manifest["params"]["params/a/table"] = [shape, "bfloat16"]
+  write_manifest(tmp_path / "c" / "1", manifest)
+  with pytest.raises(ValueError, match=r"c/1: Orbax cannot restore"):
+    restore_params(tmp_path / "c", sharding())
+  gc.collect()
+
+
+def test_orbax_metadata_that_was_made_to_hurt_is_one_line(tmp_path: Path):
+  """Vouched for by a manifest that was made to fit."""
+  save(tmp_path / "c", 1)
+  step = tmp_path / "c" / "1"
+  for content in ("{", "{}", '{"tree_metadata": {"a": {"key_metadata": 3}}}'):
+    (step / "state" / "_METADATA").write_text(content)
+    manifest = json.loads((step / "manifest.json").read_text())
+    described = artifact.describe_file(step / "state" / "_METADATA")
+    manifest["files"]["state/_METADATA"] = described
+    write_manifest(step, manifest)
+    with pytest.raises(ValueError, match=r"c/1: Orbax cannot restore"):
+      restore_params(tmp_path / "c", sharding())
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_older_step(
+  tmp_path: Path, monkeypatch
+):
+  def full():
+    raise ValueError("RESOURCE_EXHAUSTED: write: No space left on device")
+
+  with pytest.raises(FullDisk, match=r"step 2 was not saved.*MB are free"):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+      checkpoints.save(1, state_of(1), {})
+      checkpoints.wait()
+      orbax = checkpoints._checkpointer
+      begun = lambda path, *_, **__: path.mkdir(parents=True)  # noqa: E731
+      monkeypatch.setattr(orbax, "save", begun)
+      monkeypatch.setattr(orbax, "wait_until_finished", full)
+      checkpoints.save(2, state_of(2), {})
+      while not checkpoints.should_stop(2, asked=False):
+        pass
+  assert [p.name for p in (tmp_path / "c").iterdir()] == ["1"]
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, "tests/runtime")
+import checkpoint_test as t
+from pathlib import Path
+from odqa_jax.runtime.files import (FullDisk)
+with t.Checkpoints(Path(sys.argv[1])) as c:
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+  c.save(1, t.state_of(1), {})
+  try:
+    c.wait()
+  except FullDisk as error:
+    print(error)
+"""
+
+
+def test_no_traceback_is_left_of_a_full_disk(tmp_path: Path):
+  done = subprocess.run(
+    [sys.executable, "-c", FULL, str(tmp_path / "c")],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "step 1 was not saved" in done.stdout
+  assert "Event loop" not in done.stderr

@@ -30,7 +30,7 @@ from odqa_jax.retrieval.index import build_index, export_npy, load_index
 from odqa_jax.runtime import blocks
 from odqa_jax.runtime.checkpoint import Checkpoints, find_step, restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 ROWS = 60
 

@@ -11,7 +11,8 @@ from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.data.mining.entities import TYPES
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.mining.spans_build import build_spans
-from odqa_jax.text.tokenizer import Tokenizer, train_wordpiece
+from odqa_jax.text.tokenizer import Tokenizer
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 NAMES = {
   "Ada Lovelace": "PERSON",

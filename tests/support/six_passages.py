@@ -4,7 +4,7 @@ from pathlib import Path
 
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus, Passage
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 TEXTS = [
   ("Ulm", "Einstein was born in the city of Ulm."),

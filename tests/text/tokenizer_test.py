@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from odqa_jax.text.tokenizer import (
-  SPECIAL_TOKENS,
-  Tokenizer,
-  load_tokenizer,
-  train_wordpiece,
-)
+from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 WORDS = [*SPECIAL_TOKENS, "un", "##aff", "##able", "the", "cafe", ".", "Paris"]
 AWKWARD = [
@@ -200,7 +196,7 @@ def test_training_is_deterministic_across_processes(trained):
   # The library's hash maps are seeded per process: one process proves little.
   code = (
     "from tokenizer_test import toy_texts\n"
-    "from odqa_jax.text.tokenizer import train_wordpiece\n"
+    "from odqa_jax.text.wordpiece_training import train_wordpiece\n"
     "print(train_wordpiece(toy_texts(), 80).fingerprint)"
   )
   tests = Path(__file__).parent

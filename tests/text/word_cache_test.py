@@ -8,8 +8,9 @@ import pytest
 
 from odqa_jax.text import word_cache
 from odqa_jax.text.sentencepiece import load_any_tokenizer
-from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer, train_wordpiece
+from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from odqa_jax.text.word_cache import WordCache
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 # Spaces of all kinds, what is removed, combining and joined characters, and
 # tokens that are spelt out.

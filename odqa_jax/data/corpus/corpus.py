@@ -9,6 +9,7 @@ compared with its checksum, when it is first touched, so that opening costs
 nothing and processes share the memory.
 """
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
 
 # Rows packed at once: their tokens stay in the processor's cache.
 _BLOCK_ROWS = 2048
+DPR_PREFIX = "wiki:"
 
 
 class Corpus:
@@ -136,7 +138,19 @@ class Corpus:
     return self._string("texts", row)
 
   def row_of(self, passage_id: str) -> int:
-    """Row of the passage with an id; KeyError if there is none."""
+    """Row of the passage with an id; KeyError if there is none.
+
+    DPR's files put `wiki:` before the ids of its corpus, which has none (see
+    facebookresearch/DPR#153): what is not there is looked for without it.
+    """
+    row = self._exact_row(passage_id)
+    if row is None and passage_id.startswith(DPR_PREFIX):
+      row = self._exact_row(passage_id.removeprefix(DPR_PREFIX))
+    if row is None:
+      raise KeyError(f"no passage {passage_id!r} in {self.directory}")
+    return row
+
+  def _exact_row(self, passage_id: str) -> int | None:
     wanted = np.uint64(hash_id(passage_id))
     hashes = np.asarray(self._id_hashes)
     i = int(np.searchsorted(hashes, wanted))
@@ -145,7 +159,13 @@ class Corpus:
       if self.id(row) == passage_id:
         return row
       i += 1
-    raise KeyError(f"no passage {passage_id!r} in {self.directory}")
+    return None
+
+  def find(self, passage_id: str) -> int | None:
+    """Row of the passage with an id, see `row_of`; None if there is none."""
+    with contextlib.suppress(KeyError):
+      return self.row_of(passage_id)
+    return None
 
   def packed_lengths(
     self, max_length: int, *, title: bool = True

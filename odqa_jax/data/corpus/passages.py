@@ -19,7 +19,7 @@ from odqa_jax.data.raw.formats import (
 )
 from odqa_jax.data.raw.records import Place, RawFile, Record, Row
 from odqa_jax.data.raw.rejections import Rejections
-from odqa_jax.runtime.artifact import file_hash
+from odqa_jax.runtime.files import file_hash
 
 _COLUMNS = ("id", "text", "title")
 # What a passage's fields are called in files of records; the first counts.

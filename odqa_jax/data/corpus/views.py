@@ -86,10 +86,8 @@ def sample_passages(
   """
   rows = []
   for name in wanted:
-    try:
-      rows.append(corpus.row_of(name))
-    except KeyError:
-      continue
+    if (row := corpus.find(name)) is not None:
+      rows.append(row)
   chosen = np.unique(np.array(rows, np.int64))
   missing = min(size, len(corpus)) - len(chosen)
   if missing > 0:

@@ -157,8 +157,6 @@ class AnswerExamples:
 def _gold_row(question: Question, corpus: Corpus) -> int:
   """Row of the first positive that is in the corpus, or −1."""
   for name in question.positive_ids:
-    try:
-      return corpus.row_of(name)
-    except KeyError:
-      continue
+    if (row := corpus.find(name)) is not None:
+      return row
   return -1

@@ -128,17 +128,19 @@ class Source:
   Attributes:
     make: settings, corpus and the reader's vocabulary → examples.
     fields: what its batches hold.
+    reads: the keys of `config.data` that it reads, besides the corpus.
   """
 
   make: Callable[[DataSettings, Corpus, ReaderVocabulary | None], Examples]
   fields: batch.Fields
+  reads: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, Source] = {
   "ict": Source(ict_examples, batch.PAIRS),
-  "pairs": Source(pair_examples, batch.PAIRS),
-  "answers": Source(answer_examples, batch.QUESTIONS),
-  "salient": Source(salient_examples, batch.QUESTIONS),
+  "pairs": Source(pair_examples, batch.PAIRS, ("questions", "pairs")),
+  "answers": Source(answer_examples, batch.QUESTIONS, ("questions",)),
+  "salient": Source(salient_examples, batch.QUESTIONS, ("spans",)),
 }
 
 

@@ -66,7 +66,7 @@ def _splits_beside(path: Path, own: str, other: str) -> dict[str, list[Path]]:
   folder, name = path.parent, _split_of(path)
   places = [(folder, name.replace(own, other) if own in name else other)]
   if folder.name == own or folder.name.endswith(f"-{own}"):
-    places.insert(0, (folder.parent, folder.name.replace(own, other)))
+    places.append((folder.parent, folder.name.replace(own, other)))
   elif own == "qrels":
     # Hugging Face's default configuration keeps them in data/ or default/.
     places.append((folder.parent, other))
@@ -130,8 +130,9 @@ def _question(record: Record) -> Question:
     raise ValueError(
       "a record with a 'title' is a passage and no query; name the queries."
     )
+  own = {"answers": ()} | fields.own_fields(record)
   return Question(
-    fields.identifier(record.get("_id")), fields.text(record, "text"), ()
+    fields.identifier(record.get("_id")), fields.text(record, "text"), **own
   )
 
 
@@ -149,9 +150,7 @@ def _is_beir(start: Beginning) -> str:
   if is_judgements(start):
     return f"{start.kind} with query-id and corpus-id"
   keys = start.keys or frozenset()
-  # KILT's pages have an _id and a text too.
-  fits = {"_id", "text"} <= keys and "wikipedia_title" not in keys
-  return f"{start.kind} with _id and text" * fits
+  return f"{start.kind} with _id and text" * ({"_id", "text"} <= keys)
 
 
 BEIR = Format(

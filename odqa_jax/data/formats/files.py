@@ -3,6 +3,7 @@
     read_questions("NQ-open.dev.jsonl.gz")            # format from content
     read_questions("train.json", format="squad")      # or forced
     read_questions("vital_articles:dev")              # packaged, by split
+    read_questions("trivia_qa/rc.nocontext:train")    # prepared by TFDS
 
 Wrong input raises ValueError with FILE:LINE (in arrays FILE:[POSITION]) and the
 remedy.
@@ -16,6 +17,7 @@ from pathlib import Path
 from odqa_jax.data.embedded.sets import EMBEDDED
 from odqa_jax.data.formats.columns import Content, named_columns
 from odqa_jax.data.formats.table import FORMATS
+from odqa_jax.data.formats.tfds_sets import is_tfds, read_tfds_questions
 from odqa_jax.data.formats.trec import look_like_patterns
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.raw.formats import Format, detect, named_format
@@ -99,8 +101,9 @@ def _tell_patterns(file: RawFile, format: Format) -> None:
 
 
 def is_packaged(path: str | Path) -> bool:
-  """Whether it names a packaged question set, such as "factbook:train"."""
-  return str(path).partition(":")[0] in EMBEDDED and not Path(path).exists()
+  """Whether it names a set that is no file: of a package, or of TFDS."""
+  embedded = str(path).partition(":")[0] in EMBEDDED
+  return is_tfds(path) or (embedded and not Path(path).exists())
 
 
 def read_questions(
@@ -110,8 +113,8 @@ def read_questions(
 
   Args:
     path: a file, plain or compressed, or `NAME:SPLIT` of a packaged dataset,
-      such as "factbook:train". A `RawFile` may leave out bad records, and has
-      the count of those that are of no use.
+      such as "factbook:train", or of one that TFDS has prepared. A `RawFile`
+      may leave out bad records, and has the count of those of no use.
     format: one, or a key of `FORMATS`; None to detect it.
 
   Raises:
@@ -119,6 +122,8 @@ def read_questions(
     ImportError: if the package of a packaged dataset is missing.
   """
   if not isinstance(path, RawFile):
+    if format is None and is_tfds(path):
+      return read_tfds_questions(str(path))
     if format is None and is_packaged(path):
       name, _, split = str(path).partition(":")
       return EMBEDDED[name](split)

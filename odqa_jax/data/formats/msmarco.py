@@ -30,11 +30,9 @@ from odqa_jax.data.raw.formats import Beginning, Format
 from odqa_jax.data.raw.records import Place, RawFile, Row
 
 _EXAMINED = 64
-# A word of a question, such as `Who?`, is none.
+# A word of a question, such as `Who?`, is none, nor a header.
 _ID = re.compile(r"[\w.:/-]*\d[\w.:/-]*")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-# What stands above the first column where there is a header.
-_HEADERS = {"id", "_id", "qid", "pid", "docid", "query_id", "query-id"}
 
 
 def _is_id(cell: str) -> bool:
@@ -47,7 +45,7 @@ def _has_words(cell: str) -> bool:
 
 def _kind(rows: list[Row]) -> str:
   """What the first rows of a file are, or "" if they are no MS MARCO."""
-  if not rows or rows[0][0].lower() in _HEADERS:
+  if not rows:
     return ""
   first = rows[0]
   if is_trec_judgements(" ".join(first).split()):

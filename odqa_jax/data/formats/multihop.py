@@ -16,7 +16,6 @@ MuSiQue calls unanswerable has none of these; since it shares its id with its
 answerable twin, its own is `ID-unanswerable`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,10 +25,6 @@ from odqa_jax.data.formats.joined import joined_passages, joined_questions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.formats import Beginning, Format, has_keys
 from odqa_jax.data.raw.records import Place, RawFile, Record
-
-
-def _digest(text: str) -> str:
-  return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _pairs(record: Record, key: str, second: str) -> list[tuple[str, Any]]:
@@ -102,9 +97,9 @@ def hotpot_passages(file: RawFile) -> Iterator[tuple[Place, Passage]]:
         # An article may be a title alone.
         continue
       if title not in seen:
-        seen[title] = _digest(text), place
+        seen[title] = fields.digest(text), place
         yield place, Passage(f"{title}#0", title, text)
-      elif seen[title][0] != _digest(text):
+      elif seen[title][0] != fields.digest(text):
         file.reject(
           place,
           f"the paragraph {title!r} has another text at {seen[title][1]}; one "
@@ -138,7 +133,7 @@ def musique_question(record: Record, n: int) -> Question:
 def _musique_passage(paragraph: Record) -> Passage:
   title = fields.text(paragraph, "title")
   text = fields.text(paragraph, "paragraph_text")
-  return Passage(f"{title}#{_digest(text)}", title, text)
+  return Passage(f"{title}#{fields.digest(text)}", title, text)
 
 
 def musique_passages(record: Record) -> list[Passage]:

@@ -55,6 +55,7 @@ FORMATS: dict[str, Format] = {
     bright.EXAMPLES,
     bright.LONG_EXAMPLES,
     bright.DOCUMENTS,
+    # KILT's pages have an _id and a text too, and come before.
     beir.BEIR,
     popqa.POPQA,
     msmarco.MSMARCO,

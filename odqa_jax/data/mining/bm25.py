@@ -135,6 +135,9 @@ class Bm25:
       for i, first in enumerate(range(0, corpus_size, step))
     ]
 
+  def __len__(self) -> int:
+    return self._size
+
   @classmethod
   def open(cls, directory: str | Path, corpus: Corpus) -> "Bm25":
     """Memory-maps what `build_bm25` wrote.

@@ -30,12 +30,8 @@ from odqa_jax.data.mining.bm25 import (
 )
 from odqa_jax.data.parts.files import SCRATCH, Arrays, Part, read_part
 from odqa_jax.data.parts.run import Runner, count_cores, make_parts
-from odqa_jax.runtime.artifact import (
-  content_hash,
-  open_artifact,
-  publish,
-  refuse_foreign,
-)
+from odqa_jax.runtime.artifact import open_artifact, publish, refuse_foreign
+from odqa_jax.runtime.files import content_hash
 from odqa_jax.runtime.progress import progress_bar
 
 # Passages counted at once. Of 200,000 passages of 100 words (65 without stop

@@ -16,11 +16,9 @@ other words, which is not looked for here.
 """
 
 import contextlib
-import functools
 import itertools
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.runtime.artifact import existing, publish
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.text.normalised import normalise_text
 
 Role = Literal["train", "held_out", ""]
 
@@ -50,27 +49,6 @@ def role_of(name: str) -> Role:
   if any(word.startswith("train") for word in words):
     return "train"
   return "held_out" if any(re.fullmatch(_HELD_OUT, w) for w in words) else ""
-
-
-def normalise_text(text: str) -> str:
-  """Without case, punctuation, and differences in white space or width.
-
-  A text of nothing else stays as it is.
-  """
-  folded = unicodedata.normalize("NFKC", text).casefold()
-  kept = " ".join(folded.translate(_punctuation()).split())
-  return kept or text
-
-
-@functools.cache
-def _punctuation() -> dict[int, None]:
-  """Takes away what Unicode calls punctuation; symbols are none."""
-  codes = range(sys.maxunicode + 1)
-  return {
-    code: None
-    for code in codes
-    if unicodedata.category(chr(code)).startswith("P")
-  }
 
 
 @dataclass(frozen=True)
@@ -292,6 +270,6 @@ def _gold_rows(
   rows = set()
   for name in {i for q in questions for i in q.positive_ids}:
     # Those of another corpus cannot be trained on.
-    with contextlib.suppress(KeyError):
-      rows.add(corpus.row_of(name))
+    if (row := corpus.find(name)) is not None:
+      rows.add(row)
   return np.array(sorted(rows), np.int64)

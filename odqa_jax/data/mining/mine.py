@@ -162,12 +162,12 @@ class NamedPassages:
     """Rows of passages, each once; counts what is missing if it has a kind."""
     rows = []
     for name in dict.fromkeys(ids):
-      try:
-        rows.append(self._corpus.row_of(name))
-      except KeyError:
-        if kind:
-          self.missing[kind] += 1
-          self.example = self.example or f"{question.id!r} names {name!r}"
+      row = self._corpus.find(name)
+      if row is not None:
+        rows.append(row)
+      elif kind:
+        self.missing[kind] += 1
+        self.example = self.example or f"{question.id!r} names {name!r}"
     return rows
 
 

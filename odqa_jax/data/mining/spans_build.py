@@ -19,12 +19,8 @@ from odqa_jax.data.mining.found_spans import REASONS, FoundSpans
 from odqa_jax.data.parts.files import SCRATCH, Arrays, Part, read_part
 from odqa_jax.data.parts.growing import GrowingArray
 from odqa_jax.data.parts.run import Progress, Runner, make_parts
-from odqa_jax.runtime.artifact import (
-  content_hash,
-  describe_file,
-  existing,
-  publish,
-)
+from odqa_jax.runtime.artifact import describe_file, existing, publish
+from odqa_jax.runtime.files import content_hash
 
 _BATCH_ROWS = 64
 

@@ -98,6 +98,8 @@ def run_beam(
     # What an earlier run has made of another input is not this part.
     part_path(folder, number).unlink(missing_ok=True)
     sizes[number] = part.count
+    # Nothing is made yet, but it goes on.
+    count(0)
   if not sizes:
     return
   with _counting(folder, sizes, count):

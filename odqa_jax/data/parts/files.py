@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from odqa_jax.runtime.artifact import Damage
+from odqa_jax.runtime.files import Damage, saying_what_is_full
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,15 +61,16 @@ def write_arrays(path: Path, arrays: Arrays, key: str) -> None:
   Its temporary name is its own: a cluster may make one part twice at a time.
   """
   temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      np.savez(file, allow_pickle=False, **{_KEY: np.array(key)}, **arrays)
-      file.flush()
-      # Or the name might survive a power cut, and the content not.
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with saying_what_is_full(path):
+    try:
+      with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{_KEY: np.array(key)}, **arrays)
+        file.flush()
+        # Or the name might survive a power cut, and the content not.
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def discard_few(folder: Path) -> None:

@@ -146,7 +146,7 @@ class _Tally:
     for number, part in enumerate(parts):
       self.parts = number + 1
       if read_key(part_path(self._folder, number)) == part.key:
-        self._done += part.count
+        self.count(part.count)
       else:
         yield number, part
 

@@ -10,26 +10,24 @@ Its manifest has a hash of the content, by which runs and training pairs
 recognise the set. TensorFlow is not needed.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import operator
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
+from odqa_jax.data.raw.tfds_folder import TEXT, write_dataset
 from odqa_jax.runtime.artifact import existing, open_artifact, publish
 
 SPLIT = "questions"
 _READ_AHEAD = 1024
 _LISTS = ("answers", "positive_ids", "negative_ids", "excluded_ids")
 _TEXTS = ("id", "question", "answer_type")
+FEATURES = {n: TEXT for n in _TEXTS} | {n: [TEXT] for n in _LISTS}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,12 +107,14 @@ def _check_encodable(question: Question) -> None:
       ) from error
 
 
-def _record(question: Question) -> dict[str, Any]:
+def question_record(question: Question) -> dict[str, Any]:
+  """What a set stores of a question, by `FEATURES`."""
   # Not dataclasses.asdict: it copies every tuple and string.
   return {name: getattr(question, name) for name in (*_TEXTS, *_LISTS)}
 
 
-def _question(record: dict[str, Any]) -> Question:
+def stored_question(record: dict[str, Any]) -> Question:
+  """The question of a stored record."""
   lists: dict[str, Any] = {
     name: tuple(value.decode() for value in record[name]) for name in _LISTS
   }
@@ -145,73 +145,11 @@ class _Fingerprint:
         "them unique."
       )
     self._ids.add(question.id)
-    line = json.dumps(_record(question), sort_keys=True)
+    line = json.dumps(question_record(question), sort_keys=True)
     self._hash.update(line.encode() + b"\n")
 
   def hexdigest(self) -> str:
     return self._hash.hexdigest()
-
-
-def _tfds_name(name: str) -> str:
-  """`name` as TFDS accepts it: lower-case words that begin with a letter."""
-  words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-  return words if words[:1].isalpha() else f"questions_{words}".rstrip("_")
-
-
-def _builder_class(name: str, questions: Iterable[Question]) -> type:
-  """A TFDS builder of these questions, kept out of TFDS's global registry."""
-  import tensorflow_datasets as tfds
-
-  tfds_name = _tfds_name(name)
-
-  class QuestionBuilder(  # type: ignore[call-arg, misc]
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
-  ):
-    """Questions in their given order."""
-
-    name = tfds_name
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for checksums of downloads beside the class's module, by
-    # way of importlib_resources, which it does not declare.
-    code_path = None
-
-    def _info(self) -> Any:
-      text = tfds.features.Text
-      features = {key: text() for key in _TEXTS}
-      features |= {key: tfds.features.Sequence(text()) for key in _LISTS}
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(features),
-        # TFDS would order examples by a hash of their keys.
-        disable_shuffling=True,
-      )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-      del dl_manager
-      return {SPLIT: self._generate_examples()}
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-      for row, question in enumerate(questions):
-        yield row, _record(question)
-
-  return QuestionBuilder
-
-
-def _build(questions: Iterable[Question], name: str, directory: Path) -> None:
-  """Has TFDS write the dataset as `directory`, which must be empty."""
-  import tensorflow_datasets as tfds
-
-  tfds.disable_progress_bar()
-  # TFDS insists on NAME/VERSION below its data_dir.
-  with tempfile.TemporaryDirectory(dir=directory) as work:
-    builder = _builder_class(name, questions)(
-      data_dir=work, file_format="array_record"
-    )
-    # TFDS prints notices to stdout, which carries a command's figures.
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(download_dir=f"{work}/downloads")
-    for file in Path(builder.data_dir).iterdir():
-      os.replace(file, directory / file.name)
 
 
 def write_questions(
@@ -243,7 +181,8 @@ def write_questions(
   before = existing(directory, "questions")
   seen = _Fingerprint()
   with publish(directory, "questions", {}) as draft:
-    _build(_watched(questions, seen, progress), name, draft.folder)
+    records = map(question_record, _watched(questions, seen, progress))
+    write_dataset(draft.folder, name, SPLIT, FEATURES, records)
     fingerprint = seen.hexdigest()
     draft.counts |= {"name": name, "count": seen.count}
     draft.counts["fingerprint"] = fingerprint
@@ -302,10 +241,10 @@ class QuestionSet:
     index = operator.index(row)
     if not -len(self) <= index < len(self):
       raise IndexError(f"row {index} of a set of {len(self)} questions.")
-    return _question(self._source[index % len(self)])
+    return stored_question(self._source[index % len(self)])
 
   def __iter__(self) -> Iterator[Question]:
     for start in range(0, len(self), _READ_AHEAD):
       rows = range(start, min(start + _READ_AHEAD, len(self)))
       for record in self._source.__getitems__(list(rows)):
-        yield _question(record)
+        yield stored_question(record)

@@ -46,10 +46,10 @@ from odqa_jax.data.wikipedia.articles import (
   tell_language,
 )
 from odqa_jax.data.wikipedia.dump import ARTICLES, Dump, Page, Site
-from odqa_jax.runtime.artifact import (
+from odqa_jax.runtime.artifact import lock
+from odqa_jax.runtime.files import (
   content_hash,
   file_hash,
-  lock,
   read_json,
   replace_file,
   replacing,

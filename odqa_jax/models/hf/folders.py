@@ -16,7 +16,7 @@ from typing import Any
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import EncoderConfig
 from odqa_jax.runtime import artifact
-from odqa_jax.runtime.artifact import write_json
+from odqa_jax.runtime.files import write_json
 
 # (our field, name in a published config.json)
 _CONFIG_FIELDS = (
@@ -243,7 +243,7 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
   """A JSON list of objects."""
   try:
     value = json.loads(path.read_bytes())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON ({error}); copy it again.") from error
   if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
     raise ValueError(f"{path}: not a list of JSON objects; copy it again.")

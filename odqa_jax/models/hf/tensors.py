@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float
 
-from odqa_jax.runtime.artifact import read_json
+from odqa_jax.runtime.files import read_json
 
 # Pickles of torch, and what TensorFlow and Flax wrote.
 _OTHER_WEIGHTS = (

@@ -78,6 +78,18 @@ def open_index(
     ValueError: if the backend or a setting is unknown, a file is missing or
       damaged, or the rows do not fit in memory.
   """
+  row, settings = read_backend(backend)
+  if row.settings is None:
+    return row.opens(directory, mesh)
+  return row.opens(directory, mesh, settings)
+
+
+def read_backend(backend: str) -> tuple[Backend, Any]:
+  """The row of `BACKENDS` that is named, and its settings; None if none are.
+
+  Raises:
+    ValueError: if the backend or a setting is unknown.
+  """
   name, _, text = backend.partition(":")
   if name not in BACKENDS:
     described = "; ".join(f"{n}: {b.description}" for n, b in BACKENDS.items())
@@ -85,14 +97,11 @@ def open_index(
       f"backend {name!r} is not known; {nearest(name, BACKENDS)} {described}."
     )
   row = BACKENDS[name]
+  if not text:
+    return row, None
   if row.settings is None:
-    if text:
-      raise ValueError(
-        f"backend {backend!r}: {name} takes no settings; leave out {text!r}."
-      )
-    return row.opens(directory, mesh)
-  settings: Any = None
-  if text:
-    defaults = dataclasses.asdict(row.settings())
-    settings = row.settings(**parse_arg(text, **defaults))
-  return row.opens(directory, mesh, settings)
+    raise ValueError(
+      f"backend {backend!r}: {name} takes no settings; leave out {text!r}."
+    )
+  defaults = dataclasses.asdict(row.settings())
+  return row, row.settings(**parse_arg(text, **defaults))

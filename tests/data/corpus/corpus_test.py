@@ -284,6 +284,18 @@ def test_inputs_of_no_rows_and_wrong_rows(tmp_path, tokenizer):
     corpus.row_of("id-5")
 
 
+def test_an_id_of_dpr_is_found_without_its_prefix(tmp_path, tokenizer):
+  names = ["7", "wiki:8", "8", "wiki:9"]
+  passages = [Passage(name, "t", "words") for name in names]
+  build_corpus(passages, tmp_path / "c", tokenizer)
+  corpus = Corpus(tmp_path / "c")
+  assert [corpus.row_of(name) for name in names] == [0, 1, 2, 3]
+  assert corpus.row_of("wiki:7") == 0
+  for name in ("9", "wiki:wiki:7", "WIKI:7", "wiki:"):
+    with pytest.raises(KeyError, match=f"no passage '{name}' in"):
+      corpus.row_of(name)
+
+
 def test_pack_questions(tokenizer):
   lists = [[10, 11, 12], [], [20], list(range(5, 30))]
   ids, lengths = pack_questions(lists, 5, tokenizer)
@@ -496,7 +508,7 @@ def test_interrupted_build_of_something_else_starts_anew(
     tokenizer = make_tokenizer(max_word=3)
   if change == "files":
     (tmp_path / "c.tmp" / "part-00001.npz").write_bytes(b"")
-  build_corpus(file, out, tokenizer)
+  build_corpus(file, out, tokenizer, part_rows=20)
   build_corpus(file, tmp_path / "whole", tokenizer)
   assert contents(out) == contents(tmp_path / "whole")
 
@@ -523,8 +535,9 @@ def test_changed_input_is_built_anew(tmp_path, tokenizer, change):
   old = build_corpus(source, out, tokenizer)
   if change in ("text", "memory"):
     passages[7] = Passage("id-7", passages[7].title, passages[7].text[::-1])
+    stamp = file.stat().st_mtime_ns
     write_jsonl(file, passages)
-    os.utime(file, ns=(0, old["sources"][0].get("mtime_ns", 0) + 1000))
+    os.utime(file, ns=(stamp, stamp))
   if change == "tokenizer":
     tokenizer = make_tokenizer(max_word=3)
   if change == "damage":

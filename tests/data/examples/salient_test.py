@@ -29,7 +29,7 @@ from odqa_jax.text.reader_vocabulary import (
   reader_vocabulary,
 )
 from odqa_jax.text.sentencepiece import load_sentencepiece
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 @pytest.fixture(scope="module")

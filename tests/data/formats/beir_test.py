@@ -96,7 +96,7 @@ def test_split_in_two_layouts_is_one_split(tmp_path: Path) -> None:
   path = folder(tmp_path, test=TEST)
   written(
     path / "qrels" / "test.jsonl",
-    json_lines({"query-id": "q1", "corpus-id": "d1", "score": 1}),
+    json_lines({"query-id": "q1", "corpus-id": "d1", "score": 2}),
   )
   assert questions_of(path / "queries.jsonl")[0] == Q1
   assert questions_of(path / "qrels" / "test.jsonl") == [Q1]
@@ -185,7 +185,10 @@ def test_bad_judgements_and_queries_are_counted_together(
   assert BEIR.questions
   file = RawFile(path / "qrels" / "test.tsv", rejections)
   assert [q for _, q in BEIR.questions(file)] == [Q1, Q2]
-  assert rejections.count == 3
+  assert rejections.by_file() == {
+    str(path / "qrels" / "test.tsv"): 2,
+    str(path / "queries.jsonl"): 1,
+  }
 
 
 def test_what_is_not_beside_is_missed(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_an_unknown_column_is_refused(tmp_path: Path, layout: str) -> None:
   path = write(tmp_path / "table", layout, ROWS)
   with pytest.raises(ValueError, match=r"table: .*'Gld' for answers.*'Gold'"):
     open_questions(path, columns="question=Q,answers=Gld")
+  with pytest.raises(ValueError, match=r"table:.* 'Qq' for question.*'Q'"):
+    open_questions(path, columns="question=Qq,answers=Gold")
 
 
 @pytest.mark.parametrize(
@@ -115,3 +117,20 @@ def test_an_answer_is_one_string_or_a_list(tmp_path: Path) -> None:
   path.write_text("q,a\nx,['a' 'b']\n")
   with pytest.raises(ValueError, match=r"table:2: .*no comma before"):
     open_questions(path, columns="question=q,answers=a")
+
+
+@pytest.mark.parametrize(
+  ("text", "questions"),
+  [
+    ("Q\nwho, then?\n", ["who, then?"]),
+    ("Q,x\tn\nwho?,1\n", ["who?"]),
+    ("x,y\tQ\n1\twho, then?\n", ["who, then?"]),
+  ],
+)
+def test_the_header_tells_what_stands_between_columns(
+  tmp_path: Path, text: str, questions: list[str]
+) -> None:
+  path = tmp_path / "table"
+  path.write_text(text)
+  read = open_questions(path, columns="question=Q")
+  assert [question.question for question in read] == questions

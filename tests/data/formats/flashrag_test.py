@@ -47,7 +47,7 @@ def test_the_first_line_is_the_title(
 
 
 def test_passages_and_a_title_of_their_own(tmp_path: Path) -> None:
-  extra = {"id": 3, "title": "T", "text": "x", "contents": "T\nx"}
+  extra = {"id": 3, "title": "T", "text": "x", "contents": "all"}
   path = written(
     tmp_path / "wiki.jsonl", EXAMPLES["flashrag_corpus"] + json_lines(extra)
   )

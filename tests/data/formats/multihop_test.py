@@ -84,6 +84,13 @@ def test_one_title_with_two_texts_is_refused(tmp_path: Path) -> None:
     passages_of(path)
 
 
+def test_half_a_character_names_its_place(tmp_path: Path) -> None:
+  record = {**HOTPOTQA[0], "context": [["A", ["\ud800"]]]}
+  path = written(tmp_path / "hotpot.json", json.dumps([record]))
+  with pytest.raises(ValueError, match=r"hotpot.json:\[0\]: .*surrogate"):
+    passages_of(path)
+
+
 def test_musique_paragraphs_are_named_by_their_text(tmp_path: Path) -> None:
   twin = {**MUSIQUE[0], "answerable": False}
   path = written(tmp_path / "musique.jsonl", json_lines(*MUSIQUE, twin))

@@ -97,3 +97,17 @@ def test_a_broken_record_names_its_line(tmp_path: Path, name: str) -> None:
     if getattr(FORMATS[name], content) and (content == "questions" or needs):
       with pytest.raises(ValueError, match=rf"file\.jsonl:{number}: "):
         read(path, content)
+
+
+@pytest.mark.parametrize("name", ["qed", "sentence_question", "musique"])
+def test_half_a_character_is_refused_with_its_place(
+  tmp_path: Path, name: str
+) -> None:
+  text = (
+    EXAMPLES[name]
+    .replace(b" is ", b" \\ud800 ")
+    .replace(b" wrote ", b" \\ud800 ")
+  )
+  path = written(tmp_path / "file.jsonl", text)
+  with pytest.raises(ValueError, match=r"file\.jsonl:1: .*lone surrogate"):
+    passages_of(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from six_passages import make_corpus
+from six_passages import TEXTS, make_corpus
 
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus
@@ -18,7 +18,8 @@ from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.bm25_build import CountWords, bm25_of, build_bm25
 from odqa_jax.data.parts.run import Runner, parse_runner
 from odqa_jax.main import main
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.runtime import blocks
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 def make_bm25(corpus: Corpus, folder: Path, shard_rows: int = 4) -> Bm25:
@@ -201,15 +202,18 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
 
 
 def test_a_flipped_byte_is_found_when_its_block_is_searched(
-  corpus: Corpus, tmp_path: Path
+  corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+  # Files of one block are compared when they are opened.
+  monkeypatch.setattr(blocks, "BLOCK_BYTES", 128)
   build_bm25(corpus, tmp_path / "bm25", shard_rows=4, runner=Runner())
   path = tmp_path / "bm25" / "shard-00000" / "data.npy"
   content = bytearray(path.read_bytes())
   content[-1] ^= 1
   path.write_bytes(content)
-  with pytest.raises(ValueError, match=r"shard-00000/data\.npy: bytes 0 to"):
-    Bm25.open(tmp_path / "bm25", corpus).search(["Einstein"], 1)
+  bm25 = Bm25.open(tmp_path / "bm25", corpus)
+  with pytest.raises(ValueError, match=r"shard-00000/data\.npy: bytes 128 to"):
+    bm25.search([" ".join(text for _, text in TEXTS)], 1)
 
 
 def test_a_corpus_without_a_word_is_told_so(

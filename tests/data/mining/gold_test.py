@@ -12,7 +12,7 @@ from odqa_jax.data.formats.files import read_questions
 from odqa_jax.data.mining.gold import GoldPassages, read_gold
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.main import main
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 TEXTS = [
   ("New York", "The city was founded in 1624 as a trading post by colonists."),

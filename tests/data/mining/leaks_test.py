@@ -22,7 +22,7 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.questions.sets import Question, write_questions
 from odqa_jax.main import main
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,7 @@ def test_prepare_refuses_before_it_mines_and_reports(
     tmp_path / "train.jsonl",
     {"question": "Which river?", "answer": ["2"], "positive_ids": ["p2"]},
     {"question": "the first river", "answer": ["0"]},
+    {"question": "the second river", "answer": ["1"]},
   )
   dev = write_lines(
     tmp_path / "dev.jsonl",
@@ -212,5 +213,6 @@ def test_prepare_refuses_before_it_mines_and_reports(
     {"sets": ["dev", "train"], "count": 1, "share": 0.5}
   ]
   assert "1 (50.00%) of the 2 gold passages of dev" in printed.err
-  assert Pairs.open(folder / "pairs" / "train").positive_rows.tolist() == [2, 0]
+  pairs = Pairs.open(folder / "pairs" / "train")
+  assert pairs.positive_rows.tolist() == [2, 0, 1]
   assert gold_leaks(folder, ["dev"]) == {"gold_passages": []}

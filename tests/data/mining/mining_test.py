@@ -313,15 +313,18 @@ def fixed(*rows: int) -> Search:
 def test_several_searches_take_turns_and_excluded_passages_are_skipped(
   corpus: Corpus, stored: Callable[..., QuestionSet]
 ) -> None:
-  searches = {"one": fixed(1, 2, 0, 3), "two": fixed(2, 4, 5)}
+  searches = {"one": fixed(1, 5, 0, 3), "two": fixed(1, 4, 2)}
   asked = stored(
     Question("a", "?", ("Ulm",), excluded_ids=("p4", "wiki:1")),
     Question("b", "?", ("Ulm",), positive_ids=("p2",)),
   )
   pairs = mine_pairs(asked, corpus, searches, negatives=3)
-  # By turns 1 2 2 4 0 5 3: 0 and 3 hold the answer.
-  assert _mined(pairs) == [(0, [0], [1, 2, 5]), (1, [2], [1, 4, 5])]
+  # By turns 1 1 5 4 0 2 3: 0 and 3 hold the answer.
+  assert _mined(pairs) == [(0, [0], [1, 5, 2]), (1, [2], [1, 5, 4])]
   assert pairs.manifest["searches"] == ["one", "two"]
+  turned = dict(reversed(searches.items()))
+  few = mine_pairs(asked, corpus, turned, negatives=2)
+  assert _mined(few) == [(0, [0], [1, 5]), (1, [2], [1, 4])]
   shallow = mine_pairs(asked, corpus, searches, depth=1)
   assert _mined(shallow) == [(1, [2], [1])]
 

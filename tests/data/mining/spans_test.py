@@ -23,7 +23,7 @@ from odqa_jax.data.mining.spans import ARRAYS, Spans
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.parts.run import Runner
 from odqa_jax.runtime.artifact import FORMAT, write_manifest
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_an_interrupted_build_goes_on(
     progress=lambda *counts: calls.append(counts),
   )
   assert rest.asked == [corpus.text(row) for row in range(128, 300)]
-  assert calls == [(192, 300), (256, 300), (300, 300)]
+  assert calls == [(n, 300) for n in (64, 128, 192, 256, 300)]
   assert files(tmp_path / "s") == files(whole)
   # Parts of another model are not used.
   with pytest.raises(InterruptedError):

@@ -7,6 +7,7 @@ import pytest
 from squares import Squares, parts_of_numbers
 
 from odqa_jax.data.parts.files import (
+  Arrays,
   Part,
   pack_texts,
   part_path,
@@ -19,6 +20,7 @@ from odqa_jax.data.parts.run import (
   make_parts,
   parse_runner,
 )
+from odqa_jax.runtime.files import Damage
 
 BEAM = ("--runner=DirectRunner",)
 
@@ -106,6 +108,36 @@ def test_an_error_keeps_what_is_complete(
   stage.asked()
   make_parts(stage, parts_of_numbers(50, 8), folder, runner)
   assert set(stage.asked()) == set(range(0, 50, 8)) - kept
+
+
+def test_a_part_of_other_input_is_not_left_by_beam(
+  stage: Squares, folder: Path
+) -> None:
+  pytest.importorskip("apache_beam")
+  other = [Part("?", 1, {"numbers": np.arange(2)})] * 3
+  make_parts(stage, other, folder, Runner())
+  failing = Squares(stage.notes, fail_at=20)
+  with pytest.raises(ValueError, match="20: has no square today"):
+    make_parts(failing, parts_of_numbers(50, 8), folder, Runner(beam=BEAM))
+  assert not part_path(folder, 2).exists()
+
+
+def test_what_cannot_be_written_leaves_nothing(folder: Path) -> None:
+  def bad(arrays: Arrays) -> Arrays:
+    return {"good": arrays["numbers"], "bad": np.array([None])}
+
+  with pytest.raises(ValueError, match="allow_pickle"):
+    make_parts(bad, parts_of_numbers(8, 8), folder, Runner())
+  assert not list(folder.iterdir())
+
+
+def test_a_damaged_part_is_named(stage: Squares, folder: Path) -> None:
+  (path,) = make_parts(stage, parts_of_numbers(8, 8), folder, Runner())
+  content = bytearray(path.read_bytes())
+  content[content.index(b"sum.npy") - 60] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(Damage, match=r"part-00000\.npz: the part is damaged"):
+    read_part(path)
 
 
 def test_an_error_of_the_input_ends_the_workers(

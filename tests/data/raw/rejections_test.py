@@ -119,9 +119,9 @@ def test_prepare_counts_what_it_leaves_out(tmp_path: Path) -> None:
       max_bad=max_bad,
     )
 
-  with pytest.raises(ValueError, match=r"p.jsonl:31: "):
+  with pytest.raises(ValueError, match=r"q.jsonl:2: "):
     run(0)
-  with pytest.raises(ValueError, match=r"q.jsonl:2: .*number 3"):
+  with pytest.raises(ValueError, match=r"p.jsonl:32: .*number 3"):
     run(2)
   counts = {str(corpus): 2, str(asked): 1}
   rejected = tmp_path / "D" / "rejected.txt"
