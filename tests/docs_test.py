@@ -27,6 +27,7 @@ PAGES = [
   README,
   ROOT / "configs" / "README.md",
   ROOT / "launch" / "README.md",
+  PACKAGE / "data" / "README.md",
   ROOT / "tests" / "benchmarks" / "README.md",
 ]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
