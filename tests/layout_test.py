@@ -31,8 +31,9 @@ DATA_FLOW = (
   ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs", "vocabulary", "stages"),
+  ("runs",),
   ("mining", "exclusions"),
+  ("preparation",),
   ("prepare", "examples"),
   ("convert",),
 )

@@ -162,6 +162,7 @@ def test_formats_are_told_and_can_be_forced(capsys, tmp_path):
   assert code == 0
   assert f"{corpus}: passages in the format passages_jsonl (JSON with" in err
   assert f"{questions}: questions in the format nq_open (JSON with" in err
+  assert "1 of the first 1 answers look like" in err
   recalls = {}
   for name in ("curated_trec", "nq_open"):
     code, out, _ = run(
@@ -211,7 +212,7 @@ def test_help_needs_no_heavy_library():
   "args, message",
   [
     (["index", "--checkpoint", "nowhere", "--corpus", "x", "--out", "y"], "x"),
-    (["demo", "--preset", "tiny"], "known: ['default'"),
+    (["demo", "--preset", "tiny"], "known: default"),
     (["evaluate", "--questions", "q", "--corpus", "c"], "--run FILE"),
   ],
 )
@@ -224,3 +225,62 @@ def test_wrong_arguments(capsys, args, message, tmp_path, monkeypatch):
 def test_distributed_flags_go_together(capsys):
   code, _, err = run(capsys, "--num-processes", "2", "demo")
   assert code == 2 and "go together" in last_line(err)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "a config is a Python file"),
+    ("x = 1\ndef get_config(arg): pass\n", "returns no ConfigDict"),
+    ("x = 1\n", r"defines get_config(arg)"),
+    ("x = 1\ny = z\n", "recipe.py:2: NameError"),
+    ("x = 1\ndef f(:\n", "recipe.py:2: SyntaxError"),
+    ("def get_config(arg):\n  return {}[arg]\n", "recipe.py:2: KeyError"),
+  ],
+)
+def test_a_broken_recipe_is_one_line(capsys, tmp_path, content, message):
+  recipe = tmp_path / ("recipe.txt" if content is None else "recipe.py")
+  recipe.write_text(content or "")
+  code, out, err = run(
+    capsys, "train", "--config", recipe, "--workdir", tmp_path / "w"
+  )
+  assert (code, out) == (2, "")
+  assert len(err.splitlines()) == 1 and message in err
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["prepare", "--corpus", "p.tsv", "--out"],
+    ["index", "--checkpoint", "m", "--corpus", "c", "--out"],
+    ["train", "--config", "configs/ict.py", "--workdir"],
+    ["demo", "--workdir"],
+  ],
+)
+def test_a_file_where_a_folder_goes_is_told_first(capsys, tmp_path, flags):
+  file = tmp_path / "notes.txt"
+  file.write_text("mine")
+  for out in (file, file / "below"):
+    code, _, err = run(capsys, *flags, out)
+    assert code == 2 and f"{file}: is a file, not a folder" in err
+  assert file.read_text() == "mine"
+
+
+def test_a_corpus_smaller_than_k_is_ranked_whole(capsys, toy_data):
+  questions = toy_data / "questions" / "toy"
+  flags = ["--corpus", toy_data, "--questions", questions]
+  code, out, err = run(capsys, "evaluate", "--bm25", "--k", 500, *flags)
+  assert code == 0 and "has 200 passages, all are ranked" in err
+  assert json.loads(last_line(out))["bm25"]["recall"]["1"] >= 0.98
+  code, _, err = run(capsys, "evaluate", "--bm25", "--k", 0, *flags)
+  assert code == 2 and "--k 0: at least 1" in err
+
+
+@pytest.mark.parametrize("flag", ["--beams", "--batch-size"])
+def test_numbers_that_are_none_are_told_before_loading(capsys, flag):
+  code, _, err = run(
+    capsys, "answer", "--checkpoint", "m", "--corpus", "c",
+    "--question", "who?", flag, 0,
+  )  # fmt: skip
+  assert code == 2 and f"{flag} 0: must be at least 1" in err

@@ -30,6 +30,11 @@ def _check(args: argparse.Namespace) -> None:
     raise ValueError("give --question TEXT, or --questions FILE with --out.")
   if (args.questions is None) != (args.out is None):
     raise ValueError("--questions FILE and --out FILE go together.")
+  for name in ("beams", "batch_size"):
+    value = getattr(args, name)
+    if value is not None and value < 1:
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} {value}: must be at least 1.")
   if args.question is not None and not args.question.strip():
     raise ValueError("--question is empty; ask something.")
 
@@ -65,7 +70,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     questions = open_questions(args.questions, args.format, args.columns)
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
-  k = system.config.k if args.k is None else args.k
+  k = args.k
+  if k is None:
+    k = min(system.config.k, len(system.corpus))
   if not 0 <= k <= len(system.corpus):
     raise ValueError(
       f"--k {k}: the corpus has {len(system.corpus)} passages; choose from 0 "

@@ -15,5 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Runs the demo."""
   from odqa_jax.demo.pipeline import run_demo
+  from odqa_jax.runtime.paths import check_folder
 
+  check_folder(args.workdir)
   return run_demo(args.workdir, args.preset, args.seed)

@@ -28,7 +28,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.evaluation.measures import evaluate_run
-  from odqa_jax.evaluation.systems import evaluate_bm25, evaluate_checkpoint
+  from odqa_jax.evaluation.systems import (
+    evaluate_bm25,
+    evaluate_checkpoint,
+    possible_k,
+  )
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.backends.table import read_backend
 
@@ -42,6 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
   questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
+  k = possible_k(args.k, corpus)
   figures: dict[str, Any] = {}
   if args.run is not None:
     figures["run"] = evaluate_run(
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       questions,
       corpus,
       qrels=args.qrels,
-      k=args.k,
+      k=k,
       backend=args.backend,
       read_k=args.read_k,
       exclude_self=args.exclude_self,
@@ -68,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       questions,
       corpus,
       qrels=args.qrels,
-      k=args.k,
+      k=k,
       exclude_self=args.exclude_self,
     )
   return figures

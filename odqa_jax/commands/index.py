@@ -31,9 +31,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   )
   from odqa_jax.retrieval.storage import read_manifest
   from odqa_jax.runtime.mesh import make_mesh
-  from odqa_jax.runtime.paths import NPY, check_output
+  from odqa_jax.runtime.paths import NPY, check_folder, check_output
   from odqa_jax.runtime.progress import progress_bar
 
+  check_folder(args.out)
   if args.npy:
     check_output(args.npy, [args.corpus, args.checkpoint], NPY)
   corpus = open_corpus(args.corpus)

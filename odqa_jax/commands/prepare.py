@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.models.entity_finder import make_finder
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.paths import check_folder
 
+  check_folder(args.out)
   tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
   figures: dict[str, Any] = {}
   if is_primary():

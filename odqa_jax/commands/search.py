@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.runs import write_run
-  from odqa_jax.evaluation.systems import rank_passages
+  from odqa_jax.evaluation.systems import possible_k, rank_passages
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import open_index
@@ -39,13 +39,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
   retriever = load_retriever(resolve_folder(args.checkpoint))
+  k = possible_k(args.k, corpus)
   index = open_index(retriever, corpus, args.index, args.backend)
   ranking = rank_passages(
     retriever,
     index,
     corpus,
     questions,
-    k=args.k,
+    k=k,
     exclude_self=args.exclude_self,
   )
   if is_primary():
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   sync("search")
   return {
     "questions": len(questions),
-    "k": args.k,
+    "k": k,
     "run": args.out,
     "backend": args.backend,
     **index.metrics(),

@@ -29,6 +29,7 @@ from odqa_jax.reading.answer import Answer
 from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.plots import plot_recall
 from odqa_jax.runtime.report import write_report
+from odqa_jax.runtime.settings import nearest
 
 
 def keep_programs(folder: Path) -> None:
@@ -76,7 +77,7 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
     ValueError: for an unknown preset, or a workdir of another preset or seed.
   """
   if preset not in PRESETS:
-    raise ValueError(f"--preset {preset!r}; known: {sorted(PRESETS)}.")
+    raise ValueError(f"--preset {preset!r}; {nearest(preset, PRESETS)}")
   chosen = PRESETS[preset]
   root = Path(workdir)
   rows: list[dict[str, Any]] = []

@@ -5,6 +5,7 @@ evaluate_checkpoint(
 )
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from odqa_jax.retrieval.retriever import (
   search_questions,
 )
 from odqa_jax.retrieval.searchable import Searchable
+from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.progress import progress_bar
 
 
@@ -70,6 +72,22 @@ def rank_passages(
       progress=update,
     )
   return Ranking(tuple(q.id for q in questions), rows, scores)
+
+
+def possible_k(k: int, corpus: Corpus) -> int:
+  """`k`, or the whole of a corpus that has fewer passages.
+
+  Raises:
+    ValueError: if it is below 1.
+  """
+  if k < 1:
+    raise ValueError(f"--k {k}: at least 1 passage is searched for.")
+  if k > len(corpus) and is_primary():
+    print(
+      f"--k {k}: the corpus has {len(corpus)} passages, all are ranked.",
+      file=sys.stderr,
+    )
+  return min(k, len(corpus))
 
 
 def evaluate_bm25(

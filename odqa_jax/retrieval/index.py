@@ -36,7 +36,7 @@ from odqa_jax.retrieval.searchable import (
   no_rows,
 )
 from odqa_jax.retrieval.storage import DTYPES
-from odqa_jax.runtime.artifact import lock
+from odqa_jax.runtime.artifact import MANIFEST, lock, refuse_foreign
 from odqa_jax.runtime.files import read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
@@ -168,11 +168,14 @@ def build_index(
     ValueError: if the folder or the tokenizer is not this corpus's and
       encoder's, or an embedding is not finite.
   """
+  if batch_tokens < 1:
+    raise ValueError(f"--batch-tokens {batch_tokens}: must be at least 1.")
   made_from = _made_from(corpus, identity, dtype, max_length)
   shards = _row_shards(len(corpus), shard_rows)
   directory = Path(directory)
   partial = directory.with_name(f"{directory.name}.tmp")
-  if directory.exists():
+  refuse_foreign(directory, "index")
+  if (directory / MANIFEST).exists():
     _require_same(made_from, storage.read_manifest(directory), directory)
     return
   with lock(directory) if is_primary() else nullcontext():

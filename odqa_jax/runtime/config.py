@@ -9,6 +9,7 @@ do not exist; `settings.py` lists them all, with their defaults and limits.
 import ast
 import dataclasses
 import importlib.util
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,40 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     raise FileNotFoundError(
       f"config {name!r}: no such file; the recipes are in configs/*.py."
     )
-  module_spec = importlib.util.spec_from_file_location("odqa_config", path)
-  assert module_spec and module_spec.loader
-  module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise ValueError(f"{name}: a config file defines get_config(arg).")
-  config = module.get_config(arg or None)
+  config = _run_recipe(path, arg or None)
   config.lock()
   read_settings(apply_overrides(config, overrides))
+  return config
+
+
+def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
+  """What the `get_config` of a file returns.
+
+  Raises:
+    ValueError: if it is no Python file that makes a config; an error in it is
+      told with its line.
+  """
+  module_spec = importlib.util.spec_from_file_location("odqa_config", path)
+  if module_spec is None or module_spec.loader is None:
+    raise ValueError(f"{path}: a config is a Python file, configs/NAME.py.")
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+      raise ValueError(f"{path}: a config file defines get_config(arg).")
+    config = module.get_config(arg)
+  except (ValueError, ImportError):
+    raise
+  # Whatever a file of somebody's may raise.
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename) == path.absolute()]
+    line = getattr(error, "lineno", None) or (lines or [0])[-1]
+    raise ValueError(
+      f"{path}:{line}: {type(error).__name__}: {error}; mend the config."
+    ) from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(f"{path}: get_config returns no ConfigDict; mend it.")
   return config
 
 

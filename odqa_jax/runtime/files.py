@@ -106,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object; `Damage` for anything else, naming the file."""
   try:
     value = json.loads(path.read_bytes())
-  except ValueError as error:
+  # Brackets nested too deep are a RecursionError.
+  except (ValueError, RecursionError) as error:
     raise Damage(
       f"{path}: not JSON ({error}); restore it, or make it anew."
     ) from error

@@ -61,11 +61,7 @@ def check_output(
   out = Path(out)
   if out.is_dir():
     raise ValueError(f"{out}: is a folder; name a file in it.")
-  for parent in out.absolute().parents:
-    if parent.exists() and not parent.is_dir():
-      raise ValueError(
-        f"{out}: {parent} is a file, not a folder; name another."
-      )
+  check_folder(out.absolute().parent)
   if out.exists() and not _begins(out, written):
     raise ValueError(
       f"{out}: exists and is not what this command writes, so it is not "
@@ -77,6 +73,18 @@ def check_output(
         f"{out}: is read by this command, and would be overwritten; name "
         "another file to write."
       )
+
+
+def check_folder(folder: str | Path) -> None:
+  """Refuses, before any work, a folder that cannot be there.
+
+  Raises:
+    ValueError: if it, or what it would lie in, is a file.
+  """
+  folder = Path(folder).absolute()
+  for path in (folder, *folder.parents):
+    if path.exists() and not path.is_dir():
+      raise ValueError(f"{path}: is a file, not a folder; name another path.")
 
 
 def _begins(path: Path, pattern: bytes) -> bool:

@@ -5,6 +5,7 @@ safetensors, arrays from npy; what is offered as a pickle is refused by name.
 """
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 # The opcodes PROTO (of the protocols 2 to 5) and those that the text protocols
@@ -27,7 +28,7 @@ def pickle_sign(path: Path) -> str:
   if start.startswith((*_BINARY, *_TEXT)):
     return "begins as a pickle does"
   if zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
       if any(name.endswith("data.pkl") for name in archive.namelist()):
         return "is an archive of torch.save, with a pickle in it"
   if start.startswith(b"\x93NUMPY") and is_object_array(path):

@@ -27,6 +27,7 @@ from tokenizers import (
 
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.text.tokenizer_files import (
+  check_parts,
   check_unicode,
   cuts_at_spaces,
   parse_json,
@@ -218,6 +219,7 @@ def load_sentencepiece(path: str | Path) -> SentencePieceTokenizer:
     )
   parsed = parse_json(read_text(file), file)
   _check_kind(parsed, file)
+  check_parts(parsed, file)
   model = parsed["model"]
   charsmaps = [
     base64.b64decode(part["precompiled_charsmap"])
@@ -226,9 +228,9 @@ def load_sentencepiece(path: str | Path) -> SentencePieceTokenizer:
   ]
   return SentencePieceTokenizer(
     [(piece, score) for piece, score in model["vocab"]],
-    unk_id=model["unk_id"],
+    unk_id=model.get("unk_id", 0),
     charsmap=charsmaps[0] if charsmaps else b"",
-    added_tokens=parsed.get("added_tokens", ()),
+    added_tokens=parsed.get("added_tokens") or (),
     source=str(file),
   )
 

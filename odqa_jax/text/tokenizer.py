@@ -31,6 +31,7 @@ from odqa_jax.text.tokenizer_config import (
   read_switches,
 )
 from odqa_jax.text.tokenizer_files import (
+  check_parts,
   check_unicode,
   cuts_at_spaces,
   parse_json,
@@ -281,6 +282,7 @@ def _from_json(
         f"{file}: its {key} is {kind}; only BERT WordPiece tokenizers "
         f"({wanted}) are read; name a BERT folder."
       )
+  check_parts(parsed, file)
   model = parsed["model"]
   prefix = model.get("continuing_subword_prefix", "##")
   if prefix != "##":
@@ -294,5 +296,5 @@ def _from_json(
     source=str(file),
     normaliser=lowered(file.parent, {**rules, **switches}),
     max_word=model.get("max_input_chars_per_word", 100),
-    added_tokens=parsed.get("added_tokens", ()),
+    added_tokens=parsed.get("added_tokens") or (),
   )

@@ -30,9 +30,43 @@ def parse_json(text: str, file: Path) -> dict[str, Any]:
       f"{file}:{error.lineno}: {error.msg}; the file must be JSON; get "
       "it again."
     ) from error
+  except RecursionError as error:
+    raise ValueError(
+      f"{file}: brackets nested too deep; get the file again."
+    ) from error
   if not isinstance(parsed, dict):
     raise ValueError(f"{file}: not a JSON object; name another file.")
   return parsed
+
+
+def check_parts(parsed: Mapping[str, Any], file: Path) -> None:
+  """Checks vocabulary and added tokens of a tokenizer.json.
+
+  Raises:
+    ValueError: if the vocabulary is neither token → id nor a list of
+      [piece, score], or an added token has no id or no text.
+  """
+  model = parsed["model"]
+  vocab = model.get("vocab")
+  good = isinstance(vocab, dict) and all(type(i) is int for i in vocab.values())
+  if isinstance(vocab, list):
+    good = type(model.get("unk_id", 0)) is int and all(
+      isinstance(pair, list)
+      and len(pair) == 2
+      and isinstance(pair[0], str)
+      and isinstance(pair[1], int | float)
+      for pair in vocab
+    )
+  if not good:
+    raise ValueError(f"{file}: its model.vocab is none; get the file again.")
+  added = parsed.get("added_tokens") or ()
+  for entry in added if isinstance(added, list | tuple) else (None,):
+    known = isinstance(entry, dict) and type(entry.get("id")) is int
+    if not known or not isinstance(entry.get("content"), str):
+      raise ValueError(
+        f"{file}: added_tokens holds {entry!r}, which has no id and content; "
+        "get the file again."
+      )
 
 
 def write_files(directory: str | Path, files: Mapping[str, str]) -> None:

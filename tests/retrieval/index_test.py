@@ -237,7 +237,7 @@ def test_a_bad_manifest_is_named(tmp_path: Path):
       load_index(directory, mesh)
   for change in ({"kind": "corpus"}, {"format": 1}):
     write_manifest(directory, json.loads(text) | change)
-    with pytest.raises(ValueError, match=r"manifest.json: kind .* of format 2"):
+    with pytest.raises(ValueError, match=r"json: kind .* of format \d"):
       load_index(directory, mesh)
 
 
@@ -312,3 +312,20 @@ def test_a_real_corpus(tmp_path: Path):
   inputs = corpus.passage_inputs(np.arange(200), 48)
   np.testing.assert_array_equal(held(index), encode(*inputs))
   check_index(index.manifest, **identity, corpus=corpus.fingerprint)
+
+
+def test_a_folder_of_something_else_stays(tmp_path: Path):
+  (tmp_path / "index").mkdir()
+  (tmp_path / "index" / "notes.txt").write_text("mine")
+  with pytest.raises(ValueError, match="exists and is no index folder"):
+    build(tmp_path / "index", Encoder(), Tokens(7))
+  assert (tmp_path / "index" / "notes.txt").read_text() == "mine"
+  (tmp_path / "index" / "notes.txt").unlink()
+  # An empty folder is nobody's.
+  assert build(tmp_path / "index", Encoder(), Tokens(7)).count == 7
+
+
+@pytest.mark.parametrize("tokens", [0, -5])
+def test_calls_of_no_token_are_refused(tmp_path: Path, tokens):
+  with pytest.raises(ValueError, match=f"--batch-tokens {tokens}"):
+    build(tmp_path / "index", Encoder(), Tokens(7), batch_tokens=tokens)

@@ -243,7 +243,7 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
   """A JSON list of objects."""
   try:
     value = json.loads(path.read_bytes())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON ({error}); copy it again.") from error
   if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
     raise ValueError(f"{path}: not a list of JSON objects; copy it again.")

@@ -197,6 +197,31 @@ def test_tokens_added_beside_a_vocabulary_are_read(folder):
     load_retriever(folder)
 
 
+@pytest.mark.parametrize(
+  ("part", "message"),
+  [
+    ({"model": {"type": "WordPiece", "vocab": ["the"]}}, "model.vocab"),
+    ({"model": {"type": "WordPiece", "vocab": {"the": "1"}}}, "model.vocab"),
+    ({"added_tokens": [{"id": 1}]}, "no id and content"),
+    ({"added_tokens": 3}, "no id and content"),
+    ({"model": {"type": "BPE", "vocab": {}}}, "its model is BPE"),
+  ],
+)
+def test_a_broken_tokenizer_is_named(folder, part, message):
+  edit(folder / "tokenizer.json", **part)
+  with pytest.raises(ValueError, match=message):
+    load_retriever(folder)
+
+
+@pytest.mark.parametrize(
+  "name", ["config.json", "modules.json", "tokenizer.json"]
+)
+def test_brackets_without_end_are_one_line(folder, name):
+  (folder / name).write_text("[" * 200_000)
+  with pytest.raises(ValueError, match=name):
+    load_retriever(folder)
+
+
 # ---- Files that were made to hurt ----
 
 
