@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.text.normalised import normalise_text
 
@@ -27,7 +27,11 @@ class Exclusions:
   """
 
   def __init__(
-    self, questions: Sequence[Question], corpus: Corpus, *, own: bool = False
+    self,
+    questions: Sequence[Question],
+    corpus: PassageTexts,
+    *,
+    own: bool = False,
   ) -> None:
     """Looks the ids up; those that the corpus lacks exclude nothing."""
     self._corpus = corpus
@@ -102,7 +106,7 @@ class Exclusions:
 
 
 def find_exclusions(
-  questions: Sequence[Question], corpus: Corpus, *, own: bool = False
+  questions: Sequence[Question], corpus: PassageTexts, *, own: bool = False
 ) -> Exclusions | None:
   """What the questions exclude; None where that is nothing."""
   if own or any(question.excluded_ids for question in questions):

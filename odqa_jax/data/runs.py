@@ -17,7 +17,8 @@ from urllib.parse import quote, unquote
 import numpy as np
 from jaxtyping import Float, Int
 
-from odqa_jax.data.corpus.corpus import DPR_PREFIX, Corpus
+from odqa_jax.data.corpus.corpus import DPR_PREFIX
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.runtime.files import replacing
@@ -30,7 +31,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 # Place, question, passage, score.
 RunLine = tuple[str, str, str, float]
 # What tools call the id of a passage.
-_ID_KEYS = ("id", "passage_id", "psg_id", "docid", "_id")
+ID_KEYS = ("id", "passage_id", "psg_id", "docid", "_id")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _escaped(name: str) -> str:
   return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), name)
 
 
-def written_id(corpus: Corpus, name: str) -> str:
+def written_id(corpus: PassageTexts, name: str) -> str:
   """A passage's id as it stands in a TREC file.
 
   Raises:
@@ -79,7 +80,7 @@ def written_id(corpus: Corpus, name: str) -> str:
   return written
 
 
-def find_written(corpus: Corpus, name: str) -> int | None:
+def find_written(corpus: PassageTexts, name: str) -> int | None:
   """Row of a passage that a TREC file names; None if the corpus lacks it.
 
   An id stands there as it is, percent signs included. Only one that is unknown
@@ -95,7 +96,7 @@ def write_run(
   path: str | Path,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   """Writes a TREC run, or DPR's JSON for a name that ends in `.json`.
 
@@ -127,7 +128,7 @@ def _write_trec(
   file: TextIO,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   del questions
   for i, question_id in enumerate(ranking.question_ids):
@@ -147,7 +148,7 @@ def _write_json(
   file: TextIO,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   for i, question in enumerate(questions):
     record = {
@@ -173,7 +174,7 @@ def _write_json(
 
 
 def read_run(
-  path: str | Path, questions: Sequence[Question], corpus: Corpus
+  path: str | Path, questions: Sequence[Question], corpus: PassageTexts
 ) -> Ranking:
   """Reads a TREC run or DPR's JSON, plain or compressed, told by the content.
 
@@ -210,8 +211,10 @@ def read_run(
         f"{where}: question {question_id!r} is not among the {len(questions)} "
         "questions; give the set that was searched."
       )
-    find = Corpus.find if array else find_written
-    row = find(corpus, passage_id)
+    if array:
+      row = corpus.find(passage_id)
+    else:
+      row = find_written(corpus, passage_id)
     if row is None:
       raise ValueError(
         f"{where}: passage {passage_id!r} is not in the corpus (its ids look "
@@ -249,7 +252,7 @@ class _Found(NamedTuple):
 
 
 def _allowed(
-  found: Sequence[_Found], question: Question, corpus: Corpus
+  found: Sequence[_Found], question: Question, corpus: PassageTexts
 ) -> dict[int, float]:
   """Row → score, without what the question excludes."""
   excluded = {corpus.find(name) for name in question.excluded_ids}
@@ -325,7 +328,7 @@ def _json_lines(
         same = by_text.get(record["question"])
         name = same.pop() if same else record["question"]
       for rank, passage in enumerate(record["ctxs"], 1):
-        keys = [key for key in _ID_KEYS if key in passage]
+        keys = [key for key in ID_KEYS if key in passage]
         passage_id = str(passage[keys[0] if keys else "id"])
         at, score = f"{where}, passage {rank}", passage.get("score")
         # Readers' inputs of other tools have no scores; the order counts.

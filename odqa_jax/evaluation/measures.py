@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.data.formats.judgements import read_judgements
 from odqa_jax.data.questions.sets import Question
@@ -48,7 +48,7 @@ CUTOFFS = (1, 5, 20, 100)
 def evaluate_run(
   path: str | Path,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
   *,
   qrels: str | Path | None = None,
   exclude_self: bool = False,
@@ -58,7 +58,7 @@ def evaluate_run(
   Args:
     path: the file.
     questions: that were searched.
-    corpus: where.
+    corpus: where; or the passages that the file itself holds.
     qrels: see `evaluate_ranking`.
     exclude_self: whether passages that are the question itself are left out.
 
@@ -82,7 +82,7 @@ def evaluate_run(
 def evaluate_ranking(
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
   *,
   qrels: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def evaluate_ranking(
     relevant = {
       q.id: passages
       for q in questions
-      if (passages := _counted(_named(q), q, corpus, Corpus.find))
+      if (passages := _counted(_named(q), q, corpus, _find))
     }
     # Gold passages of another corpus say nothing about this one.
     if not _any_in(corpus, relevant):
@@ -139,11 +139,15 @@ def _named(question: Question) -> dict[str, float]:
   return dict.fromkeys(question.positive_ids, 1.0)
 
 
+def _find(corpus: PassageTexts, name: str) -> int | None:
+  return corpus.find(name)
+
+
 def _counted(
   grades: Mapping[str, float],
   question: Question,
-  corpus: Corpus,
-  find: Callable[[Corpus, str], int | None],
+  corpus: PassageTexts,
+  find: Callable[[PassageTexts, str], int | None],
 ) -> dict[str, int]:
   """Grades by the corpus's own ids, without what the question excludes.
 
@@ -169,7 +173,7 @@ def answer_hits(
   ranking: Ranking,
   questions: Sequence[Question],
   chosen: Sequence[int],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> Bool[np.ndarray, "n k"]:
   """Whether each passage of the chosen questions contains an answer.
 
@@ -229,7 +233,9 @@ def answer_measures(
   return figures
 
 
-def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
+def _any_in(
+  corpus: PassageTexts, relevant: Mapping[str, Mapping[str, int]]
+) -> bool:
   return any(
     corpus.find(passage) is not None
     for passages in relevant.values()
@@ -238,7 +244,7 @@ def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
 
 
 def read_qrels(
-  path: str | Path, questions: Sequence[Question], corpus: Corpus
+  path: str | Path, questions: Sequence[Question], corpus: PassageTexts
 ) -> dict[str, dict[str, int]]:
   """Question → passage → grade, of TREC's or BEIR's file of judgements.
 
@@ -278,7 +284,7 @@ def read_qrels(
 def gold_measures(
   ranking: Ranking,
   relevant: Mapping[str, Mapping[str, int]],
-  corpus: Corpus,
+  corpus: PassageTexts,
   cutoffs: Sequence[int],
 ) -> dict[str, Any]:
   """`gold` (success), `gold_recall`, `ndcg@10`, `mrr@10` and `map`."""
