@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.convert.convert import check_target, convert
   from odqa_jax.runtime.mesh import is_primary, sync
 
-  check_target(args.to)
+  check_target(args.to, args.run)
   figures: dict[str, Any] = {}
   if is_primary():
     content = open_content(

@@ -14,6 +14,7 @@ from odqa_jax.data.formats.files import open_questions
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import open_corpus, question_set_names
 from odqa_jax.data.questions.sets import Question, QuestionSet
+from odqa_jax.data.raw.records import RawFile
 from odqa_jax.runtime.files import content_hash, file_hash
 from odqa_jax.runtime.progress import progress_bar
 
@@ -132,6 +133,8 @@ def open_content(
       f"--run {run} is a run of one question set, and {len(questions)} are "
       "given; name the one that was searched."
     )
+  # Refuses what is no file before anything is read.
+  path = RawFile(run).path if run is not None else None
   corpus = open_corpus(dataset)
   sources = [_source(dataset, name) for name in questions]
   sets: dict[str, Questions] = {}
@@ -150,7 +153,7 @@ def open_content(
           f"{dataset / 'pairs' / name}: were mined for other questions or from "
           "another corpus; mine them again, or move them away."
         )
-  return Content(corpus, sets, pairs, Path(run) if run is not None else None)
+  return Content(corpus, sets, pairs, path)
 
 
 def _source(dataset: Path, name: str) -> str:

@@ -12,10 +12,16 @@ from odqa_jax.runtime.artifact import existing, publish
 from odqa_jax.runtime.settings import nearest
 
 
-def check_target(to: str) -> None:
-  """Raises a ValueError for a format that is not written."""
+def check_target(to: str, run: str | Path | None = None) -> None:
+  """Raises a ValueError for a format that is not written, or has no runs."""
   if to not in TARGETS:
     raise ValueError(f"--to {to!r}: {nearest(to, TARGETS)}")
+  if run is not None and not TARGETS[to].run:
+    others = " or ".join(name for name, target in TARGETS.items() if target.run)
+    raise ValueError(
+      f"--run {run}: {to} has no run files; leave it out, or write --to "
+      f"{others}."
+    )
 
 
 def convert(content: Content, to: str, out: str | Path) -> dict[str, Any]:
@@ -27,13 +33,14 @@ def convert(content: Content, to: str, out: str | Path) -> dict[str, Any]:
     out: the folder; a conversion that is there is replaced.
 
   Returns:
-    `to`, `out`, and by file how many records it has.
+    `to`, `out`, by file how many records it has, and what is `lost`: field by
+    field, how a question differs once the files are prepared again.
 
   Raises:
     ValueError: for an unknown format, content that it cannot hold, or if
       something else lies there.
   """
-  check_target(to)
+  check_target(to, content.run)
   made_from = {"to": to, **content.identity()}
   before = existing(out, "converted")
   if before is None or before.manifest["made_from"] != made_from:
@@ -42,4 +49,9 @@ def convert(content: Content, to: str, out: str | Path) -> dict[str, Any]:
     manifest = draft.manifest
   else:
     manifest = before.manifest
-  return {"to": to, "out": str(out), "files": manifest["records"]}
+  return {
+    "to": to,
+    "out": str(out),
+    "files": manifest["records"],
+    "lost": dict(TARGETS[to].lost),
+  }

@@ -13,6 +13,7 @@ from typing import Any
 
 from odqa_jax.data.convert.content import Content
 from odqa_jax.data.convert.text import (
+  check_new,
   json_line,
   own_fields,
   write_lines,
@@ -51,6 +52,7 @@ class Target:
     lost: field → how it differs once the files are prepared again.
     corpus: the file to prepare as the corpus; "" if there is none.
     questions: that of a set, with {name}.
+    run: that of a run; "" if there is none.
   """
 
   about: str
@@ -58,6 +60,7 @@ class Target:
   lost: Mapping[str, str]
   corpus: str = ""
   questions: str = ""
+  run: str = ""
 
 
 # ---- BEIR ----
@@ -200,7 +203,10 @@ def _dpr_records(content: Content, name: str) -> Iterator[dict[str, Any]]:
       "answers": list(question.answers),
       "positive_ctxs": [context(row) for row in positives],
       "negative_ctxs": [],
-      "hard_negative_ctxs": [context(row) for row in negatives],
+      # One that is a positive too would be learned as wrong.
+      "hard_negative_ctxs": [
+        context(row) for row in negatives if row not in positives
+      ],
     }
 
 
@@ -209,6 +215,7 @@ def _write_run(content: Content, path: Path) -> Counts:
   if content.run is None:
     return {}
   (questions,) = map(list, content.sets.values())
+  check_new(path)
   ranking = read_run(content.run, questions, content.corpus)
   write_run(path, ranking, questions, content.corpus)
   return {path.name: int((ranking.rows >= 0).any(axis=1).sum())}
@@ -307,6 +314,7 @@ TARGETS = {
     },
     "psgs.tsv",
     "{name}.json",
+    "run.json",
   ),
   "trec": Target(
     "queries.NAME.tsv, qrels.NAME.tsv, run.trec",
@@ -320,6 +328,7 @@ TARGETS = {
       "excluded_ids": _NO_PLACE,
     },
     questions="queries.{name}.tsv",
+    run="run.trec",
   ),
   "tfds": Target(
     "corpus/, questions/NAME/, pairs/NAME/, read without TensorFlow",

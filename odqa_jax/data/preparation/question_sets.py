@@ -16,9 +16,11 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def question_set_name(source: str) -> str:
-  """The folder name of a question set: the file's stem, or NAME-SPLIT."""
+  """Its own, if it is a folder; the file's stem, or NAME-SPLIT."""
   if is_tfds(source):
     return set_name(source)
+  if Path(source).is_dir():
+    return Path(source).resolve().name
   name = Path(source).name.replace(":", "-")
   for ending in _COMPRESSED:
     name = name.removesuffix(ending)
