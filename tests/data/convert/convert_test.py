@@ -15,10 +15,12 @@ from odqa_jax.data.convert.convert import convert
 from odqa_jax.data.convert.targets import TARGETS
 from odqa_jax.data.corpus.corpus import Corpus, build_corpus
 from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.formats.files import open_questions
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.data.runs import Ranking, write_run
+from odqa_jax.evaluation.measures import read_qrels
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 PASSAGES = [
@@ -155,6 +157,19 @@ def test_beir_is_laid_out_as_beir_reads_it(
   ]
 
 
+@pytest.mark.parametrize(
+  ("to", "file"), [("beir", "qrels/dev.tsv"), ("trec", "qrels.dev.tsv")]
+)
+def test_written_judgements_are_those_of_the_questions(
+  to: str, file: str, dataset: Path, tmp_path: Path
+) -> None:
+  convert(open_content(dataset, ["dev"]), to, tmp_path / "out")
+  corpus = Corpus(dataset / "corpus")
+  assert read_qrels(tmp_path / "out" / file, QUESTIONS, corpus) == {
+    q.id: dict.fromkeys(q.positive_ids, 1) for q in QUESTIONS if q.positive_ids
+  }
+
+
 def test_flashrag_puts_the_title_on_the_first_line(
   dataset: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +255,14 @@ def test_pairs_are_a_dataset_of_tfds(with_pairs: Path, tmp_path: Path) -> None:
     b"p 1",
   ]
   assert source[0]["negatives"]["title"] == ["C:\\new, 漢字".encode()]
+  names = [
+    (q.id, q.positive_ids, q.negative_ids)
+    for q in open_questions(f"tfds:{out}/pairs/dev")
+  ]
+  assert names == [
+    ("q1", ("6",), ("wiki:5",)),
+    ("q3", ("<dbpedia:Caf%C3%A9>", "p 1"), ()),
+  ]
   corpus = tfds.builder_from_directory(str(out / "corpus"))
   stored = corpus.as_data_source("passages")
   assert [r["text"].decode() for r in stored] == [p.text for p in PASSAGES]

@@ -16,7 +16,7 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.data.runs import Ranking, write_run
-from odqa_jax.text.tokenizer import train_wordpiece
+from odqa_jax.text.wordpiece_training import train_wordpiece
 
 PASSAGES = [
   Passage("p\r1", "A\rB", "bare\rreturn"),
