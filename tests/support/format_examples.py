@@ -7,6 +7,8 @@ Where a published file has what readers stumble over (a title in quotes, a null,
 import json
 from typing import Any
 
+from wiki_dump import DumpPage, dump
+
 
 def json_lines(*records: dict[str, Any]) -> bytes:
   """Records, one a line."""
@@ -266,6 +268,13 @@ EXAMPLES: dict[str, bytes] = {
   ),
   "nq_open": json_lines({"question": "who?", "answer": ["she", "her"]}),
   "dpr_qas": b"who is it?\t['she', \"it's\"]\n",
+  "wikipedia_dump": dump(
+    [
+      DumpPage("First", "The '''first''' page{{x}} of [[all|these]]."),
+      DumpPage("Old", "#REDIRECT [[First]]", redirect="First"),
+      DumpPage("Second", "And <ref>a note</ref> another."),
+    ]
+  ),
   "passages_jsonl": json_lines(
     {"id": "1", "title": "t", "text": "words"},
     {"id": "2", "title": "", "text": "more"},
