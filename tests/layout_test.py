@@ -31,7 +31,7 @@ DATA_FLOW = (
   ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs",),
+  ("runs", "run_passages"),
   ("mining", "exclusions"),
   ("preparation",),
   ("prepare", "examples"),

@@ -175,7 +175,6 @@ def read_dump(file: RawFile) -> Iterator[tuple[Place, Passage]]:
     ValueError: for what is no dump or is damaged, naming the line.
     ImportError: without the extra `wikipedia`.
   """
-  file.left_out.clear()
   dump = Dump(file)
   number = 0
   for page in dump.pages():

@@ -20,6 +20,7 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.data.runs import Ranking, write_run
+from odqa_jax.evaluation.measures import read_qrels
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 PASSAGES = [
@@ -154,6 +155,19 @@ def test_beir_is_laid_out_as_beir_reads_it(
     "q3\tp 1\t1",
     'q4\t"""3"""\t1',
   ]
+
+
+@pytest.mark.parametrize(
+  ("to", "file"), [("beir", "qrels/dev.tsv"), ("trec", "qrels.dev.tsv")]
+)
+def test_written_judgements_are_those_of_the_questions(
+  to: str, file: str, dataset: Path, tmp_path: Path
+) -> None:
+  convert(open_content(dataset, ["dev"]), to, tmp_path / "out")
+  corpus = Corpus(dataset / "corpus")
+  assert read_qrels(tmp_path / "out" / file, QUESTIONS, corpus) == {
+    q.id: dict.fromkeys(q.positive_ids, 1) for q in QUESTIONS if q.positive_ids
+  }
 
 
 def test_flashrag_puts_the_title_on_the_first_line(

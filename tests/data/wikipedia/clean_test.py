@@ -176,7 +176,7 @@ def test_no_markup_survives(text) -> None:
   holds_no_markup(text)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @settings(max_examples=10_000, deadline=None)
 @given(WIKITEXT)
 def test_no_markup_survives_in_many(text) -> None:
