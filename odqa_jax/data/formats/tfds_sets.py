@@ -31,6 +31,8 @@ PREFIX = "tfds:"
 # Usable without the prefix.
 KNOWN = ("natural_questions_open", "trivia_qa", "squad")
 _READ_AHEAD = 1024
+# The folder of a version.
+_NUMBERED = r"\d+\.\d+\.\d+"
 # What TFDS writes where TriviaQA's test questions have no answer.
 _UNKNOWN = "<unk>"
 
@@ -156,11 +158,16 @@ def is_tfds(name: str | Path) -> bool:
 def set_name(name: str) -> str:
   """The name of a prepared set: `squad-v1.1-train` of `tfds:squad/v1.1:train`.
 
-  Of a folder it is the last part.
+  Of a folder it is the last part, but for those that TFDS numbers.
   """
   dataset, split = _parts(name)
   if Path(dataset).is_dir():
-    dataset = Path(dataset).resolve().name
+    folder = Path(dataset).absolute()
+    dataset = folder.name
+    if re.fullmatch(_NUMBERED, dataset):
+      # NAME/VERSION, or NAME/CONFIG/VERSION.
+      configured = (folder.parents[1] / ".config").is_dir()
+      dataset = "/".join(folder.parts[-3 if configured else -2 : -1])
   return "-".join(filter(None, (dataset.replace("/", "-"), split)))
 
 
@@ -185,7 +192,7 @@ def _version(path: Path) -> tuple[int, ...]:
 def _build_command(dataset: str) -> str:
   """What prepares NAME, NAME/CONFIG or NAME/CONFIG/VERSION."""
   name, *rest = dataset.strip("/").split("/")
-  if rest and re.fullmatch(r"\d+\.\d+\.\d+", rest[-1]):
+  if rest and re.fullmatch(_NUMBERED, rest[-1]):
     name += f":{rest.pop()}"
   told = f" --config={rest[0]}" if rest else ""
   return f"tfds build {name}{told} --file_format=array_record"

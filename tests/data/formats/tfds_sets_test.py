@@ -101,6 +101,8 @@ def test_without_a_configuration_it_is_the_default_one(data_dir: Path) -> None:
   for name in ("squad:validation", "squad/v1.1", "squad/v1.1/3.0.0"):
     (question,) = read_questions(f"tfds:{name}")
     assert question.id == "v1.1-3.0.0"
+  folder = data_dir / "squad" / "v1.1" / "3.0.0"
+  assert set_name(f"tfds:{folder}:validation") == "squad-v1.1-validation"
   (question,) = read_questions("tfds:squad/v2.0:validation")
   assert question.id == "v2.0-3.0.0"
 
@@ -213,6 +215,7 @@ def test_the_newest_version_counts(data_dir: Path) -> None:
       {"train": records},
       version=version,
     )
+    assert set_name(f"tfds:{folder}") == "natural_questions_open"
     (alone,) = read_questions(f"tfds:{folder}")
     assert alone.question == f"version {version}"
   (question,) = read_questions("natural_questions_open")
