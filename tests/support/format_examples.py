@@ -281,15 +281,4 @@ EXAMPLES: dict[str, bytes] = {
   ),
   "passages_tsv": b"id\ttext\ttitle\n1\twords\tt\n",
   "passages_tsv_unquoted": b"id\ttext\ttitle\n1\twords\tt\n",
-  "wikipedia_dump": (
-    b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" '
-    b'version="0.10" xml:lang="en">\n'
-    b"<siteinfo><sitename>Wikipedia</sitename><dbname>enwiki</dbname>"
-    b'<namespaces><namespace key="0" case="first-letter" />'
-    b"</namespaces></siteinfo>\n"
-    b"<page><title>Aruba</title><ns>0</ns><id>690</id><revision><id>1</id>"
-    b'<text xml:space="preserve">'
-    + b"Aruba is an [[island]] whose capital is [[Oranjestad]]. " * 20
-    + b"</text></revision></page>\n</mediawiki>\n"
-  ),
 }

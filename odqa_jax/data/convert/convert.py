@@ -34,7 +34,7 @@ def convert(content: Content, to: str, out: str | Path) -> dict[str, Any]:
 
   Returns:
     `to`, `out`, by file how many records it has, and what is `lost`: field by
-    field, how a question differs once the files are prepared again.
+    field, how passages and questions differ once the files are prepared again.
 
   Raises:
     ValueError: for an unknown format, content that it cannot hold, or if
@@ -53,5 +53,5 @@ def convert(content: Content, to: str, out: str | Path) -> dict[str, Any]:
     "to": to,
     "out": str(out),
     "files": manifest["records"],
-    "lost": dict(TARGETS[to].lost),
+    "lost": {**TARGETS[to].lost_of_passages, **TARGETS[to].lost},
   }

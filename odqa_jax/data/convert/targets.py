@@ -1,8 +1,9 @@
 """What each target writes, and what of it `odqa prepare` reads back.
 
-A target has a function `(Content, folder) -> counts`. `lost` says field by
-field what is not the same once the files are prepared again, and how they are
-named for that; every other field of `Passage` and `Question` is.
+A target has a function `(Content, folder) -> counts`. `lost` and
+`lost_of_passages` say field by field what is not the same once the files are
+prepared again, and how they are named for that; every other field of `Question`
+and `Passage` is.
 """
 
 import dataclasses
@@ -53,6 +54,7 @@ class Target:
     corpus: the file to prepare as the corpus; "" if there is none.
     questions: that of a set, with {name}.
     run: that of a run; "" if there is none.
+    lost_of_passages: as `lost`, for the fields of `Passage`.
   """
 
   about: str
@@ -61,6 +63,7 @@ class Target:
   corpus: str = ""
   questions: str = ""
   run: str = ""
+  lost_of_passages: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 # ---- BEIR ----
@@ -69,6 +72,7 @@ class Target:
 def write_beir(content: Content, folder: Path) -> Counts:
   """corpus.jsonl, queries.jsonl of all sets, and qrels/NAME.tsv of each.
 
+  Of several sets one is read back by its qrels: the questions with positives.
   What BEIR has no field for stands in a query's `metadata`.
 
   Raises:
@@ -155,7 +159,9 @@ def _flashrag_question(question: Question) -> str:
 def write_dpr(content: Content, folder: Path) -> Counts:
   """psgs.tsv; NAME.json with contexts, NAME.qas.csv; run.json of a run."""
   head = ("id", "text", "title")
-  rows = ((p.id, p.text, p.title) for p in content.passages())
+  rows = (
+    (p.id, _dpr_cell(p.text), _dpr_cell(p.title)) for p in content.passages()
+  )
   counts = {"psgs.tsv": write_rows(folder / "psgs.tsv", _after(head, rows)) - 1}
   for name, questions in content.sets.items():
     counts[f"{name}.json"] = _write_array(
@@ -169,6 +175,11 @@ def write_dpr(content: Content, folder: Path) -> Counts:
       ),
     )
   return counts | _write_run(content, folder / "run.json")
+
+
+def _dpr_cell(text: str) -> str:
+  """Without tabs where there are lines, of which each could be a row."""
+  return text.replace("\t", " ") if "\n" in text else text
 
 
 def _after(head: Any, rows: Iterator[Any]) -> Iterator[Any]:
@@ -227,7 +238,8 @@ def _write_run(content: Content, path: Path) -> Counts:
 def write_trec(content: Content, folder: Path) -> Counts:
   """queries.NAME.tsv, qrels.NAME.tsv, and run.trec of a run.
 
-  The names are MS MARCO's, whose files these are: with those, the judgements
+  Where ids have no digits `odqa prepare` must be told `--format msmarco`. The
+  names are MS MARCO's, whose files these are: with those, the judgements
   of queries are found beside them.
   """
   counts = {}
@@ -315,6 +327,10 @@ TARGETS = {
     "psgs.tsv",
     "{name}.json",
     "run.json",
+    {
+      "title": "a tab is a space in a title of several lines",
+      "text": "a tab is a space in a text of several lines",
+    },
   ),
   "trec": Target(
     "queries.NAME.tsv, qrels.NAME.tsv, run.trec",

@@ -20,7 +20,7 @@ def question_set_name(source: str) -> str:
   if is_tfds(source):
     return set_name(source)
   if Path(source).is_dir():
-    return Path(source).resolve().name
+    return Path(source).absolute().name
   name = Path(source).name.replace(":", "-")
   for ending in _COMPRESSED:
     name = name.removesuffix(ending)

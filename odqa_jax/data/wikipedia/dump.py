@@ -26,6 +26,7 @@ ARTICLES, FILES, CATEGORIES = 0, 6, 14
 LONGEST_TEXT = 16_000_000
 _CHUNK = 1 << 18
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
+_FIELDS = ("title", "ns", "model", "text", "dbname", "namespace")
 _WIKITEXT = "wikitext"
 
 
@@ -117,11 +118,7 @@ class _Handlers:
       self._fields["redirect"] = attributes.get("title", "")
     elif name == "namespace":
       self._namespace_key = attributes.get("key", "")
-    # An id of the revision, and names of people, stand deeper.
-    shallow = ("title", "ns", "dbname")
-    if name in ("text", "model", "namespace") or (
-      name in shallow and self._depth == 3
-    ):
+    if name in _FIELDS:
       self._field, self._pieces, self._length = name, [], 0
       if name == "text":
         self._fields.pop("deleted", None)

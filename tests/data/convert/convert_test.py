@@ -15,6 +15,7 @@ from odqa_jax.data.convert.convert import convert
 from odqa_jax.data.convert.targets import TARGETS
 from odqa_jax.data.corpus.corpus import Corpus, build_corpus
 from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.formats.files import open_questions
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
@@ -254,6 +255,14 @@ def test_pairs_are_a_dataset_of_tfds(with_pairs: Path, tmp_path: Path) -> None:
     b"p 1",
   ]
   assert source[0]["negatives"]["title"] == ["C:\\new, 漢字".encode()]
+  names = [
+    (q.id, q.positive_ids, q.negative_ids)
+    for q in open_questions(f"tfds:{out}/pairs/dev")
+  ]
+  assert names == [
+    ("q1", ("6",), ("wiki:5",)),
+    ("q3", ("<dbpedia:Caf%C3%A9>", "p 1"), ()),
+  ]
   corpus = tfds.builder_from_directory(str(out / "corpus"))
   stored = corpus.as_data_source("passages")
   assert [r["text"].decode() for r in stored] == [p.text for p in PASSAGES]

@@ -167,6 +167,30 @@ def test_an_interrupted_build_makes_what_is_missing(
   assert made
 
 
+def test_parts_of_another_dump_are_not_used(
+  source, tmp_path, small_parts, monkeypatch
+) -> None:
+  make = build.make_article
+
+  def stop(page, *rest):
+    if page.title == 'Page "4"':
+      raise KeyboardInterrupt
+    return make(page, *rest)
+
+  out, fresh = tmp_path / "psgs.tsv", tmp_path / "fresh.tsv"
+  with monkeypatch.context() as patch:
+    patch.setattr(build, "make_article", stop)
+    with pytest.raises(KeyboardInterrupt):
+      build_passages([source], out)
+  changed = pages()
+  changed[0].text = changed[0].text.replace("river", "ocean")
+  source.write_bytes(multistream(changed))
+  build_passages([source], out)
+  build_passages([source], fresh)
+  assert "ocean" in out.read_text()
+  assert out.read_bytes() == fresh.read_bytes()
+
+
 def test_a_page_that_cannot_be_read_is_written_down(
   source, tmp_path, monkeypatch
 ) -> None:
@@ -283,7 +307,7 @@ def test_bad_input_is_one_line(
   last = errors.strip().splitlines()[-1]
   assert last.startswith("odqa wikipedia: ") and message in last
   assert (tmp_path / "foreign.tsv").read_text() == "id\ttext\ttitle\n"
-  assert not (tmp_path / "x.tsv").exists()
+  assert not list(tmp_path.glob("x.tsv*"))
 
 
 def test_a_language_without_rules_is_told(tmp_path, capsys) -> None:
