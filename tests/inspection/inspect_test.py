@@ -258,8 +258,8 @@ def test_blocks_that_no_page_needs_are_compared_too(
   from odqa_jax.data.corpus.corpus import build_corpus
   from odqa_jax.runtime import blocks
 
-  monkeypatch.setattr(blocks, "BLOCK_BYTES", 256)
   tokenizer = Corpus(toy_data / "corpus").tokenizer
+  monkeypatch.setattr(blocks, "BLOCK_BYTES", 256)
   build_corpus(toy_data.parent / "passages.jsonl", tmp_path / "c", tokenizer)
   assert inspect(tmp_path / "c", n=0).problems == []
   flip(tmp_path / "c" / "texts.bin", 5000)
