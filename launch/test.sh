@@ -3,5 +3,5 @@
 # Tests against torch are skipped unless the `parity` extra is installed.
 # Most of the time goes into compiling on one core, so two processes share it.
 set -u
-. "$(dirname "$0")/venv.sh" demo,test
+. "$(dirname "$0")/venv.sh" demo,test,wikipedia
 exec .venv/bin/python -m pytest --numprocesses="${TEST_PROCESSES:-2}" "$@"

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from odqa_jax.commands import (
   answer,
+  convert,
   demo,
   evaluate,
   index,
@@ -38,6 +39,7 @@ os.environ.setdefault("NPROC", "16")
 COMMANDS: dict[str, ModuleType] = {
   "wikipedia": wikipedia,
   "prepare": prepare,
+  "convert": convert,
   "mine": mine,
   "train": train,
   "index": index,

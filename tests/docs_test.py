@@ -13,6 +13,7 @@ import pytest
 
 import odqa_jax
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.formats.table import FORMATS
 from odqa_jax.main import make_parser, split_overrides
 from odqa_jax.models.dual_encoder import PRESETS, BertConfig, DualEncoder
 from odqa_jax.models.dual_encoder import EncoderConfig as Config
@@ -26,6 +27,7 @@ PAGES = [
   README,
   ROOT / "configs" / "README.md",
   ROOT / "launch" / "README.md",
+  PACKAGE / "data" / "README.md",
   ROOT / "tests" / "benchmarks" / "README.md",
 ]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
@@ -163,6 +165,12 @@ def test_links_and_paths_lead_somewhere(page):
     r"`((?:odqa_jax|configs|launch|tests)/[\w/.]+)`", text
   ):
     assert (ROOT / name).exists(), name
+
+
+def test_every_format_is_on_the_page_of_data():
+  text = (PACKAGE / "data" / "README.md").read_text()
+  for name in FORMATS:
+    assert f"`{name}`" in text, name
 
 
 def test_the_readme_is_short():

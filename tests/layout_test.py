@@ -31,9 +31,11 @@ DATA_FLOW = (
   ("wikipedia",),
   ("questions", "embedded"),
   ("formats",),
-  ("runs", "vocabulary", "stages"),
+  ("runs", "run_passages"),
   ("mining", "exclusions"),
+  ("preparation",),
   ("prepare", "examples"),
+  ("convert",),
 )
 RANKS = {name: i for i, names in enumerate(FLOW) for name in names}
 DATA_RANKS = {name: i for i, names in enumerate(DATA_FLOW) for name in names}

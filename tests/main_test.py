@@ -162,6 +162,7 @@ def test_formats_are_told_and_can_be_forced(capsys, tmp_path):
   assert code == 0
   assert f"{corpus}: passages in the format passages_jsonl (JSON with" in err
   assert f"{questions}: questions in the format nq_open (JSON with" in err
+  assert "1 of the first 1 answers look like" in err
   recalls = {}
   for name in ("curated_trec", "nq_open"):
     code, out, _ = run(

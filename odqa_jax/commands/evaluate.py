@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--index", help="of the checkpoint; made when absent")
   add("--questions", required=True)
   add_format(parser)
-  add("--corpus", required=True)
+  add("--corpus", help="not needed for a run.json that holds texts")
   add("--qrels", help="TREC qrels for the gold-passage measures")
   add("--k", type=int, default=100)
   add("--read-k", type=int, help="passages that a reader gets; as trained")
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   """Gives the figures of each thing that is named."""
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.data.run_passages import RunPassages
   from odqa_jax.evaluation.measures import evaluate_run
   from odqa_jax.evaluation.systems import (
     evaluate_bm25,
@@ -44,12 +45,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
   if args.checkpoint is not None and args.index is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
+  searches = args.checkpoint is not None or args.bm25
+  if searches and args.corpus is None:
+    raise ValueError("--corpus DIR is needed: what is to be searched.")
   questions = open_questions(args.questions, args.format, args.columns)
-  corpus = open_corpus(args.corpus)
-  k = possible_k(args.k, corpus)
+  corpus = open_corpus(args.corpus) if args.corpus else None
+  k = possible_k(args.k, corpus) if searches and corpus else args.k
   figures: dict[str, Any] = {}
   if args.run is not None:
-    figures["run"] = evaluate_run(args.run, questions, corpus, qrels=args.qrels)
+    figures["run"] = evaluate_run(
+      args.run,
+      questions,
+      RunPassages(args.run) if corpus is None else corpus,
+      qrels=args.qrels,
+      exclude_self=args.exclude_self,
+    )
+  if corpus is None:
+    return figures
   if args.checkpoint is not None:
     figures["checkpoint"] = evaluate_checkpoint(
       resolve_folder(args.checkpoint),

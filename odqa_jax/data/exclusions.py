@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.text.normalised import normalise_text
 
@@ -27,7 +27,11 @@ class Exclusions:
   """
 
   def __init__(
-    self, questions: Sequence[Question], corpus: Corpus, *, own: bool = False
+    self,
+    questions: Sequence[Question],
+    corpus: PassageTexts,
+    *,
+    own: bool = False,
   ) -> None:
     """Looks the ids up; those that the corpus lacks exclude nothing."""
     self._corpus = corpus
@@ -55,10 +59,19 @@ class Exclusions:
     depth = min(k + spare + bool(self._texts), count)
     while True:
       scores, rows = search(depth)
-      allowed = self._allowed(rows)
-      if depth == count or (allowed.sum(1) >= k).all():
-        break
+      if depth == count or (self._allowed(rows).sum(1) >= k).all():
+        return self.left(scores, rows, k)
       depth = min(2 * depth, count)
+
+  def left(
+    self,
+    scores: Float[np.ndarray, "n d"],
+    rows: Int[np.ndarray, "n d"],
+    k: int | None = None,
+  ) -> Ranked:
+    """The k best of what was found, all by default, without the exclusions."""
+    k = rows.shape[1] if k is None else k
+    allowed = self._allowed(rows)
     if allowed.all() and rows.shape[1] == k:
       return scores, rows
     # Stable: what is allowed stays in its order.
@@ -93,7 +106,7 @@ class Exclusions:
 
 
 def find_exclusions(
-  questions: Sequence[Question], corpus: Corpus, *, own: bool = False
+  questions: Sequence[Question], corpus: PassageTexts, *, own: bool = False
 ) -> Exclusions | None:
   """What the questions exclude; None where that is nothing."""
   if own or any(question.excluded_ids for question in questions):

@@ -12,26 +12,14 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.passages import MemoryPassages, PassageFile, Source
-from odqa_jax.data.embedded.sets import CORPORA
 from odqa_jax.data.formats.files import (
   is_packaged,
-  read_questions,
-  tell_counts,
   tell_format,
-)
-from odqa_jax.data.formats.tfds_sets import (
-  check_tfds,
-  is_tfds,
-  read_tfds_passages,
-  set_name,
 )
 from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
@@ -44,58 +32,24 @@ from odqa_jax.data.mining.leaks import (
 from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.parts.run import Runner, parse_runner
-from odqa_jax.data.questions.sets import Question, write_questions
-from odqa_jax.data.raw.formats import Format
-from odqa_jax.data.raw.records import RawFile
+from odqa_jax.data.preparation.passages import open_sources, tokenise
+from odqa_jax.data.preparation.question_sets import (
+  prepare_questions,
+  question_set_names,
+)
+from odqa_jax.data.preparation.stages import Stages
+from odqa_jax.data.preparation.vocabulary import prepare_tokenizer
 from odqa_jax.data.raw.rejections import Rejections
-from odqa_jax.data.stages import Stages
-from odqa_jax.data.vocabulary import prepare_tokenizer
 from odqa_jax.runtime.artifact import refuse_foreign
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import nearest
-from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
-
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+from odqa_jax.text.sentencepiece import load_any_tokenizer
 
 
 def open_corpus(path: str | Path) -> Corpus:
   """A corpus folder, or the dataset folder that holds one."""
   nested = Path(path) / "corpus"
   return Corpus(nested if nested.is_dir() else path)
-
-
-def question_set_name(source: str) -> str:
-  """The folder name of a question set: the file's stem, or NAME-SPLIT."""
-  if is_tfds(source):
-    return set_name(source)
-  name = Path(source).name.replace(":", "-")
-  for ending in _COMPRESSED:
-    name = name.removesuffix(ending)
-  return name.rsplit(".", 1)[0]
-
-
-def question_set_names(sources: Sequence[str]) -> list[str]:
-  """The folder name of every set.
-
-  Raises:
-    ValueError: two sets would have one folder, or one has no name.
-  """
-  names = [question_set_name(source) for source in sources]
-  first: dict[str, str] = {}
-  for source, name in zip(sources, names, strict=True):
-    if not name:
-      raise ValueError(
-        f"--questions {source}: the name of the file gives the set no name; "
-        "rename it."
-      )
-    if name in first:
-      raise ValueError(
-        f"--questions {first[name]} and {source} would both be the set "
-        f"{name!r}, and the second would replace the first; give one of them "
-        "another name (a link will do), or prepare it into another --out."
-      )
-    first[name] = source
-  return names
 
 
 def prepare_spans(
@@ -119,77 +73,6 @@ def prepare_spans(
       progress=update,
     )
   return {k: manifest[k] for k in ("sentences", "entities", "left_out")}
-
-
-def tokenise(
-  sources: Sequence[Source],
-  out: Path,
-  pieces: AnyTokenizer,
-  runner: Runner,
-  stages: Stages,
-) -> dict[str, Any]:
-  """Writes all passages as a token store; returns its manifest."""
-  name = "tokenise for the reader" if out.name != "corpus" else "tokenise"
-  with stages.measure(out.name, out) as counts:
-    with progress_bar(name, 0, "passages") as update:
-      manifest = build_corpus(
-        sources, out, pieces, runner=runner, progress=update
-      )
-    counts["passages"] = manifest["count"]
-    counts["tokens"] = manifest["tokens"]
-  return manifest
-
-
-def open_sources(
-  names: Sequence[str],
-  format: str | None,
-  columns: str = "",
-  rejections: Rejections | None = None,
-) -> Sequence[Source]:
-  """Packaged corpora and those of TFDS by name, and passage files."""
-  sources: list[Source] = []
-  for name in names:
-    if name in CORPORA:
-      sources.append(MemoryPassages(CORPORA[name], name))
-    elif is_tfds(name):
-      check_tfds(name, "passage")
-      passages = functools.partial(read_tfds_passages, name)
-      sources.append(MemoryPassages(passages, name))
-    else:
-      chosen = tell_format(name, "passages", format, columns)
-      sources.append(PassageFile(name, chosen, rejections))
-  return sources
-
-
-def prepare_questions(
-  source: str, format: Format | None, out: Path, rejections: Rejections
-) -> dict[str, Any]:
-  """Writes one question set; returns how many questions it has, of which kind.
-
-  Args:
-    source: a file, or the name of a packaged set.
-    format: of the file; None for a packaged set.
-    out: the folder.
-    rejections: takes bad records.
-  """
-  file = RawFile(source, rejections) if format else None
-  questions = read_questions(file or source, format)
-  unanswered = 0
-
-  def counted() -> Iterator[Question]:
-    nonlocal unanswered
-    for question in questions:
-      unanswered += not question.answers
-      yield question
-
-  with progress_bar(f"questions {out.name}", 0, "questions") as update:
-    written = write_questions(counted(), out, out.name, progress=update)
-  figures: dict[str, Any] = {"count": int(written["count"])}
-  figures["without_answers"] = unanswered
-  if file is not None:
-    tell_counts(file, unanswered)
-    figures["left_out"] = dict(file.left_out)
-  return figures
 
 
 def _check_pairs(
@@ -292,7 +175,6 @@ def prepare(
   ]
   stages = Stages()
   # A leak is found before the hours that a large corpus takes.
-  figures: dict[str, Any] = {}
   with stages.measure("questions", out / "questions"):
     sets = {
       name: prepare_questions(
@@ -300,32 +182,25 @@ def prepare(
       )
       for source, kind, name in zip(questions, formats, names, strict=True)
     }
-  figures["questions"] = {name: s.pop("count") for name, s in sets.items()}
-  figures["sets"] = sets
-  figures["leaks"] = question_leaks(out, allow=allow_leak)
+  figures: dict[str, Any] = {
+    "questions": {name: s.pop("count") for name, s in sets.items()},
+    "sets": sets,
+    "leaks": question_leaks(out, allow=allow_leak),
+  }
   with stages.measure("tokenizer", out / "tokenizer"):
     word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
+  figures["vocabulary"] = word_pieces.vocab_size
   manifest = tokenise(sources, out / "corpus", word_pieces, workers, stages)
-  figures |= {
-    "passages": manifest["count"],
-    "tokens": manifest["tokens"],
-    "vocabulary": word_pieces.vocab_size,
-  }
-  left_out = {s.name: s.left_out for s in sources if s.left_out}
-  if left_out:
-    figures["left_out"] = left_out
+  figures |= {"passages": manifest["count"], "tokens": manifest["tokens"]}
   if pieces is not None:
     folder = out / "reader_corpus"
     manifest = tokenise(sources, folder, pieces, workers, stages)
     figures["reader_tokens"] = manifest["tokens"]
-  searches = {"bm25": bm25_search(out, workers)}
-  with stages.measure("pairs", out / "pairs"):
-    mined = mine_sets(
-      out, open_sets(out, pairs, add=False), searches, negatives=negatives
-    )
+  left_out = {s.name: s.left_out for s in sources if s.left_out}
+  if left_out:
+    figures["left_out"] = left_out
   figures["rejected"] = rejections.by_file()
-  figures["pairs"] = {name: report["kept"] for name, report in mined.items()}
-  figures["mining"] = mined
+  figures |= _mine(out, pairs, negatives, workers, stages)
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
   if spans and finder:
     with stages.measure("spans", out / "spans") as counts:
@@ -333,4 +208,23 @@ def prepare(
       figures["spans"] = prepare_spans(out, finder, spans, workers)
     repeated = figures["leaks"]["repeated_passages"]["count"]
     figures["leaks"] |= span_leaks(out, repeated)
-  return {**figures, "stages": stages.figures}
+  return figures | {"stages": stages.figures}
+
+
+def _mine(
+  out: Path,
+  names: Sequence[str],
+  negatives: int,
+  runner: Runner,
+  stages: Stages,
+) -> dict[str, Any]:
+  """OUT/pairs of the sets that are named; counts, and what was dropped."""
+  if not names:
+    return {"pairs": {}, "mining": {}}
+  searches = {"bm25": bm25_search(out, runner)}
+  with stages.measure("pairs", out / "pairs"):
+    mined = mine_sets(
+      out, open_sets(out, names, add=False), searches, negatives=negatives
+    )
+  counts = {name: report["kept"] for name, report in mined.items()}
+  return {"pairs": counts, "mining": mined}

@@ -11,24 +11,27 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote, unquote
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from odqa_jax.data.corpus.corpus import DPR_PREFIX, Corpus
+from odqa_jax.data.corpus.corpus import DPR_PREFIX
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.runtime.files import replacing
 from odqa_jax.text.answers import has_answer
 
 TAG = "odqa_jax"
+_ASCII_SPACE = re.compile(r"[ \t\n\r\f\v]+")
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Place, question, passage, score.
 RunLine = tuple[str, str, str, float]
 # What tools call the id of a passage.
-_ID_KEYS = ("id", "passage_id", "psg_id", "docid", "_id")
+ID_KEYS = ("id", "passage_id", "psg_id", "docid", "_id")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ def _escaped(name: str) -> str:
   return re.sub(r"[\s%]", lambda m: quote(m[0], safe=""), name)
 
 
-def _written_id(corpus: Corpus, row: int) -> str:
-  name = corpus.id(row)
+def written_id(corpus: PassageTexts, name: str) -> str:
+  """A passage's id as it stands in a TREC file.
+
+  Raises:
+    ValueError: if it cannot be told from another one there.
+  """
   written = _escaped(name)
   if written != name and corpus.find(written) is not None:
     raise ValueError(
@@ -73,7 +80,7 @@ def _written_id(corpus: Corpus, row: int) -> str:
   return written
 
 
-def find_written(corpus: Corpus, name: str) -> int | None:
+def find_written(corpus: PassageTexts, name: str) -> int | None:
   """Row of a passage that a TREC file names; None if the corpus lacks it.
 
   An id stands there as it is, percent signs included. Only one that is unknown
@@ -89,7 +96,7 @@ def write_run(
   path: str | Path,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   """Writes a TREC run, or DPR's JSON for a name that ends in `.json`.
 
@@ -121,7 +128,7 @@ def _write_trec(
   file: TextIO,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   del questions
   for i, question_id in enumerate(ranking.question_ids):
@@ -132,7 +139,7 @@ def _write_trec(
       )
       # Nine digits bring a float32 back as it was.
       file.write(
-        f"{question_id} Q0 {_written_id(corpus, row)} {rank + 1} "
+        f"{question_id} Q0 {written_id(corpus, corpus.id(row))} {rank + 1} "
         f"{score:.9g} {TAG}\n"
       )
 
@@ -141,7 +148,7 @@ def _write_json(
   file: TextIO,
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> None:
   for i, question in enumerate(questions):
     record = {
@@ -167,12 +174,13 @@ def _write_json(
 
 
 def read_run(
-  path: str | Path, questions: Sequence[Question], corpus: Corpus
+  path: str | Path, questions: Sequence[Question], corpus: PassageTexts
 ) -> Ranking:
   """Reads a TREC run or DPR's JSON, plain or compressed, told by the content.
 
   TREC lines may stand in any order and bear any rank: as trec_eval does it,
-  the highest score comes first, and of equal ones the last id by its bytes.
+  the highest score comes first, and of those that are equal as float32 the last
+  id by its bytes.
   JSON lists are taken in their order.
 
   Args:
@@ -188,7 +196,7 @@ def read_run(
   Raises:
     ValueError: with file and line (or record), for a line that is no run line,
       a question or passage that is not known, a passage that comes twice, or a
-      score that is no number.
+      score that is no finite float32.
   """
   source = RawFile(path)
   array = source.first_byte() in (b"[", b"{")
@@ -203,12 +211,10 @@ def read_run(
         f"{where}: question {question_id!r} is not among the {len(questions)} "
         "questions; give the set that was searched."
       )
-    if math.isnan(score):
-      raise ValueError(
-        f"{where}: the score of {passage_id!r} is no number; mend or remove it."
-      )
-    find = Corpus.find if array else find_written
-    row = find(corpus, passage_id)
+    if array:
+      row = corpus.find(passage_id)
+    else:
+      row = find_written(corpus, passage_id)
     if row is None:
       raise ValueError(
         f"{where}: passage {passage_id!r} is not in the corpus (its ids look "
@@ -246,7 +252,7 @@ class _Found(NamedTuple):
 
 
 def _allowed(
-  found: Sequence[_Found], question: Question, corpus: Corpus
+  found: Sequence[_Found], question: Question, corpus: PassageTexts
 ) -> dict[int, float]:
   """Row → score, without what the question excludes."""
   excluded = {corpus.find(name) for name in question.excluded_ids}
@@ -268,16 +274,43 @@ def _ranking(
 
 def _trec_lines(source: RawFile) -> Iterator[RunLine]:
   for place, line in source.lines():
-    try:
-      question_id, _, passage_id, rank, score, _ = line.split()
-      int(rank)
-      fields = passage_id, float(score)
-    except ValueError:
+    fields = ascii_columns(line)
+    if len(fields) != 6:
       raise ValueError(
-        f"{place}: {line[:60]!r} is not a run line "
-        "(`qid Q0 docid rank score tag`); mend or remove it."
-      ) from None
-    yield str(place), question_id, *fields
+        f"{place}: {line[:60]!r} is not a run line (`qid Q0 docid rank score "
+        f"tag`): it has {len(fields)} columns; mend or remove it."
+      )
+    question_id, _, passage_id, _, score, _ = fields
+    yield str(place), question_id, passage_id, _score(score, str(place))
+
+
+def ascii_columns(line: str) -> list[str]:
+  """What stands between ASCII's white space, at which trec_eval splits lines.
+
+  Python splits at what Unicode calls white space, which ids may hold.
+  """
+  if line.isascii():
+    return line.split()
+  return [field for field in _ASCII_SPACE.split(line) if field]
+
+
+def _score(value: Any, where: str) -> float:
+  """A finite float32, which is what trec_eval compares.
+
+  Raises:
+    ValueError: if it is none.
+  """
+  try:
+    # Python takes 1_000 for a number, and nobody else does.
+    score = math.nan if "_" in str(value) else float(value)
+  except (TypeError, ValueError):
+    score = math.nan
+  if not abs(score) <= _LARGEST:
+    raise ValueError(
+      f"{where}: the score {value!r:.60} is no number, or none that float32 "
+      "holds; mend or remove it."
+    )
+  return float(np.float32(score))
 
 
 def _json_lines(
@@ -295,12 +328,17 @@ def _json_lines(
         same = by_text.get(record["question"])
         name = same.pop() if same else record["question"]
       for rank, passage in enumerate(record["ctxs"], 1):
-        keys = [key for key in _ID_KEYS if key in passage]
+        keys = [key for key in ID_KEYS if key in passage]
         passage_id = str(passage[keys[0] if keys else "id"])
+        at, score = f"{where}, passage {rank}", passage.get("score")
         # Readers' inputs of other tools have no scores; the order counts.
-        score = float(passage.get("score", -rank))
-        yield f"{where}, passage {rank}", name, passage_id, score
-    except (KeyError, TypeError, ValueError) as error:
+        yield (
+          at,
+          name,
+          passage_id,
+          _score(-rank if score is None else score, at),
+        )
+    except (AttributeError, KeyError, TypeError) as error:
       raise ValueError(
         f"{where}: no record of a DPR run ({{question, ctxs: [{{id, score}}]}}"
         f"): {error!r}; mend or remove it."

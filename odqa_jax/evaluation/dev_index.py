@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, sample_passages
+from odqa_jax.data.exclusions import find_exclusions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
@@ -78,6 +79,7 @@ class DevIndex:
     self.kind, self.corpus = kind, corpus
     self._texts = [q.question for q in questions]
     self._mesh, self._dtype, self._folder = mesh, dtype, folder
+    self._exclusions = find_exclusions(questions, corpus)
     self._sample: PassageSample | None = None
     if kind == "sample" and passages < len(corpus):
       gold = [name for q in questions for name in q.positive_ids]
@@ -108,10 +110,16 @@ class DevIndex:
     if embeddings is None:
       embeddings = encode_questions(retriever, self._texts)
     with self._index(retriever, live) as index:
-      scores, rows = search_embeddings(index, embeddings, k)
-    if self._sample is not None:
-      rows = self._sample.rows[rows].astype(np.int32)
-    return scores, rows
+
+      def search(depth: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, rows = search_embeddings(index, embeddings, depth)
+        if self._sample is not None:
+          rows = self._sample.rows[rows].astype(np.int32)
+        return scores, rows
+
+      if self._exclusions is None:
+        return search(k)
+      return self._exclusions.search(search, k, index.count)
 
   @contextmanager
   def _index(

@@ -6,21 +6,23 @@ Families of measures, never mixed:
 
 - `recall@k`: the share of questions with an answer in one of the first k
   passages (DPR's rule), over the questions that have answers;
-- `gold@k`, `ndcg@10`, `mrr@10`: about the passages that `positive_ids` or
-  TREC qrels call relevant, computed by ir-measures;
+- `gold@k` (a relevant passage is among the first k), `gold_recall@k` (the
+  share of them that is), `ndcg@10`, `mrr@10`, `map`: about the passages that
+  `positive_ids` or qrels call relevant, computed by ir-measures;
 - `em`, `f1`: of answers that a reader wrote.
 """
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
+from odqa_jax.data.exclusions import Exclusions
+from odqa_jax.data.formats.judgements import read_judgements
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import (
@@ -46,11 +48,19 @@ CUTOFFS = (1, 5, 20, 100)
 def evaluate_run(
   path: str | Path,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
   *,
   qrels: str | Path | None = None,
+  exclude_self: bool = False,
 ) -> dict[str, Any]:
   """Measures a run file; a question that is not in it counts as a miss.
+
+  Args:
+    path: the file.
+    questions: that were searched.
+    corpus: where; or the passages that the file itself holds.
+    qrels: see `evaluate_ranking`.
+    exclude_self: whether passages that are the question itself are left out.
 
   Returns:
     The figures of `evaluate_ranking`, and `missing`: how many questions the
@@ -60,6 +70,10 @@ def evaluate_run(
     ValueError: see `read_run` and `read_qrels`.
   """
   ranking = read_run(path, questions, corpus)
+  if exclude_self:
+    left = Exclusions(questions, corpus, own=True).left
+    scores, rows = left(ranking.scores, ranking.rows)
+    ranking = Ranking(ranking.question_ids, rows, scores)
   figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
   missing = int((ranking.rows < 0).all(axis=1).sum())
   return figures | {"missing": missing}
@@ -68,7 +82,7 @@ def evaluate_run(
 def evaluate_ranking(
   ranking: Ranking,
   questions: Sequence[Question],
-  corpus: Corpus,
+  corpus: PassageTexts,
   *,
   qrels: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -83,7 +97,7 @@ def evaluate_ranking(
   Returns:
     `questions`, `k`; with answers `recall` ({"1": …}) and `recall_95`
     (Wilson intervals); with gold passages that the corpus has `gold`,
-    `ndcg@10`, `mrr@10`. Cutoffs above k are left out.
+    `gold_recall`, `ndcg@10`, `mrr@10`, `map`. Cutoffs above k are left out.
 
   Raises:
     ValueError: if the ranking is not of these questions in this order; see
@@ -107,8 +121,11 @@ def evaluate_ranking(
   if qrels is not None:
     relevant = read_qrels(qrels, questions, corpus)
   else:
-    gold = {q.id: _gold(q, corpus) for q in questions}
-    relevant = {q: passages for q, passages in gold.items() if passages}
+    relevant = {
+      q.id: passages
+      for q in questions
+      if (passages := _counted(_named(q), q, corpus, _find))
+    }
     # Gold passages of another corpus say nothing about this one.
     if not _any_in(corpus, relevant):
       relevant = {}
@@ -117,21 +134,46 @@ def evaluate_ranking(
   return figures
 
 
-def _gold(question: Question, corpus: Corpus) -> dict[str, int]:
-  """The passages that a question names, by the corpus's own ids."""
-  found = {name: corpus.find(name) for name in question.positive_ids}
-  return {
-    name if row is None else corpus.id(row): 1
-    for name, row in found.items()
-    if name not in question.excluded_ids
-  }
+def _named(question: Question) -> dict[str, float]:
+  """The grades of the passages that a question names."""
+  return dict.fromkeys(question.positive_ids, 1.0)
+
+
+def _find(corpus: PassageTexts, name: str) -> int | None:
+  return corpus.find(name)
+
+
+def _counted(
+  grades: Mapping[str, float],
+  question: Question,
+  corpus: PassageTexts,
+  find: Callable[[PassageTexts, str], int | None],
+) -> dict[str, int]:
+  """Grades by the corpus's own ids, without what the question excludes.
+
+  Raises:
+    ValueError: for a grade between two integers, which no measure defines.
+  """
+  excluded = {corpus.find(name) for name in question.excluded_ids} - {None}
+  counted: dict[str, int] = {}
+  for written, grade in grades.items():
+    if grade != int(grade):
+      raise ValueError(
+        f"the passage {written!r} has the grade {grade:g} for the question "
+        f"{question.id!r}; grades are integers: round it."
+      )
+    row = find(corpus, written)
+    if row not in excluded and written not in question.excluded_ids:
+      name = written if row is None else corpus.id(row)
+      counted[name] = max(int(grade), counted.get(name, int(grade)))
+  return counted
 
 
 def answer_hits(
   ranking: Ranking,
   questions: Sequence[Question],
   chosen: Sequence[int],
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> Bool[np.ndarray, "n k"]:
   """Whether each passage of the chosen questions contains an answer.
 
@@ -191,7 +233,9 @@ def answer_measures(
   return figures
 
 
-def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
+def _any_in(
+  corpus: PassageTexts, relevant: Mapping[str, Mapping[str, int]]
+) -> bool:
   return any(
     corpus.find(passage) is not None
     for passages in relevant.values()
@@ -200,48 +244,38 @@ def _any_in(corpus: Corpus, relevant: Mapping[str, Mapping[str, int]]) -> bool:
 
 
 def read_qrels(
-  path: str | Path, questions: Sequence[Question], corpus: Corpus
+  path: str | Path, questions: Sequence[Question], corpus: PassageTexts
 ) -> dict[str, dict[str, int]]:
   """Question → passage → grade, of TREC's or BEIR's file of judgements.
 
   TREC's lines are `qid 0 docid grade`, BEIR's rows `query-id corpus-id score`
   under a header. Judgements of other questions are left out, and said on
   stderr; questions judged without a relevant passage count, as in ir-measures.
+  Passages that a question excludes do not.
 
   Raises:
-    ValueError: with file and line, for a line that is none; or if no question
-      or passage is known.
+    ValueError: with file and line, for a line that is none and for two grades
+      of one passage; or if no question or passage is known.
   """
-  known = {q.id for q in questions}
-  relevant: dict[str, dict[str, int]] = {}
-  width, others = 4, set()
-  for place, line in RawFile(path).lines():
-    fields = line.split()
-    if fields == ["query-id", "corpus-id", "score"]:
-      width = 3
-      continue
-    if len(fields) != width or not re.fullmatch(r"-?\d+(\.0*)?", fields[-1]):
-      what = "qid 0 docid grade" if width == 4 else "query-id corpus-id score"
-      raise ValueError(
-        f"{place}: {line[:60]!r} is not `{what}`; mend or remove it."
-      )
-    if fields[0] not in known:
-      others.add(fields[0])
-      continue
-    row = find_written(corpus, fields[-2])
-    passage = fields[-2] if row is None else corpus.id(row)
-    relevant.setdefault(fields[0], {})[passage] = int(float(fields[-1]))
+  judged = read_judgements([RawFile(path)])
+  graded = {name: judgement.grades for name, judgement in judged.items()}
+  relevant = {
+    q.id: passages
+    for q in questions
+    if (passages := _counted(graded.pop(q.id, {}), q, corpus, find_written))
+  }
+  others = sorted(graded)
   if not _any_in(corpus, relevant):
     raise ValueError(
       f"{path}: the corpus has none of the judged passages of these questions "
       f"(its ids look like {corpus.id(0)!r}; {len(others)} questions of the "
-      f"file are not among the {len(known)}); give the qrels of this set and "
-      "corpus."
+      f"file are not among the {len(questions)}); give the qrels of this set "
+      "and corpus."
     )
   if others:
     print(
-      f"{path}: {len(others)} questions are not among the {len(known)} and are "
-      f"left out, for example {sorted(others)[:3]}.",
+      f"{path}: {len(others)} questions are not among the {len(questions)} and "
+      f"are left out, for example {others[:3]}.",
       file=sys.stderr,
     )
   return relevant
@@ -250,12 +284,12 @@ def read_qrels(
 def gold_measures(
   ranking: Ranking,
   relevant: Mapping[str, Mapping[str, int]],
-  corpus: Corpus,
+  corpus: PassageTexts,
   cutoffs: Sequence[int],
 ) -> dict[str, Any]:
-  """`gold` (success at the cutoffs), `ndcg@10` and `mrr@10`."""
+  """`gold` (success), `gold_recall`, `ndcg@10`, `mrr@10` and `map`."""
   import ir_measures
-  from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+  from ir_measures import AP, RR, Qrel, R, ScoredDoc, Success, nDCG
 
   qrels = [
     Qrel(question_id, passage_id, grade)
@@ -271,13 +305,16 @@ def gold_measures(
     for rank, row in ranked_rows(ranking, i)
   ]
   success = {c: Success @ c for c in cutoffs}
-  measures = [*success.values(), nDCG @ 10, RR @ 10]
+  shares = {c: R @ c for c in cutoffs}
+  measures = [*success.values(), *shares.values(), nDCG @ 10, RR @ 10, AP]
   values = ir_measures.calc_aggregate(measures, qrels, run)
   return {
     "gold_questions": len(relevant),
     "gold": {str(c): values[m] for c, m in success.items()},
+    "gold_recall": {str(c): values[m] for c, m in shares.items()},
     "ndcg@10": values[nDCG @ 10],
     "mrr@10": values[RR @ 10],
+    "map": values[AP],
   }
 
 

@@ -331,6 +331,13 @@ def _scann(page: Page, files: Artifact, n: int) -> None:
   } | page.facts
 
 
+def _converted(page: Page, files: Artifact, n: int) -> None:
+  del n
+  made_from = files.manifest["made_from"]
+  page.facts = {"format": made_from["to"]} | page.facts
+  page.facts |= files.manifest["records"]
+
+
 def _bm25(page: Page, files: Artifact, n: int) -> None:
   del n
   page.facts = _counts(files, ()) | page.facts
@@ -348,4 +355,5 @@ KINDS: dict[str, tuple[str, Fill]] = {
   "index": ("the embeddings of all passages of a corpus", _index),
   "bm25": ("the terms of all passages of a corpus, weighted by BM25", _bm25),
   "scann": ("a ScaNN build of an index", _scann),
+  "converted": ("files for other tools, by `odqa convert`", _converted),
 }

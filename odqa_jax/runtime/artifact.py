@@ -47,6 +47,7 @@ _COMMANDS = {
   "spans": "odqa prepare --spans",
   "bm25": "odqa prepare --pairs",
   "leaks": "odqa prepare",
+  "converted": "odqa convert",
   "index": "odqa index",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",

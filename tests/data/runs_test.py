@@ -7,13 +7,17 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from ir_measures import RR, Success, nDCG
+from ir_measures import AP, RR, R, Success, nDCG
 
 from odqa_jax.data.corpus.corpus import Corpus, build_corpus
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, read_run, write_run
-from odqa_jax.evaluation.measures import evaluate_ranking, read_qrels
+from odqa_jax.evaluation.measures import (
+  evaluate_ranking,
+  evaluate_run,
+  read_qrels,
+)
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 NAMES = ["<d:Caf%C3%A9>", "<d:Café>", "two words", "50%", "7", "b", "c"]
@@ -75,6 +79,28 @@ def test_scores_rank_and_ties_fall_by_name(
   assert rows == [[5, 6, 4], [-1, -1, -1], [4, -1, -1]]
 
 
+def test_scores_that_differ_beyond_float32_are_equal(
+  tmp_path: Path, corpus: Corpus
+) -> None:
+  lines = ["q0 Q0 b first 0.12345678902 t", "q0 Q0 c x 0.12345678901 t"]
+  rows = read(tmp_path / "run.trec", "\n".join(lines), corpus)
+  assert rows[0] == [6, 5]
+  run = list(ir_measures.read_trec_run(str(tmp_path / "run.trec")))
+  qrels = [ir_measures.Qrel("q0", "c", 1)]
+  assert ir_measures.calc_aggregate([RR], qrels, run)[RR] == 1.0
+
+
+def test_space_that_is_not_ascii_s_belongs_to_an_id(tmp_path: Path) -> None:
+  names = ["a\u00a0b", "c\u3000", "\u2003d"]
+  corpus = make_corpus(tmp_path, names)
+  text = "".join(f"q0\tQ0 {n} 1 {9 - i} t\r\n" for i, n in enumerate(names))
+  assert read(tmp_path / "run.trec", text, corpus)[0] == [0, 1, 2]
+  (tmp_path / "qrels").write_text(f"q0 0 {names[0]} 1\n", "utf-8")
+  assert read_qrels(tmp_path / "qrels", QUESTIONS, corpus) == {
+    "q0": {names[0]: 1}
+  }
+
+
 def test_ids_with_the_prefix_of_dpr(
   tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture
 ) -> None:
@@ -96,6 +122,39 @@ def test_what_a_question_excludes_does_not_count(
   figures = evaluate_ranking(ranking, [question], corpus)
   assert figures["gold"] == {"1": 1.0}
   assert figures["ndcg@10"] == 1.0
+
+
+def test_judgements_of_what_is_excluded_do_not_count(
+  tmp_path: Path, corpus: Corpus
+) -> None:
+  question = Question("q0", "Who?", (), excluded_ids=("wiki:b", "gone"))
+  other = Question("q2", "Who?", (), excluded_ids=("c",))
+  (tmp_path / "qrels").write_text("q0 0 7 1\nq0 0 b 2\nq0 0 gone 1\nq2 0 c 1\n")
+  relevant = read_qrels(tmp_path / "qrels", [question, other], corpus)
+  assert relevant == {"q0": {"7": 1}}
+
+
+def test_judgements_of_rounds_and_of_any_grade(
+  tmp_path: Path, corpus: Corpus
+) -> None:
+  text = "q0 4.5 7 -1\nq0 2 b 0\nq0 Q0 c 2.0\n"
+  (tmp_path / "qrels").write_text(text)
+  relevant = read_qrels(tmp_path / "qrels", QUESTIONS, corpus)
+  assert relevant == {"q0": {"7": -1, "b": 0, "c": 2}}
+
+
+def test_passages_that_are_the_question_are_left_out_of_a_run(
+  tmp_path: Path, corpus: Corpus
+) -> None:
+  question = Question("q0", " WORDS 4?", ("words",), positive_ids=("b",))
+  (tmp_path / "run").write_text("q0 Q0 7 1 9 t\nq0 Q0 b 2 1 t\n")
+  reciprocal = {
+    exclude: evaluate_run(
+      tmp_path / "run", [question], corpus, exclude_self=exclude
+    )["mrr@10"]
+    for exclude in (False, True)
+  }
+  assert reciprocal == {False: 0.5, True: 1.0}
 
 
 def test_judgements_of_trec_and_beir_are_the_same(
@@ -126,21 +185,26 @@ def test_figures_are_those_of_ir_measures_on_the_files(tmp_path: Path) -> None:
     for question in questions[:-2]:
       for row in rng.permutation(40)[:6]:
         file.write(f"{question.id} 0 {names[row]} {rng.integers(0, 3)}\n")
-  measures = [nDCG @ 10, RR @ 10, Success @ 1, Success @ 5, Success @ 20]
+  cutoffs = (1, 5, 20)
+  measures = [nDCG @ 10, RR @ 10, AP]
+  measures += [measure @ c for c in cutoffs for measure in (Success, R)]
   qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels")))
   run = list(ir_measures.read_trec_run(str(tmp_path / "run.trec")))
   theirs = ir_measures.calc_aggregate(measures, qrels, run)
-  for read_back in (
-    ranking,
-    read_run(tmp_path / "run.trec", questions, corpus),
-  ):
-    ours = evaluate_ranking(
-      read_back, questions, corpus, qrels=tmp_path / "qrels"
+
+  def check(ranking: Ranking, theirs: dict) -> None:
+    figures = evaluate_ranking(
+      ranking, questions, corpus, qrels=tmp_path / "qrels"
     )
-    assert ours["ndcg@10"] == pytest.approx(theirs[nDCG @ 10], rel=1e-12)
-    assert ours["mrr@10"] == pytest.approx(theirs[RR @ 10], rel=1e-12)
-    for k in (1, 5, 20):
-      assert ours["gold"][str(k)] == pytest.approx(theirs[Success @ k])
+    ours = {nDCG @ 10: figures["ndcg@10"], RR @ 10: figures["mrr@10"]}
+    ours[AP] = figures["map"]
+    for c in cutoffs:
+      ours[Success @ c] = figures["gold"][str(c)]
+      ours[R @ c] = figures["gold_recall"][str(c)]
+    assert {m: ours[m] for m in theirs} == pytest.approx(theirs, rel=1e-12)
+
+  check(ranking, theirs)
+  check(read_run(tmp_path / "run.trec", questions, corpus), theirs)
   # A foreign file, in no order and with ties as they are.
   lines = [
     f"{q.id} Q0 {names[row]} 0 {scores[i, n]:g} x\n"
@@ -151,10 +215,8 @@ def test_figures_are_those_of_ir_measures_on_the_files(tmp_path: Path) -> None:
   foreign = read_run(tmp_path / "foreign", questions, corpus)
   run = list(ir_measures.read_trec_run(str(tmp_path / "foreign")))
   # Not RR@10: what computes that breaks ties in another way than trec_eval.
-  theirs = ir_measures.calc_aggregate([nDCG @ 10, Success @ 5], qrels, run)
-  ours = evaluate_ranking(foreign, questions, corpus, qrels=tmp_path / "qrels")
-  assert ours["ndcg@10"] == pytest.approx(theirs[nDCG @ 10], rel=1e-12)
-  assert ours["gold"]["5"] == pytest.approx(theirs[Success @ 5])
+  measures.remove(RR @ 10)
+  check(foreign, ir_measures.calc_aggregate(measures, qrels, run))
 
 
 def test_scores_of_a_run_are_a_step_apart(

@@ -132,12 +132,17 @@ def test_a_foreign_dpr_json_is_matched_by_question_text(
 @pytest.mark.parametrize(
   ("second", "message"),
   [
-    ("q0 Q0 p%201 2", "is not a run line"),
-    ("q0 Q0 p%201 two 1.0 t", "is not a run line"),
-    ("q0 Q0 p%201 2 1.0 t extra", "is not a run line"),
+    ("q0 Q0 p%201 2", "is not a run line .* it has 4 columns"),
+    ("q0 Q0 p%201 2 1.0", "is not a run line .* it has 5 columns"),
+    ("q0 Q0 p%201 2 1.0 t extra", "is not a run line .* it has 7 columns"),
+    ("q0 Q0 p%201 2 one t", "the score 'one' is no number"),
+    ("q0 Q0 p%201 2 1_0 t", "the score '1_0' is no number"),
+    ("q0 Q0 p%201 2 1,5 t", "the score '1,5' is no number"),
+    ("q0 Q0 p%201 2 -inf t", "the score '-inf' is no number, or none that"),
+    ("q0 Q0 p%201 2 1e39 t", "the score '1e39' is no number, or none that"),
     ("q9 Q0 p%201 1 1.0 t", "question 'q9' is not among the 4"),
     ("q0 Q0 wiki:1 2 1.0 t", r"'wiki:1' is not in the corpus .* like 'p 0'"),
-    ("q0 Q0 p%201 2 nan t", "the score of 'p%201' is no number"),
+    ("q0 Q0 p%201 2 nan t", "the score 'nan' is no number"),
     ("q0 Q0 p%200 2 1.0 t", "'p%200' comes twice for 'q0'"),
   ],
 )
@@ -204,10 +209,12 @@ def test_qrels_count_instead_of_positive_ids_and_keep_their_grades(
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("q0 0 p%200 1\nq0 0 p%200\n", ":2: .* is not `qid 0 docid grade`"),
-    ("q0 0 p%200 high\n", ":1: .* is not `qid 0 docid grade`"),
+    ("q0 0 p%200 1\nq0 0 p%200\n", ":2: 'q0 0 p%200' is no judgement"),
+    ("q0 0 p%200 high\n", ":1: 'q0 0 p%200 high' is no judgement"),
     ("q7 0 p%200 1\n", "none of the judged .* 1 questions .* among the 4"),
     ("q0 0 wiki:1 1\n", "none of the judged passages"),
+    ("q0 0 p%200 1\nq0 0 p%200 2\n", ":2: .* the grade 2 .* had 1 before"),
+    ("query-id\tcorpus-id\tscore\nq0\tp 0\t0.5\n", "grades are integers"),
   ],
 )
 def test_bad_qrels_are_named(

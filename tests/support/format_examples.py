@@ -7,6 +7,8 @@ Where a published file has what readers stumble over (a title in quotes, a null,
 import json
 from typing import Any
 
+from wiki_dump import DumpPage, dump
+
 
 def json_lines(*records: dict[str, Any]) -> bytes:
   """Records, one a line."""
@@ -266,21 +268,17 @@ EXAMPLES: dict[str, bytes] = {
   ),
   "nq_open": json_lines({"question": "who?", "answer": ["she", "her"]}),
   "dpr_qas": b"who is it?\t['she', \"it's\"]\n",
+  "wikipedia_dump": dump(
+    [
+      DumpPage("First", "The '''first''' page{{x}} of [[all|these]]."),
+      DumpPage("Old", "#REDIRECT [[First]]", redirect="First"),
+      DumpPage("Second", "And <ref>a note</ref> another."),
+    ]
+  ),
   "passages_jsonl": json_lines(
     {"id": "1", "title": "t", "text": "words"},
     {"id": "2", "title": "", "text": "more"},
   ),
   "passages_tsv": b"id\ttext\ttitle\n1\twords\tt\n",
   "passages_tsv_unquoted": b"id\ttext\ttitle\n1\twords\tt\n",
-  "wikipedia_dump": (
-    b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" '
-    b'version="0.10" xml:lang="en">\n'
-    b"<siteinfo><sitename>Wikipedia</sitename><dbname>enwiki</dbname>"
-    b'<namespaces><namespace key="0" case="first-letter" />'
-    b"</namespaces></siteinfo>\n"
-    b"<page><title>Aruba</title><ns>0</ns><id>690</id><revision><id>1</id>"
-    b'<text xml:space="preserve">'
-    + b"Aruba is an [[island]] whose capital is [[Oranjestad]]. " * 20
-    + b"</text></revision></page>\n</mediawiki>\n"
-  ),
 }

@@ -1,7 +1,8 @@
 """Small datasets as TFDS prepares the real ones: same features, same layout.
 
 The features are those of natural_questions_open 1.0.0, squad 3.0.0 (v1.1 and
-v2.0) and trivia_qa 1.1.0 as `tensorflow_datasets` 4.9 declares them.
+v2.0), trivia_qa 1.1.0 and web_questions 1.0.0 as `tensorflow_datasets` 4.9
+declares them.
 """
 
 import contextlib
@@ -23,6 +24,11 @@ SQUAD = {
   "context": Text(),
   "question": Text(),
   "answers": _ANSWERS,
+}
+WEB_QUESTIONS = {
+  "url": Text(),
+  "question": Text(),
+  "answers": Sequence(Text()),
 }
 SQUAD_2 = SQUAD | {"plausible_answers": _ANSWERS, "is_impossible": np.bool_}
 TRIVIA_QA = {
@@ -95,14 +101,20 @@ def prepare(
   splits: dict[str, Iterable[Any]],
   *,
   config: str = "",
+  default: str = "",
   version: str = "1.0.0",
 ) -> Path:
-  """Prepares DATA_DIR/NAME[/CONFIG]/VERSION; returns it."""
+  """Prepares DATA_DIR/NAME[/CONFIG]/VERSION; returns it.
+
+  TFDS notes the dataset's default configuration; none given: this one.
+  """
+  names = dict.fromkeys(filter(None, (default, config)))
+  configs = [tfds.core.BuilderConfig(name=name) for name in names]
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = dataset
     VERSION = tfds.core.Version(version)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+    BUILDER_CONFIGS = configs
     code_path = None
 
     def _info(self) -> Any:
@@ -117,7 +129,9 @@ def prepare(
       yield from enumerate(records)
 
   tfds.disable_progress_bar()
-  builder = Builder(data_dir=str(data_dir), file_format="array_record")
+  builder = Builder(
+    config=config or None, data_dir=str(data_dir), file_format="array_record"
+  )
   with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare(download_dir=str(data_dir / "downloads"))
   return Path(builder.data_dir)

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from odqa_jax.data.raw.formats import (
   Beginning,
@@ -47,6 +47,26 @@ class Passage:
   id: str
   title: str
   text: str
+
+
+@runtime_checkable
+class PassageTexts(Protocol):
+  """What can be asked of passages by row: a corpus, or part of one."""
+
+  def __len__(self) -> int:
+    """How many passages."""
+
+  def id(self, row: int) -> str:
+    """Id of the passage in a row."""
+
+  def title(self, row: int) -> str:
+    """Its title."""
+
+  def text(self, row: int) -> str:
+    """Its text."""
+
+  def find(self, passage_id: str) -> int | None:
+    """Row of the passage with an id; None if there is none."""
 
 
 def check_passage(passage: Passage) -> Passage:

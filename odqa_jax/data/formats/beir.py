@@ -130,8 +130,9 @@ def _question(record: Record) -> Question:
     raise ValueError(
       "a record with a 'title' is a passage and no query; name the queries."
     )
+  own = {"answers": ()} | fields.own_fields(record)
   return Question(
-    fields.identifier(record.get("_id")), fields.text(record, "text"), ()
+    fields.identifier(record.get("_id")), fields.text(record, "text"), **own
   )
 
 

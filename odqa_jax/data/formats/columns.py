@@ -64,6 +64,7 @@ def parse_columns(text: str, content: Content) -> dict[str, str]:
 def named_columns(text: str, content: Content) -> Format:
   """A format of records with these columns; see `parse_columns`."""
   columns = parse_columns(text, content)
+  needed = [f for f in columns if f in (*_NEEDED[content], "id")]
 
   def records(file: RawFile) -> Iterator[tuple[Place, Record]]:
     named, known = set(columns.values()), set[str]()
@@ -72,10 +73,15 @@ def named_columns(text: str, content: Content) -> Format:
       if unseen:
         unseen -= record.keys()
         known |= record.keys()
+      missing = next((f for f in needed if columns[f] not in record), None)
+      if missing is not None:
+        keys = sorted(record)
+        file.attempt(place, _check_known, columns[missing], missing, keys)
+        continue
       yield place, {f: record.get(c) for f, c in columns.items()}
     if known:
       # A record of JSON may lack what another has; not all of them.
-      _check_known(file, columns, sorted(known))
+      _check_all_known(file, columns, sorted(known))
 
   about = ", ".join(
     f"{field} from {column!r}" for field, column in columns.items()
@@ -105,13 +111,13 @@ def _table(
   start = beginning(file)
   if start.keys is not None:
     if start.kind == "Parquet":
-      _check_known(file, columns, list(start.keys))
+      _check_all_known(file, columns, list(start.keys))
     return file.records()
   headers = {d: _header(file, d) for d in ("\t", ",")}
   for delimiter, header in headers.items():
     if set(columns.values()) <= set(header):
       return file.table_rows(delimiter)
-  _check_known(file, columns, max(headers.values(), key=len))
+  _check_all_known(file, columns, max(headers.values(), key=len))
   raise AssertionError("one of the columns is unknown")
 
 
@@ -124,15 +130,21 @@ def _header(file: RawFile, delimiter: str) -> list[str]:
   return header
 
 
-def _check_known(
+def _check_all_known(
   file: RawFile, columns: Mapping[str, str], known: list[str]
 ) -> None:
   for field, column in columns.items():
-    if column not in known:
-      raise ValueError(
-        f"{file.path}: there is no column {column!r} for {field}; "
-        f"{nearest(column, known)}"
-      )
+    try:
+      _check_known(column, field, known)
+    except ValueError as error:
+      raise ValueError(f"{file.path}: {error}") from error
+
+
+def _check_known(column: str, field: str, known: list[str]) -> None:
+  if column not in known:
+    raise ValueError(
+      f"there is no column {column!r} for {field}; {nearest(column, known)}"
+    )
 
 
 def _question(record: Record, n: int) -> Question:

@@ -10,6 +10,9 @@ from typing import Any
 from odqa_jax.data.formats.literals import list_of_strings
 from odqa_jax.data.raw.records import Record
 
+# Where `odqa convert` keeps, inside `metadata`, what a format has no field for.
+OWN = "odqa_jax"
+_OWN_LISTS = ("answers", "positive_ids", "negative_ids", "excluded_ids")
 _SHOWN_KEYS = 12
 
 
@@ -144,3 +147,32 @@ def objects(record: Record, key: str) -> list[Record]:
   if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
     raise ValueError(f"{key!r} is {shown(value)}, not a list of objects.")
   return value
+
+
+def own_fields(record: Record) -> dict[str, Any]:
+  """The fields of a question that `odqa convert` keeps in `metadata`.
+
+  Raises:
+    ValueError: if they are of other types.
+  """
+  metadata = record.get("metadata")
+  own = metadata.get(OWN) if isinstance(metadata, dict) else None
+  if own is None:
+    return {}
+  known = (*_OWN_LISTS, "answer_type")
+  if not isinstance(own, dict) or not set(own) <= set(known):
+    raise ValueError(
+      f"{OWN!r} in 'metadata' is {shown(own)}, not an object of "
+      f"{', '.join(known)}; mend or remove it."
+    )
+  found: dict[str, Any] = {
+    key: strings(own[key], repr(key)) for key in _OWN_LISTS if key in own
+  }
+  if "answer_type" in own:
+    if own["answer_type"] not in ("string", "regex"):
+      raise ValueError(
+        f"'answer_type' is {shown(own['answer_type'])}; it must be string or "
+        "regex."
+      )
+    found["answer_type"] = own["answer_type"]
+  return found

@@ -114,7 +114,7 @@ def read_questions(
   Args:
     path: a file, plain or compressed, or `NAME:SPLIT` of a packaged dataset,
       such as "factbook:train", or of one that TFDS has prepared. A `RawFile`
-      may leave out bad records, and has the count of those that are of no use.
+      may leave out bad records, and has the count of those of no use.
     format: one, or a key of `FORMATS`; None to detect it.
 
   Raises:

@@ -16,13 +16,14 @@ from odqa_jax.data.raw.records import RawFile, Record
 
 
 def question(record: Record, n: int) -> Question:
-  """id, question, golden_answers; `metadata` says nothing of passages."""
+  """id, question, golden_answers; of `metadata` what `odqa convert` wrote."""
   return Question(
     id=fields.identifier(record.get("id", n)),
     question=fields.text(record, "question"),
     answers=fields.answer_strings(
       record.get("golden_answers"), "'golden_answers'"
     ),
+    **fields.own_fields(record),
   )
 
 

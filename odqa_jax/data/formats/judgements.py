@@ -8,6 +8,7 @@ stay as they are written.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -46,10 +47,13 @@ def is_judgements(start: Beginning) -> bool:
 
 
 def is_trec_judgements(row: list[str]) -> bool:
-  """Whether a row, split at white space, is `qid 0 docid grade`."""
-  return (
-    len(row) == 4 and row[1] in ("0", "Q0") and row[3].lstrip("-").isdigit()
-  )
+  """Whether a row, split at white space, is surely `qid 0 docid grade`."""
+  return row[1:2] in (["0"], ["Q0"]) and _is_judgement(row)
+
+
+def _is_judgement(row: list[str]) -> bool:
+  """Judgements made in rounds have their number in place of the 0."""
+  return len(row) == 4 and re.fullmatch(r"-?\d+(\.0*)?", row[3]) is not None
 
 
 def _layout(file: RawFile) -> Iterator[tuple[Place, Record]]:
@@ -63,8 +67,9 @@ def _layout(file: RawFile) -> Iterator[tuple[Place, Record]]:
 
 def _trec_rows(file: RawFile) -> Iterator[tuple[Place, Record]]:
   for place, line in file.lines():
-    row = line.split()
-    if is_trec_judgements(row):
+    # At ASCII's white space, as trec_eval; ids may hold other space.
+    row = re.split(r"[ \t\r\f\v]+", line.strip(" \t\r\f\v"))
+    if _is_judgement(row):
       yield place, {QUERY: row[0], PASSAGE: row[2], GRADE: row[3]}
     else:
       file.reject(

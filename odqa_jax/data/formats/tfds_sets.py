@@ -5,14 +5,16 @@
     read_tfds_questions("tfds:converted/dev")     # a folder with dataset_info
 
 The features of a record say how it is read: those of natural_questions_open,
-of trivia_qa, of squad, and of what `odqa convert --to tfds` writes. The order
-is that of the files, which TFDS has shuffled; the ids of sets that have none
-are numbers in that order.
+of trivia_qa, of squad (and xquad, mlqa, which share them), of web_questions,
+and of what `odqa convert --to tfds` writes. The order is that of the files,
+which TFDS has shuffled; the ids of sets that have none are numbers in that
+order.
 """
 
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +24,15 @@ from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.formats.fields import content_id
 from odqa_jax.data.questions.sets import FEATURES, Question, stored_question
 from odqa_jax.data.raw.tfds_folder import INFO, read_dataset, splits_of
+from odqa_jax.runtime.artifact import read_json
+from odqa_jax.runtime.paths import expand_home
 
 PREFIX = "tfds:"
 # Usable without the prefix.
 KNOWN = ("natural_questions_open", "trivia_qa", "squad")
 _READ_AHEAD = 1024
+# The folder of a version.
+_NUMBERED = r"\d+\.\d+\.\d+"
 # What TFDS writes where TriviaQA's test questions have no answer.
 _UNKNOWN = "<unk>"
 
@@ -78,6 +84,22 @@ def _squad_passage(record: Record) -> Passage:
   return Passage(content_id("squad", text), title, text)
 
 
+def _web_question(record: Record, n: int) -> Question:
+  return Question(str(n), _text(record["question"]), _texts(record["answers"]))
+
+
+def _own_pair(record: Record, n: int) -> Question:
+  """What was mined for a question is what its file names."""
+  del n
+  return Question(
+    id=_text(record["id"]),
+    question=_text(record["question"]),
+    answers=_texts(record["answers"]),
+    positive_ids=_texts(record["positives"]["id"]),
+    negative_ids=_texts(record["negatives"]["id"]),
+  )
+
+
 def _own_question(record: Record, n: int) -> Question:
   del n
   return stored_question(record)
@@ -114,6 +136,11 @@ _KINDS = (
     _squad_passage,
     once=True,
   ),
+  _Kind(
+    frozenset({"id", "question", "answers", "positives", "negatives"}),
+    _own_pair,
+  ),
+  _Kind(frozenset({"url", "question", "answers"}), _web_question),
   _Kind(frozenset({"question_id", "question", "answer"}), _trivia_question),
   _Kind(frozenset({"question", "answer"}), _open_question),
 )
@@ -131,17 +158,22 @@ def is_tfds(name: str | Path) -> bool:
 def set_name(name: str) -> str:
   """The name of a prepared set: `squad-v1.1-train` of `tfds:squad/v1.1:train`.
 
-  Of a folder it is the last part.
+  Of a folder it is the last part, but for those that TFDS numbers.
   """
   dataset, split = _parts(name)
   if Path(dataset).is_dir():
-    dataset = Path(dataset).resolve().name
+    folder = Path(dataset).absolute()
+    dataset = folder.name
+    if re.fullmatch(_NUMBERED, dataset):
+      # NAME/VERSION, or NAME/CONFIG/VERSION.
+      configured = (folder.parents[1] / ".config").is_dir()
+      dataset = "/".join(folder.parts[-3 if configured else -2 : -1])
   return "-".join(filter(None, (dataset.replace("/", "-"), split)))
 
 
 def _parts(name: str) -> tuple[str, str]:
   """(dataset or folder, split or "")."""
-  plain = name.removeprefix(PREFIX)
+  plain = expand_home(name.removeprefix(PREFIX))
   dataset, colon, split = plain.rpartition(":")
   # A colon before a slash belongs to a folder's name.
   return (dataset, split) if colon and "/" not in split else (plain, "")
@@ -157,15 +189,35 @@ def _version(path: Path) -> tuple[int, ...]:
   return tuple(int(p) if p.isdigit() else -1 for p in parts)
 
 
+def _build_command(dataset: str) -> str:
+  """What prepares NAME, NAME/CONFIG or NAME/CONFIG/VERSION."""
+  name, *rest = dataset.strip("/").split("/")
+  if rest and re.fullmatch(_NUMBERED, rest[-1]):
+    name += f":{rest.pop()}"
+  told = f" --config={rest[0]}" if rest else ""
+  return f"tfds build {name}{told} --file_format=array_record"
+
+
+def _default_configuration(dataset: Path) -> Path | None:
+  """That which TFDS takes where none is named, as it has noted it."""
+  noted = dataset / ".config" / "metadata.json"
+  if not noted.is_file():
+    return None
+  name = read_json(noted).get("default_config_name")
+  return dataset / name if isinstance(name, str) else None
+
+
 def find_dataset(dataset: str) -> Path:
   """The newest version of a dataset that TFDS has prepared, or the folder.
+
+  Without a configuration it is the default one, as for `tfds.load`.
 
   Args:
     dataset: NAME, NAME/CONFIG, NAME/CONFIG/VERSION, or a folder.
 
   Raises:
     ValueError: if there is none, with the command that prepares it; or if it
-      was prepared in several configurations and none is named.
+      was prepared in configurations of which none is named or the default.
   """
   if (Path(dataset) / INFO).is_file():
     return Path(dataset)
@@ -176,20 +228,20 @@ def find_dataset(dataset: str) -> Path:
     for path in root.glob(depth + INFO)
   )
   if not versions:
-    name, _, config = dataset.partition("/")
-    told = f" --config={config}" if config else ""
     raise ValueError(
       f"{PREFIX}{dataset}: TFDS has not prepared it in {_data_dir()} "
       "(TFDS_DATA_DIR), and it is no folder with a dataset; prepare it with "
-      f"`tfds build {name}{told} --file_format=array_record`, which needs "
-      "TensorFlow; reading does not."
+      f"`{_build_command(dataset)}`, which needs TensorFlow; reading does not."
     )
   configurations = {path.parent for path in versions}
-  if len(configurations) > 1:
+  default = _default_configuration(root)
+  if default in configurations:
+    versions = [path for path in versions if path.parent == default]
+  elif default or len(configurations) > 1:
     names = sorted(str(p.relative_to(_data_dir())) for p in configurations)
     raise ValueError(
-      f"{PREFIX}{dataset}: prepared in several configurations; name one of "
-      f"{', '.join(names)}."
+      f"{PREFIX}{dataset}: prepared in configurations of which none is the "
+      f"default; name one of {', '.join(names)}."
     )
   return max(versions, key=_version)
 

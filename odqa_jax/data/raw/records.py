@@ -168,7 +168,8 @@ class RawFile:
       start = stream.read(_LONGEST_SPACE).lstrip()
     if start.startswith((b"<?xml", b"<mediawiki")):
       return "XML"
-    return "JSON" if self.first_byte() in (b"{", b"[") else "text"
+    first = start[:1] or self.first_byte()
+    return "JSON" if first in (b"{", b"[") else "text"
 
   def records(self) -> Iterator[tuple[Place, Record]]:
     """Records of JSON lines, of a JSON array, or of a Parquet file."""

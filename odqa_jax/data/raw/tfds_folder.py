@@ -4,7 +4,8 @@
     read_dataset(folder, "passages")[0]["id"]
     tfds.builder_from_directory(folder).as_data_source("passages")[0]
 
-Records lie in ArrayRecord files, in the order in which they were given.
+Records lie in ArrayRecord files, in the order in which they were given; the
+same records are the same bytes.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ Feature = Any
 Record = Mapping[str, Any]
 
 INFO = "dataset_info.json"
+_READ_AHEAD = 1024
 
 
 def _tfds_name(name: str) -> str:
@@ -108,7 +110,35 @@ def write_dataset(
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(download_dir=f"{work}/downloads")
     for file in Path(builder.data_dir).iterdir():
-      os.replace(file, directory / file.name)
+      if ".array_record-" in file.name:
+        _order_keys(file, directory / file.name)
+      else:
+        os.replace(file, directory / file.name)
+
+
+def _order_keys(source: Path, target: Path) -> None:
+  """Copies records with their keys in order.
+
+  TFDS leaves them in the order of a hash table that every process seeds anew,
+  so that the same records would be other bytes each time.
+  """
+  from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+  )
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  reader = ArrayRecordReader(str(source))
+  # As TFDS writes them: each record is found by itself.
+  writer = ArrayRecordWriter(str(target), "group_size:1")
+  count = reader.num_records()
+  for start in range(0, count, _READ_AHEAD):
+    rows = range(start, min(start + _READ_AHEAD, count))
+    for record in reader.read(list(rows)):
+      example = tf_example_pb2.Example.FromString(record)
+      writer.write(example.SerializeToString(deterministic=True))
+  writer.close()
+  reader.close()
 
 
 def splits_of(directory: Path) -> list[str]:

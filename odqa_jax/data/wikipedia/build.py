@@ -31,6 +31,7 @@ import numpy as np
 from odqa_jax.data.parts.files import (
   Arrays,
   Part,
+  discard_few,
   pack_texts,
   read_part,
   unpack_texts,
@@ -211,10 +212,14 @@ def build_passages(
     reading = _Reading(files, words, limit)
     stage = MakeArticles(words)
     runner = runner or Runner()
-    paths = make_parts(stage, reading.parts(), folder, runner, progress)
     joined = _Joined(reading)
-    with replacing(out) as temporary:
-      joined.write(temporary, paths, packed=out.suffix == ".gz")
+    try:
+      paths = make_parts(stage, reading.parts(), folder, runner, progress)
+      with replacing(out) as temporary:
+        joined.write(temporary, paths, packed=out.suffix == ".gz")
+    except ValueError:
+      discard_few(folder)
+      raise
     figures = joined.figures()
     made_from["dumps"] = [
       file.digest.hexdigest() if limit is None else file_hash(file.path)
@@ -279,11 +284,12 @@ class _Joined:
   def __init__(self, reading: _Reading) -> None:
     self.failures: list[tuple[Place, str]] = []
     self._reading = reading
-    self._reasons = Counter(reading.reasons)
+    self._reasons: Counter[str] = Counter()
     self._articles = self._passages = 0
 
   def write(self, path: Path, parts: Sequence[Path], *, packed: bool) -> None:
     """Writes all parts in order, perhaps gzipped; ids count from 1."""
+    self._reasons.update(self._reading.reasons)
     with _text_file(path, packed=packed) as file:
       rows = csv.writer(file, delimiter="\t", lineterminator="\n")
       rows.writerow(("id", "text", "title"))

@@ -11,8 +11,8 @@ Source: https://www.mediawiki.org/xml/export-0.11.xsd; exports of 0.3 and later
 are read. Of a page with several revisions the last one counts.
 """
 
-import contextlib
 import dataclasses
+import re
 from collections import deque
 from collections.abc import Generator
 from typing import NoReturn
@@ -25,6 +25,8 @@ ARTICLES, FILES, CATEGORIES = 0, 6, 14
 # more, but a text without end must not fill the memory.
 LONGEST_TEXT = 16_000_000
 _CHUNK = 1 << 18
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_FIELDS = ("title", "ns", "model", "text", "dbname", "namespace")
 _WIKITEXT = "wikitext"
 
 
@@ -116,11 +118,7 @@ class _Handlers:
       self._fields["redirect"] = attributes.get("title", "")
     elif name == "namespace":
       self._namespace_key = attributes.get("key", "")
-    # An id of the revision, and names of people, stand deeper.
-    shallow = ("title", "ns", "dbname")
-    if name in ("text", "model", "namespace") or (
-      name in shallow and self._depth == 3
-    ):
+    if name in _FIELDS:
       self._field, self._pieces, self._length = name, [], 0
       if name == "text":
         self._fields.pop("deleted", None)
@@ -162,7 +160,7 @@ class _Handlers:
     if name == "dbname":
       self.site = dataclasses.replace(self.site, database=value)
     elif name == "namespace":
-      with contextlib.suppress(ValueError):
+      if _NUMBER.fullmatch(self._namespace_key):
         self._namespaces[value.casefold()] = int(self._namespace_key)
     else:
       self._fields[name] = value
@@ -179,7 +177,7 @@ class _Handlers:
       # Exports before 0.6 do not say.
       namespace=(
         int(number)
-        if number.lstrip("-").isdecimal()
+        if _NUMBER.fullmatch(number)
         else self.site.namespace_of(title)
       ),
       redirect="redirect" in fields,

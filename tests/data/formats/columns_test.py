@@ -78,6 +78,8 @@ def test_an_unknown_column_is_refused(tmp_path: Path, layout: str) -> None:
   path = write(tmp_path / "table", layout, ROWS)
   with pytest.raises(ValueError, match=r"table: .*'Gld' for answers.*'Gold'"):
     open_questions(path, columns="question=Q,answers=Gld")
+  with pytest.raises(ValueError, match=r"table:.* 'Qq' for question.*'Q'"):
+    open_questions(path, columns="question=Qq,answers=Gold")
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_damaged_files_lose_nothing_silently(name: str) -> None:
   fuzz(name, 50)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", FORMAT_NAMES)
 def test_many_damaged_files_lose_nothing_silently(name: str) -> None:
   fuzz(name, 10_000)

@@ -1,6 +1,7 @@
 """Datasets as TFDS prepares them, with the features of the real ones."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_natural_questions_open(data_dir: Path) -> None:
     }
     with pytest.raises(ValueError, match=r"name one of its splits.*validation"):
       list(read_questions(name))
-    with pytest.raises(ValueError, match=r"no split 'dev'; it has train, valid"):
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, valid"):
       list(read_questions(f"{name}:dev"))
 
 
@@ -60,14 +61,93 @@ def test_trivia_qa(data_dir: Path, capsys: pytest.CaptureFixture) -> None:
       prepared.TRIVIA_QA,
       {"train": records},
       config=config,
+      default="rc",
       version="1.1.0",
     )
   read = {q.id: q for q in read_questions("trivia_qa/rc.nocontext:train")}
   assert read["tc_1"].answers[:2] == ("David Seville", "Ross")
   assert read["tc_2"].answers == ()
   assert "1 questions that come again are left out" in capsys.readouterr().err
+  (data_dir / "trivia_qa" / ".config" / "metadata.json").unlink()
   with pytest.raises(ValueError, match=r"trivia_qa/rc, trivia_qa/rc.nocontext"):
     list(read_questions("trivia_qa:train"))
+
+
+def test_without_a_configuration_it_is_the_default_one(data_dir: Path) -> None:
+  def prepare_squad(config: str, version: str = "3.0.0") -> None:
+    question = prepared.squad_record(f"{config}-{version}", "T", "It is.", "is")
+    features = prepared.SQUAD
+    if config == "v2.0":
+      features = prepared.SQUAD_2
+      question |= {"plausible_answers": [], "is_impossible": False}
+    prepared.prepare(
+      data_dir,
+      "squad",
+      features,
+      {"validation": [question]},
+      config=config,
+      default="v1.1",
+      version=version,
+    )
+
+  # TFDS would not take another for it either.
+  prepare_squad("v2.0")
+  with pytest.raises(
+    ValueError, match=r"none is the default; .* squad/v2\.0\."
+  ):
+    list(read_questions("tfds:squad:validation"))
+  prepare_squad("v1.1", "2.0.0")
+  prepare_squad("v1.1")
+  for name in ("squad:validation", "squad/v1.1", "squad/v1.1/3.0.0"):
+    (question,) = read_questions(f"tfds:{name}")
+    assert question.id == "v1.1-3.0.0"
+  folder = data_dir / "squad" / "v1.1" / "3.0.0"
+  assert set_name(f"tfds:{folder}:validation") == "squad-v1.1-validation"
+  (question,) = read_questions("tfds:squad/v2.0:validation")
+  assert question.id == "v2.0-3.0.0"
+
+
+def test_web_questions(data_dir: Path) -> None:
+  records = [
+    {"url": f"http://{i}", "question": f"who is {i}", "answers": ["é", "b"]}
+    for i in range(2)
+  ]
+  prepared.prepare(
+    data_dir, "web_questions", prepared.WEB_QUESTIONS, {"test": records}
+  )
+  read = list(read_questions("tfds:web_questions:test"))
+  assert [q.id for q in read] == ["0", "1"]
+  assert {q.question for q in read} == {"who is 0", "who is 1"}
+  assert {q.answers for q in read} == {("é", "b")}
+
+
+@pytest.mark.parametrize(
+  ("name", "command"),
+  [
+    ("tfds:squad:train", "tfds build squad"),
+    ("tfds:squad/v1.1:train", "tfds build squad --config=v1.1"),
+    ("tfds:squad/v1.1/3.0.0:train", "tfds build squad:3.0.0 --config=v1.1"),
+    ("natural_questions_open/1.0.0", "tfds build natural_questions_open:1.0.0"),
+  ],
+)
+def test_the_command_is_one_that_tfds_takes(
+  data_dir: Path, name: str, command: str
+) -> None:
+  wanted = re.escape(f"`{command} --file_format=array_record`")
+  with pytest.raises(ValueError, match=wanted):
+    list(read_questions(name))
+
+
+def test_the_home_folder(
+  data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  records = [{"question": "who", "answer": ["a"]}]
+  folder = prepared.prepare(
+    data_dir, "natural_questions_open", prepared.NQ_OPEN, {"train": records}
+  )
+  monkeypatch.setenv("HOME", str(folder.parent))
+  (question,) = read_questions(f"tfds:~/{folder.name}:train")
+  assert question.question == "who"
 
 
 def test_squad_is_questions_and_passages(
@@ -135,6 +215,7 @@ def test_the_newest_version_counts(data_dir: Path) -> None:
       {"train": records},
       version=version,
     )
+    assert set_name(f"tfds:{folder}") == "natural_questions_open"
     (alone,) = read_questions(f"tfds:{folder}")
     assert alone.question == f"version {version}"
   (question,) = read_questions("natural_questions_open")
@@ -146,22 +227,22 @@ def test_what_is_not_prepared_names_the_command(
 ) -> None:
   with pytest.raises(
     ValueError,
-    match=r"`tfds build trivia_qa --config=rc.nocontext --file_format=array_rec",
+    match=r"`tfds build trivia_qa --config=rc.nocontext --file_format=",
   ):
     list(read_questions("trivia_qa/rc.nocontext:train"))
   records = [{"question": "who", "answer": ["a"]}]
   folder = prepared.prepare(
     data_dir, "natural_questions_open", prepared.NQ_OPEN, {"train": records}
   )
-  with pytest.raises(ValueError, match=r"are those of no passage"):
+  with pytest.raises(ValueError, match="are those of no passage"):
     list(read_tfds_passages(f"tfds:{folder}"))
   info = folder / "dataset_info.json"
   content = json.loads(info.read_text())
   info.write_text(json.dumps(content | {"fileFormat": "tfrecord"}))
-  with pytest.raises(ValueError, match=r"of the kind tfrecord, which needs"):
+  with pytest.raises(ValueError, match="of the kind tfrecord, which needs"):
     list(read_questions(f"tfds:{folder}"))
   info.write_text("{")
-  with pytest.raises(ValueError, match=r"dataset_info.json: not JSON"):
+  with pytest.raises(ValueError, match=r"dataset_info\.json: not JSON"):
     list(read_questions(f"tfds:{folder}"))
 
 

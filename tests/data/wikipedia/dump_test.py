@@ -3,11 +3,14 @@
 import bz2
 import gzip
 import lzma
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from wiki_dump import DumpPage, dump, header, multistream
 
 from odqa_jax.data.raw.records import RawFile
@@ -148,3 +151,33 @@ def test_memory_does_not_grow_with_the_dump(tmp_path) -> None:
 
   few, many = peak(100), peak(1000)
   assert many < 1.5 * few
+
+
+WHOLE = multistream(PAGES)
+PLAIN = dump(PAGES)
+
+
+def reads_or_refuses(path: Path, content: bytes) -> None:
+  path.write_bytes(content)
+  try:
+    pages = list(Dump(RawFile(path)).pages())
+  except ValueError as error:
+    assert str(path) in str(error)
+  else:
+    # Where nothing is refused, no page is lost.
+    assert len(pages) >= content.count(b"</page>")
+
+
+CHANGES = st.tuples(
+  st.integers(0, 4000), st.integers(0, 40), st.binary(max_size=4)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([WHOLE, PLAIN]), CHANGES)
+def test_damaged_dumps_are_refused_or_whole(content, change) -> None:
+  start, length, inserted = change
+  start %= len(content) + 1
+  damaged = content[:start] + inserted + content[start + length :]
+  with tempfile.TemporaryDirectory() as folder:
+    reads_or_refuses(Path(folder) / "dump.xml", damaged)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from odqa_jax.data.prepare import prepare, question_set_names
+from odqa_jax.data.preparation.question_sets import question_set_names
+from odqa_jax.data.prepare import prepare
 
 
 @pytest.mark.parametrize(

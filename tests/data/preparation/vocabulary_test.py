@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from odqa_jax.data import vocabulary
 from odqa_jax.data.corpus.passages import MemoryPassages, Passage, PassageFile
-from odqa_jax.data.vocabulary import prepare_tokenizer, sample_passages
-from odqa_jax.text import tokenizer as tokenizer_module
+from odqa_jax.data.preparation import vocabulary
+from odqa_jax.data.preparation.vocabulary import (
+  prepare_tokenizer,
+  sample_passages,
+)
+from odqa_jax.text import wordpiece_training
 from odqa_jax.text.tokenizer import SPECIAL_TOKENS
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
@@ -46,19 +49,19 @@ def test_a_sample_holds_the_start_of_long_texts():
 def plain_alphabet(texts: list[str]) -> tuple[list[str], set[str]]:
   """The alphabet and its `##` forms, by the trainer itself."""
   counts: Counter[str] = Counter()
-  rules = tokenizer_module.normalizers.BertNormalizer()
+  rules = wordpiece_training.normalizers.BertNormalizer()
   for text in texts:
     counts.update("".join(rules.normalize_str(text).split()))
   frequent = sorted(counts, key=lambda c: (-counts[c], c))
-  kept = sorted(frequent[: tokenizer_module._ALPHABET_LIMIT])
-  base = tokenizer_module._train(texts, list(SPECIAL_TOKENS), kept, 0)
+  kept = sorted(frequent[: wordpiece_training._ALPHABET_LIMIT])
+  base = wordpiece_training._train(texts, list(SPECIAL_TOKENS), kept, 0)
   return kept, {t for t in base if t.startswith("##") and len(t) == 3}
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_letters_are_those_that_the_trainer_finds(seed, monkeypatch):
   # Fewer than there are, at times.
-  monkeypatch.setattr(tokenizer_module, "_ALPHABET_LIMIT", 4 + seed)
+  monkeypatch.setattr(wordpiece_training, "_ALPHABET_LIMIT", 4 + seed)
   rng = random.Random(seed)
   texts = [
     " ".join(
@@ -74,13 +77,13 @@ def test_letters_are_those_that_the_trainer_finds(seed, monkeypatch):
 
 def test_the_trainer_runs_once_and_tells_how_far_it_is(monkeypatch):
   runs = []
-  plain = tokenizer_module._train
+  plain = wordpiece_training._train
 
   def noted(*arguments):
     runs.append(1)
     return plain(*arguments)
 
-  monkeypatch.setattr(tokenizer_module, "_train", noted)
+  monkeypatch.setattr(wordpiece_training, "_train", noted)
   calls: list[tuple[int, int]] = []
   texts = [f"passage {i}" for i in range(3000)]
   train_wordpiece(iter(texts), 100, lambda *pair: calls.append(pair))
