@@ -111,13 +111,17 @@ Line = tuple[str, str, float, bool | None]
 def _run_lines(path: Path) -> tuple[str, Iterator[Line]] | None:
   """(format, (question, passage, score, has_answer)…) of a run file."""
   file = RawFile(path)
-  if file.first_byte() in (b"[", b"{"):
-    record = next(iter(file.json_records()), (None, {}))[1]
-    ctxs = record.get("ctxs") if isinstance(record, dict) else None
-    if not isinstance(ctxs, list):
+  try:
+    if file.first_byte() in (b"[", b"{"):
+      record = next(iter(file.json_records()), (None, {}))[1]
+      ctxs = record.get("ctxs") if isinstance(record, dict) else None
+      if isinstance(ctxs, list):
+        return "DPR's JSON", _json_run(file)
       return None
-    return "DPR's JSON", _json_run(file)
-  first = next(iter(file.lines()), (None, ""))[1].split()
+    first = next(iter(file.lines()), (None, ""))[1].split()
+  except ValueError:
+    # Parquet, or damaged: the formats say which.
+    return None
   if len(first) != 6 or not (_is_number(first[3]) and _is_number(first[4])):
     return None
   return "TREC", _trec_run(file)
@@ -216,9 +220,16 @@ def _records(page: Page, path: Path, n: int) -> None:
 
 def _asked(page: Page, path: Path, format: str, n: int) -> None:
   questions = list(itertools.islice(read_questions(path, format), READ))
+  _check_some(path, format, "questions", len(questions))
   page.kind, page.about = "raw questions", "for odqa prepare --questions"
   page.facts["questions"] = _count(len(questions))
   fill_questions(page, questions, n, None)
+
+
+def _check_some(path: Path, format: str, content: str, count: int) -> None:
+  """A file that looks like a format and has nothing of it is something else."""
+  if not count:
+    raise ValueError(f"{path}: as {format} it holds no {content}.")
 
 
 def _count(read: int) -> int | str:
@@ -235,6 +246,7 @@ def _evidence(page: Page, path: Path, format: str, n: int) -> None:
       page.records.append((f"passage {passage.id} ({number})", fields))
     lengths.append(len(passage.text.split()))
     titles += bool(passage.title)
+  _check_some(path, format, "passages", len(lengths))
   page.kind, page.about = "raw passages", "for odqa prepare --corpus"
   page.facts |= {"passages": _count(len(lengths)), "with a title": titles}
   lines = histogram("words of a passage", np.array(lengths, int))

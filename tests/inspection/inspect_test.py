@@ -252,6 +252,21 @@ def test_a_large_artifact_is_read_whole_on_demand(dataset, monkeypatch):
   assert "every byte" in inspect(dataset / "corpus", verify=True).facts["files"]
 
 
+def test_blocks_that_no_page_needs_are_compared_too(
+  tmp_path, toy_data, monkeypatch
+):
+  from odqa_jax.data.corpus.corpus import build_corpus
+  from odqa_jax.runtime import blocks
+
+  tokenizer = Corpus(toy_data / "corpus").tokenizer
+  monkeypatch.setattr(blocks, "BLOCK_BYTES", 256)
+  build_corpus(toy_data.parent / "passages.jsonl", tmp_path / "c", tokenizer)
+  assert inspect(tmp_path / "c", n=0).problems == []
+  flip(tmp_path / "c" / "texts.bin", 5000)
+  (problem,) = inspect(tmp_path / "c", n=0).problems
+  assert "texts.bin: bytes 4864 to 5120" in problem
+
+
 def crafted(tmp_path: Path, name: str) -> Path:
   """Things that are nothing, or another thing than they seem."""
   path = tmp_path / name
@@ -280,6 +295,8 @@ def crafted(tmp_path: Path, name: str) -> Path:
     (path / "manifest.json").write_text("[1")
   elif name == "report.json":
     path.write_text('{"rows": 3}')
+  elif name == "other.json":
+    path.write_text('{"data": {"corpus": "x"}, "seed": 3}')
   elif name == "cut.json":
     path.write_text('{"question": "who", ')
   return path
@@ -299,6 +316,7 @@ def crafted(tmp_path: Path, name: str) -> Path:
     ("kind", "no artifact of the kind 'soup'"),
     ("manifest", "manifest"),
     ("report.json", "no rows"),
+    ("other.json", "other.json"),
     ("cut.json", "cut.json"),
   ],
 )
