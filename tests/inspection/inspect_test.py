@@ -359,6 +359,8 @@ def test_a_sparkline_rises_with_its_values():
   assert sparkline([2.0, 2.0]) == "▁▁"
 
 
-def test_pages_keep_to_eighty_columns(toy_data, index):
+def test_pages_keep_to_about_eighty_columns(toy_data, index):
   for path in (toy_data / "corpus", toy_data / "pairs" / "toy", index):
-    assert max(map(len, inspect(path).text().splitlines())) <= 100
+    # A path is not broken, however long.
+    shown = inspect(path).text().splitlines()
+    assert max(len(line) for line in shown if "/" not in line) <= 90
