@@ -41,7 +41,7 @@ spans=()
 if [ "$MSS" = 1 ]; then spans=(--spans); fi
 $LAUNCH prepare --corpus "$passages" --tokenizer "$BERT" \
   --reader-tokenizer "$T5" --questions "$pairs,$train,$dev,$test" \
-  --pairs "$(name "$pairs")" "${spans[@]}" --out "$WORK/data"
+  --pairs "$(name "$pairs")" "${spans[@]}" --out "$WORK/data" --allow-leak
 
 data=(--config.data.corpus="$WORK/data/corpus"
   --config.evaluate.questions="$WORK/data/questions/$(name "$dev")")
