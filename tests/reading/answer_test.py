@@ -546,7 +546,7 @@ def test_a_retriever_alone_answers_nothing(toy_data, tmp_path):
   with pytest.raises(ValueError, match="a retriever without a reader"):
     load_system(path, system.corpus)
   assert load_retriever(path).fingerprint == system.retriever.fingerprint
-  with pytest.raises(ValueError, match="holds no checkpoint"):
+  with pytest.raises(ValueError, match="nowhere: no such folder"):
     load_system(tmp_path / "nowhere", system.corpus)
 
 

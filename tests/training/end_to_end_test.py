@@ -266,7 +266,7 @@ def test_closed_book_reads_no_passage(tmp_path, reading):
     ),
     ("individual", {"data.answer_length": 2}, r"none of 100 questions can"),
     ("individual", {"data.source": "salient"}, r"odqa prepare --spans"),
-    ("individual", {"reader.init_from": "/nowhere"}, r"holds no reader"),
+    ("individual", {"reader.init_from": "/nowhere"}, r"/nowhere: no such"),
     ("individual", {"reader.preset": "huge"}, r"preset='huge'; known: base, "),
     ("individual", {"retrieval.refresh": "often"}, r"refresh='often'"),
   ],
