@@ -131,6 +131,7 @@ def test_an_index_and_its_corpus(index, toy_data):
   assert page.records[0][1]["title"] == "Article 0"
 
 
+@pytest.mark.slow
 def test_a_workdir_and_a_step(workdir, toy_data):
   page = inspect(workdir)
   assert list(page.parts) == ["3", "6"]

@@ -39,6 +39,7 @@ def test_moved_data_and_workdir_are_the_same_run(
   assert again["steps"] == 6 and again["loss"] == whole["loss"]
 
 
+@pytest.mark.slow
 def test_first_weights_may_move_too(toy_config, tmp_path, data):
   train(toy_config(**keys_of(data)), tmp_path / "first")
   first = {"init_from": str(tmp_path / "first"), "model.preset": "init"}

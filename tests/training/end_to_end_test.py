@@ -120,6 +120,7 @@ def test_resume_in_the_middle_of_a_refresh_is_bit_exact(
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_ages_of_the_index_are_logged(tmp_path, reading):
   ages = {}
   for mode in ("none", "blocking", "snapshot"):
@@ -278,6 +279,7 @@ def test_bad_settings_are_refused_by_name(
     train(reading(task, **settings), tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_questions_without_answers_are_left_out_unless_strict(
   tmp_path, reading, capsys
 ):

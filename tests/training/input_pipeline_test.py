@@ -120,6 +120,7 @@ def test_rolling_renews_every_row_within_a_period(parts):
   np.testing.assert_allclose(searched(pipeline.index()), rows(later), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_searches_the_rows_of_its_live_weights(
   toy_config, tmp_path, monkeypatch
 ):

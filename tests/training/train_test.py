@@ -116,6 +116,7 @@ def test_eight_devices_give_the_gradient_of_one(toy_config):
   assert relative_difference(one, eight) < 1e-5
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_on_eight_devices(toy_config):
   rng = jax.random.key(7)
   config = toy_config(**{"model.pooling": "mean"})
@@ -225,6 +226,7 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(toy_config, tmp_path):
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(toy_config, tmp_path):
   config = toy_config(**{"steps": 12, "checkpoint.every": 100})
   train(config, tmp_path / "whole")
@@ -263,6 +265,7 @@ def test_checkpoint_restores_on_another_device_count(
   assert_same_bits(before, params_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_second_stage_begins_where_the_first_ended(toy_config, tmp_path):
   train(toy_config(**{"data.source": "ict"}), tmp_path / "ict")
   config = toy_config(

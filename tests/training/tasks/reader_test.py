@@ -127,6 +127,7 @@ def test_individual_is_equation_5_over_the_models_outputs():
   np.testing.assert_allclose(loss, np.mean(total), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_reach_what_the_config_says():
   components, batch = make_components(), make_batch()
   cases = {
@@ -216,6 +217,7 @@ def test_one_passage_makes_all_tasks_one():
   np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_order_of_passages_and_padded_examples_do_not_matter():
   components, batch = make_components(), make_batch()
   order = np.array([2, 0, 1])
@@ -278,6 +280,7 @@ def test_eight_devices_equal_one(task):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_say_what_they_are_called():
   components, batch = make_components(), make_batch()
   config = make_config("individual", **{"retrieval.null_document": True})
@@ -308,6 +311,7 @@ def test_metrics_say_what_they_are_called():
   )
 
 
+@pytest.mark.slow
 def test_lambda_scopes_and_their_names():
   components, batch = make_components(), make_batch()
   for scope, count in (("model", 1), ("layer", 2), ("head", 4)):
