@@ -59,31 +59,16 @@ class Exclusions:
     depth = min(k + spare + bool(self._texts), count)
     while True:
       scores, rows = search(depth)
-      if depth == count or (self._allowed(rows).sum(1) >= k).all():
-        return self.left(scores, rows, k)
+      allowed = self._allowed(rows)
+      if depth == count or (allowed.sum(1) >= k).all():
+        return _best(scores, rows, allowed, k)
       depth = min(2 * depth, count)
 
   def left(
-    self,
-    scores: Float[np.ndarray, "n d"],
-    rows: Int[np.ndarray, "n d"],
-    k: int | None = None,
+    self, scores: Float[np.ndarray, "n d"], rows: Int[np.ndarray, "n d"]
   ) -> Ranked:
-    """The k best of what was found, all by default, without the exclusions."""
-    k = rows.shape[1] if k is None else k
-    allowed = self._allowed(rows)
-    if allowed.all() and rows.shape[1] == k:
-      return scores, rows
-    # Stable: what is allowed stays in its order.
-    order = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
-    kept = np.take_along_axis(allowed, order, 1)
-    rows = np.where(kept, np.take_along_axis(rows, order, 1), -1)
-    scores = np.where(kept, np.take_along_axis(scores, order, 1), -np.inf)
-    missing = (0, 0), (0, k - rows.shape[1])
-    return (
-      np.pad(scores, missing, constant_values=-np.inf),
-      np.pad(rows, missing, constant_values=-1),
-    )
+    """All that was found without the exclusions, filled up as by `search`."""
+    return _best(scores, rows, self._allowed(rows), rows.shape[1])
 
   def _allowed(self, rows: Int[np.ndarray, "n d"]) -> Bool[np.ndarray, "n d"]:
     allowed = np.array(
@@ -103,6 +88,27 @@ class Exclusions:
     body = self._corpus.text(row)
     titled = f"{self._corpus.title(row)} {body}"
     return text in (normalise_text(body), normalise_text(titled))
+
+
+def _best(
+  scores: Float[np.ndarray, "n d"],
+  rows: Int[np.ndarray, "n d"],
+  allowed: Bool[np.ndarray, "n d"],
+  k: int,
+) -> Ranked:
+  """The k best that are allowed, filled up with none."""
+  if allowed.all() and rows.shape[1] == k:
+    return scores, rows
+  # Stable: what is allowed stays in its order.
+  order = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
+  kept = np.take_along_axis(allowed, order, 1)
+  rows = np.where(kept, np.take_along_axis(rows, order, 1), -1)
+  scores = np.where(kept, np.take_along_axis(scores, order, 1), -np.inf)
+  missing = (0, 0), (0, k - rows.shape[1])
+  return (
+    np.pad(scores, missing, constant_values=-np.inf),
+    np.pad(rows, missing, constant_values=-1),
+  )
 
 
 def find_exclusions(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import Source
 from odqa_jax.data.formats.files import (
   is_packaged,
   tell_format,
@@ -43,7 +44,7 @@ from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.runtime.artifact import refuse_foreign
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import nearest
-from odqa_jax.text.sentencepiece import load_any_tokenizer
+from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -187,18 +188,9 @@ def prepare(
     "sets": sets,
     "leaks": question_leaks(out, allow=allow_leak),
   }
-  with stages.measure("tokenizer", out / "tokenizer"):
-    word_pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
-  figures["vocabulary"] = word_pieces.vocab_size
-  manifest = tokenise(sources, out / "corpus", word_pieces, workers, stages)
-  figures |= {"passages": manifest["count"], "tokens": manifest["tokens"]}
-  if pieces is not None:
-    folder = out / "reader_corpus"
-    manifest = tokenise(sources, folder, pieces, workers, stages)
-    figures["reader_tokens"] = manifest["tokens"]
-  left_out = {s.name: s.left_out for s in sources if s.left_out}
-  if left_out:
-    figures["left_out"] = left_out
+  figures |= _tokenise_all(
+    out, sources, tokenizer, vocabulary_size, pieces, workers, stages
+  )
   figures["rejected"] = rejections.by_file()
   figures |= _mine(out, pairs, negatives, workers, stages)
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
@@ -209,6 +201,32 @@ def prepare(
     repeated = figures["leaks"]["repeated_passages"]["count"]
     figures["leaks"] |= span_leaks(out, repeated)
   return figures | {"stages": stages.figures}
+
+
+def _tokenise_all(
+  out: Path,
+  sources: Sequence[Source],
+  tokenizer: str,
+  vocabulary_size: int | None,
+  reader_pieces: AnyTokenizer | None,
+  runner: Runner,
+  stages: Stages,
+) -> dict[str, Any]:
+  """OUT/tokenizer, OUT/corpus and, for a reader, its store; their counts."""
+  with stages.measure("tokenizer", out / "tokenizer"):
+    pieces = prepare_tokenizer(tokenizer, sources, out, vocabulary_size)
+  manifest = tokenise(sources, out / "corpus", pieces, runner, stages)
+  figures = {
+    "vocabulary": pieces.vocab_size,
+    "passages": manifest["count"],
+    "tokens": manifest["tokens"],
+  }
+  if reader_pieces is not None:
+    folder = out / "reader_corpus"
+    manifest = tokenise(sources, folder, reader_pieces, runner, stages)
+    figures["reader_tokens"] = manifest["tokens"]
+  left_out = {s.name: s.left_out for s in sources if s.left_out}
+  return figures | ({"left_out": left_out} if left_out else {})
 
 
 def _mine(

@@ -49,12 +49,12 @@ class Words:
       ) from error
     # It logs every step, at a level that it sets when imported.
     logging.getLogger("bm25s").setLevel(logging.WARNING)
-    self.library = bm25s
+    self.bm25s = bm25s
     self._stemmer = Stemmer.Stemmer(PARAMETERS["stemmer"])
 
   def ids(self, texts: Iterable[str]) -> Any:
     """`ids`: numbers of every text's words; `vocab`: words → numbers."""
-    return self.library.tokenize(
+    return self.bm25s.tokenize(
       texts,
       stopwords=PARAMETERS["stop_words"],
       stemmer=self._stemmer,
@@ -123,7 +123,7 @@ class Bm25:
 
   def __init__(self, files: Artifact, corpus_size: int) -> None:
     self._splitter = Words()
-    self._index = self._splitter.library.BM25(
+    self._index = self._splitter.bm25s.BM25(
       method=PARAMETERS["method"], k1=PARAMETERS["k1"], b=PARAMETERS["b"]
     )
     # What only other methods than Lucene's have.

@@ -81,7 +81,7 @@ def build_bm25(
     manifest = open_artifact(out, "bm25", lazy=True).manifest
     if manifest["made_from"] == source:
       return manifest
-  library = Words().library
+  bm25s = Words().bm25s
   with publish(
     out,
     "bm25",
@@ -106,7 +106,7 @@ def build_bm25(
       "shard_rows": shard_rows,
       "words": len(whole.words),
       "mean_length": float(whole.mean_length),
-      "software": f"bm25s {library.__version__}",
+      "software": f"bm25s {bm25s.__version__}",
     }
   return draft.manifest
 

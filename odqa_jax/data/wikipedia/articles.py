@@ -119,7 +119,8 @@ def make_article(page: Page, site: Site, words: int = WORDS) -> Article:
     if any(disambiguates(name, code) for name in markup.templates):
       return Article(reason=DISAMBIGUATION)
     text = plain_text(markup, site, page.title)
-  except ImportError:
+  # No fault of the page.
+  except (ImportError, MemoryError):
     raise
   # Whatever a page does to the parser, the other millions are read.
   except Exception as error:
