@@ -34,11 +34,9 @@ from odqa_jax.runtime.artifact import open_artifact, publish, refuse_foreign
 from odqa_jax.runtime.files import content_hash
 from odqa_jax.runtime.progress import progress_bar
 
-# Passages counted at once. Of 200,000 passages of 100 words (65 without stop
-# words) one process made 20,000 a second and held 0.4 GB beside mapped files;
-# the index took 530 bytes a passage. So 21 million take 11 GB of disk (and 20
-# while they are made), 0.4 GB a process, and for the ten million words that
-# so many may have another GB in the process that adds them up.
+# Passages counted at once: memory holds these, beside mapped files and the words
+# of the whole corpus (`tests/benchmarks/stages.py`: 383 bytes of disk and 41 µs
+# a passage of 90 words; so 21 million take 8 GB and a quarter of an hour).
 SHARD_ROWS = 50_000
 # Words whose frequencies wait to be added up.
 _PENDING = 1 << 20
