@@ -34,9 +34,9 @@ from odqa_jax.runtime.artifact import open_artifact, publish, refuse_foreign
 from odqa_jax.runtime.files import content_hash
 from odqa_jax.runtime.progress import progress_bar
 
-# Passages counted at once: memory holds these, beside mapped files and the words
-# of the whole corpus (`tests/benchmarks/stages.py`: 383 bytes of disk and 41 µs
-# a passage of 90 words; so 21 million take 8 GB and a quarter of an hour).
+# Passages counted at once: memory holds these, beside mapped files and the
+# words of the whole corpus. 383 bytes of disk and 41 µs a passage of 90 words
+# (`tests/benchmarks/stages.py`): 8 GB and a quarter of an hour for 21 million.
 SHARD_ROWS = 50_000
 # Words whose frequencies wait to be added up.
 _PENDING = 1 << 20
