@@ -66,7 +66,7 @@ def test_whole_pipeline_by_commands(capsys, tmp_path, toy_data):
   code, _, err = run(
     capsys, "search", "--checkpoint", work, "--index", tmp_path / "index",
     "--corpus", toy_data, "--questions", questions, "--k", 201,
-    "--out", tmp_path / "x.trec",
+    "--out", tmp_path / "all.trec",
   )  # fmt: skip
   assert code == 0 and "--k 201: the corpus has 200 passages, all" in err
 
