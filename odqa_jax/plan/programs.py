@@ -20,14 +20,13 @@ from odqa_jax.retrieval.embed import batch_sizes, bulk_tokens, local_mesh
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.refresh_batches import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
-from odqa_jax.runtime.mesh import replicated, row_sharding
+from odqa_jax.runtime.mesh import padded_size, replicated, row_sharding
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
 from odqa_jax.training.initial_reader import reader_config
 from odqa_jax.training.initial_retriever import encoder_config
 from odqa_jax.training.program import (
   TrainingProgram,
-  check_batch_size,
   training_program,
 )
 from odqa_jax.training.retrieval import question_search
@@ -168,7 +167,7 @@ def abstract_batch(
   if needs.retrieval:
     k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
   sizes = {
-    "b": settings.batch_size,
+    "b": padded_size(settings.batch_size, settings.micro_batches * mesh.size),
     "q": data.question_length,
     "r": data.question_length,
     "k": k,
@@ -272,14 +271,9 @@ def training_state(setting: Setting) -> TrainingProgram:
 def train_programs(
   setting: Setting, training: TrainingProgram
 ) -> list[Planned]:
-  """The training step and, with a reader, what the loop runs beside it.
-
-  Raises:
-    ValueError: if the devices cannot share the batch.
-  """
+  """The training step and, with a reader, what the loop runs beside it."""
   settings, mesh = setting.settings, setting.mesh
   retrieval = settings.retrieval
-  check_batch_size(settings, mesh.size)
   batch = abstract_batch(settings, setting.needs, mesh)
   planned = [
     Planned(

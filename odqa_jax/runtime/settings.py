@@ -27,6 +27,7 @@ REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 REMAT = ("none", "dots", "full")
+SHARDINGS = ("zero", "fsdp", "replicated")
 
 
 def _key(
@@ -236,9 +237,11 @@ class Settings:
     default_factory=lambda: {"data": -1},
     metadata={"meaning": "axes of the devices; -1 takes what is left"},
   )
-  sharding: tuple[tuple[str, Any], ...] = _key(
-    ((".*", ()),),
-    '(path regex, mesh axes or "fsdp"), first match; () replicates',
+  sharding: str = _key(
+    "zero",
+    "of weights and moments: split and gathered once a step (zero) or layer by "
+    "layer (fsdp), or replicated",
+    choices=SHARDINGS,
   )
 
 
@@ -309,10 +312,10 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
 def _check_together(settings: Settings) -> None:
   """What one key cannot say alone."""
   data, model = settings.data, settings.model
-  if settings.batch_size % settings.micro_batches:
+  if settings.micro_batches > settings.batch_size:
     raise ValueError(
-      f"config.micro_batches={settings.micro_batches} does not divide "
-      f"config.batch_size={settings.batch_size}."
+      f"config.micro_batches={settings.micro_batches}: more parts than the "
+      f"config.batch_size={settings.batch_size} examples; lower it."
     )
   if max(data.question_length, data.passage_length) > model.max_positions:
     raise ValueError(

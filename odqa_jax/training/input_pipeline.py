@@ -8,7 +8,7 @@ run.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class RetrievalPipeline(InputPipeline):
     workdir: the first index is made here, unless the settings name one.
     question_length: longest question of the retriever in tokens.
     trained: whether the passage encoder is, so that an index grows old.
+    whole: gathers weights that are split over the devices.
 
   Raises:
     ValueError: if the settings refresh an index that cannot change.
@@ -109,12 +110,13 @@ class RetrievalPipeline(InputPipeline):
     *,
     question_length: int,
     trained: bool,
+    whole: Callable[[Any], Any] = lambda params: params,
   ) -> None:
     super().__init__(batches)
     self._settings, self._retrieval = settings, retrieval
     self._encoder, self._question_length = encoder, question_length
     self._folder = Path(settings.index) if settings.index else workdir / "index"
-    self._trained = trained
+    self._trained, self._whole = trained, whole
     if settings.refresh != "none" and not (trained and retrieval.k):
       raise ValueError(
         f"config.retrieval.refresh={settings.refresh!r}, but this run leaves "
@@ -185,8 +187,12 @@ class RetrievalPipeline(InputPipeline):
     """Begins to search for the next batch; returns at once."""
     self._drawn_at = self._batches.get_state()
     self._batch = next(self._batches)
+    # In the dtype that the network computes in, and no passage encoder.
+    sides = params["retriever"]
+    side = {name: sides[name] for name in sides if name != "passage"}
+    encoder = self._whole({"retriever": side})["retriever"]
     self._candidates = self._retrieval.dispatch(
-      params["retriever"], self.index(), self._batch
+      encoder, self.index(), self._batch
     )
 
   def refresh(self, params: Any, step: int) -> None:

@@ -13,18 +13,24 @@ import optax
 import pytest
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.batch import fill_up
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.runtime.checkpoint import read_extra, restore_params
 from odqa_jax.runtime.interruption import Interrupted
-from odqa_jax.runtime.mesh import make_mesh, replicated, to_global
+from odqa_jax.runtime.mesh import make_mesh, padded_size, replicated, to_global
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import program as program_module
 from odqa_jax.training import train as train_module
 from odqa_jax.training.initial_retriever import initial_retriever
 from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.program import TrainState, train_step
+from odqa_jax.training.program import (
+  TrainState,
+  batch_gradients,
+  make_layout,
+  train_step,
+)
 from odqa_jax.training.tasks.table import make_task
 from odqa_jax.training.train import train
 
@@ -72,10 +78,22 @@ def step_inputs(config):
 
 def gradients(config, devices: int, rng=None):
   task, _, state, batch = step_inputs(config)
+  settings = read_settings(config)
   mesh = make_mesh(devices=jax.devices()[:devices])
-  params = jax.device_put(state.params, replicated(mesh))
-  grad = jax.jit(jax.grad(lambda p, b: task.loss(p, b, rng)[0]))
-  return jax.device_get(grad(params, to_global(mesh, batch)))
+  layout = make_layout(settings, task, mesh, state.params)
+  params = jax.device_put(state.params, layout.shardings)
+  multiple = devices * settings.micro_batches
+  batch = fill_up(
+    batch,
+    len(batch["example_mask"]),
+    padded_size(len(batch["example_mask"]), multiple),
+  )
+  run = jax.jit(
+    functools.partial(
+      batch_gradients, task=task, layout=layout, parts=settings.micro_batches
+    )
+  )
+  return jax.device_get(run(params, to_global(mesh, batch), rng)[0])
 
 
 def relative_difference(a, b) -> float:
