@@ -195,7 +195,7 @@ class _Intermediate(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
     x = _dense(self.config, x, self.config.mlp_dim, "dense")
-    return nn.gelu(x, approximate=False)
+    return layers.gelu(x)
 
 
 class _Layer(nn.Module):
