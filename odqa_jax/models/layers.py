@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 Params = dict[str, Any]
@@ -128,6 +129,16 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
   x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
   x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
   return x ^ (x >> 16)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """The exact GELU, x·Φ(x), by erf as PyTorch has it.
+
+  `jax.nn.gelu` takes erfc, whose branches cost 2.5 times as much on a CPU. It
+  is more exact where x < -4 and the result next to nothing; elsewhere both are
+  within one unit in the last place of float32.
+  """
+  return x * 0.5 * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
 def split_heads(
