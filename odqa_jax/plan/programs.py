@@ -45,12 +45,18 @@ class Planned:
   Attributes:
     name: what it is called in the report.
     note: what it is given.
-    lower: traces it.
+    trace: its function, as jax sees it.
+    useful_flops: of one device, without what is only computed again.
   """
 
   name: str
   note: str
-  lower: Callable[[], jax.stages.Lowered]
+  trace: Callable[[], jax.stages.Traced]
+  useful_flops: float
+
+  def lower(self, platform: str) -> jax.stages.Lowered:
+    """For "tpu", "cuda" or "cpu"; no such device need exist."""
+    return self.trace().lower(lowering_platforms=(platform,))
 
 
 @dataclasses.dataclass
@@ -192,16 +198,22 @@ def search_programs(setting: Setting) -> list[Planned]:
     (setting.questions, setting.width), np.float32, sharding=replicated(mesh)
   )
 
-  def lower() -> jax.stages.Lowered:
+  def trace() -> jax.stages.Traced:
     if setting.dtype == "int8":
       return _int8_search(setting, rows, queries)
     search = jax.jit(
       lambda q, e: search_placed(mesh, e, setting.passages, q, setting.k)
     )
-    return search.lower(queries, rows)
+    return search.trace(queries, rows)
 
   note = f"{setting.questions} questions, k = {setting.k}"
-  return [Planned("search", note, lower)]
+  flops = _search_flops(setting, setting.questions, setting.width)
+  return [Planned("search", note, trace, flops)]
+
+
+def _search_flops(setting: Setting, questions: int, width: int) -> float:
+  """Of one device: every passage is scored for every question."""
+  return 2 * questions * setting.passages * width / setting.mesh.size
 
 
 def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
@@ -218,7 +230,7 @@ def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
       setting.mesh, codes, scales, setting.passages, queries, wanted
     )
 
-  return jax.jit(search).lower(rows, scales, queries)
+  return jax.jit(search).trace(rows, scales, queries)
 
 
 def encode_programs(setting: Setting) -> list[Planned]:
@@ -252,13 +264,14 @@ def encode_programs(setting: Setting) -> list[Planned]:
       for shape in ((b, length), (b,))
     )
 
-    def lower(
+    def trace(
       encode: Any = encode, ids: Any = ids, lengths: Any = lengths
-    ) -> jax.stages.Lowered:
-      return encode.lower(params, ids, lengths)
+    ) -> jax.stages.Traced:
+      return encode.trace(params, ids, lengths)
 
     note = f"{b} × {length} tokens on {mesh.size} chips of a host"
-    planned.append(Planned(name, note, lower))
+    flops = b * length * encoder.flops_per_token(length) / mesh.size
+    planned.append(Planned(name, note, trace, flops))
   return planned
 
 
@@ -267,6 +280,16 @@ def training_state(setting: Setting) -> TrainingProgram:
   settings = setting.settings
   task = make_task(settings, setting.components)
   return training_program(settings, task, setting.mesh, steps=settings.steps)
+
+
+def useful_flops(setting: Setting, batch: dict[str, Any]) -> float:
+  """Of a step on all devices, with no forward pass counted twice.
+
+  What a task computes again for its micro-batches or for `remat` is work of the
+  device, and no progress.
+  """
+  whole = dataclasses.replace(setting.settings, micro_batches=1)
+  return make_task(whole, setting.components).flops(batch)
 
 
 def train_programs(
@@ -285,7 +308,8 @@ def train_programs(
     Planned(
       "train_step",
       f"{settings.task}, batch {settings.batch_size}",
-      lambda: training.step.lower(training.abstract, batch),
+      lambda: training.step.trace(training.abstract, batch),
+      useful_flops(setting, batch) / mesh.size,
     )
   ]
   if not setting.needs.retrieval or not retrieval.k:
@@ -300,13 +324,16 @@ def train_programs(
     k=retrieval.k,
     force_gold=retrieval.force_gold,
   )
+  b, q = batch["question_ids"].shape
+  encoded = b * q * encoder.flops_per_token(q)
   planned.append(
     Planned(
       "train_search",
       f"{settings.batch_size} questions, k = {retrieval.k}",
-      lambda: search.lower(
+      lambda: search.trace(
         params["retriever"], rows, *(batch[name] for name in SEARCHED)
       ),
+      encoded / mesh.size + _search_flops(setting, b, encoder.embedding_dim),
     )
   )
   if retrieval.refresh != "none":
@@ -335,9 +362,11 @@ def _refresh_program(
     jax.ShapeDtypeStruct(shape, np.int32, sharding=row_sharding(mesh))
     for shape in ((b, length), (b,), (b,))
   )
-  write: Any = row_writer(setting.components["retriever"].encode_passage, mesh)
+  encoder = setting.components["retriever"]
+  write: Any = row_writer(encoder.encode_passage, mesh)
   return Planned(
     "refresh",
     f"{b} × {length} tokens, {settings.retrieval.refresh}",
-    lambda: write.lower(rows, params, ids, lengths, at),
+    lambda: write.trace(rows, params, ids, lengths, at),
+    each * length * encoder.flops_per_token(length),
   )
