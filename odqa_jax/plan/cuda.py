@@ -1,7 +1,7 @@
 """GPUs that need not exist, for XLA's compiler.
 
 The CUDA plugin of jax compiles for any GPU whose sizes it is told, in the text
-form of XLA's `GpuTargetConfigProto`, and needs neither GPU nor driver. Three
+form of XLA's `GpuTargetConfigProto`, and needs neither GPU nor driver. Two
 private functions of jax must be told as well: `jax.nn.dot_product_attention`
 asks the GPU at hand what cuDNN can do there, and there is none.
 """
@@ -14,8 +14,6 @@ from typing import Any
 
 import jax
 
-# As jax 0.10 to 0.12 number it; what cuDNN 9.10 can do is enough.
-_CUDNN = 91000
 # Kernels are not tried out: there is nothing to try them on.
 COMPILER_OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 # Of one host, as they are sold.
@@ -182,8 +180,8 @@ def gpu_devices(topology: str) -> list[Any]:
 def cudnn_of(device: Any) -> Iterator[None]:
   """Within, `jax.nn.dot_product_attention` believes in a planned GPU.
 
-  It asks for the versions in `jax._src`, at no public place, and takes the
-  answers as constants of what it traces.
+  It asks in `jax._src`, at no public place, and takes the answers as constants
+  of what it traces.
 
   Args:
     device: any; nothing changes for one that is no GPU.
@@ -196,7 +194,6 @@ def cudnn_of(device: Any) -> Iterator[None]:
 
   has = gpus[device.device_kind]
   answers = {
-    "check_cudnn_version": lambda: _CUDNN,
     "check_compute_capability": lambda least: has >= _numbers(least),
     "is_cuda_compute_capability_equal": lambda one: has == _numbers(one),
   }

@@ -37,16 +37,15 @@ def test_kinds_are_told_from_slices():
 
 
 def test_cudnn_answers_for_the_planned_gpu_and_then_for_itself():
-  kept = fused_attention_stablehlo.check_cudnn_version
+  kept = fused_attention_stablehlo.check_compute_capability
   with cudnn_of(Device("NVIDIA A100-SXM4-80GB")):
     at_least = fused_attention_stablehlo.check_compute_capability
     assert at_least("8.0") and not at_least("9.0")
     equal = fused_attention_stablehlo.is_cuda_compute_capability_equal
     assert equal("8.0") and not equal("8.9")
-    assert fused_attention_stablehlo.check_cudnn_version() >= 91000
-  assert fused_attention_stablehlo.check_cudnn_version is kept
+  assert fused_attention_stablehlo.check_compute_capability is kept
   with cudnn_of(Device("TPU v4")):
-    assert fused_attention_stablehlo.check_cudnn_version is kept
+    assert fused_attention_stablehlo.check_compute_capability is kept
 
 
 @pytest.mark.parametrize("topology", ["h100", "h100:0", "h100:9", "h100:two"])
