@@ -4,7 +4,7 @@ The compilers of TPUs and of NVIDIA's GPUs run on any x86 machine. What they
 compile here is what the other commands run, at full size, from shapes alone.
 """
 
-import math
+import dataclasses
 import re
 import sys
 import time
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from odqa_jax.plan.cuda import COMPILER_OPTIONS, cudnn_of
 from odqa_jax.plan.peaks import Peak, largest, mfu_bound, peak_of, roofline
@@ -24,7 +23,6 @@ from odqa_jax.plan.programs import (
   planned_components,
   search_programs,
   train_programs,
-  trained_rows,
   training_state,
 )
 from odqa_jax.plan.tables import gib, plan_table
@@ -33,6 +31,8 @@ from odqa_jax.plan.work import measure
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
+from odqa_jax.training import memory
+from odqa_jax.training.fitting import fitted
 
 PROGRAMS = ("search", "encode", "train")
 _GIB = 2**30
@@ -101,6 +101,8 @@ def plan(
     k=k,
   )
   limit = peak.memory if hbm_gb is None else int(hbm_gb * _GIB)
+  if "train" in wanted:
+    setting = dataclasses.replace(setting, settings=fitted(setting, limit))
   figures = {
     "topology": topology,
     "device": devices[0].device_kind,
@@ -109,6 +111,7 @@ def plan(
     "passages": passages,
     "width": setting.width,
     "index_dtype": setting.dtype,
+    "micro_batches": setting.settings.micro_batches,
   }
   return figures | measure_programs(setting, wanted, peak, limit)
 
@@ -149,7 +152,7 @@ def measure_programs(
     figures[program.name] = made
     # Compiling a training step takes minutes; a plan may be stopped half-way.
     print(f"  {gib(made['peak'])} GiB of {gib(limit)}", file=sys.stderr)
-  resident = _resident(setting, training.abstract, figures, limit)
+  resident = _resident(setting, figures, limit)
   print(plan_table(figures, resident, limit), file=sys.stderr, flush=True)
   return {"programs": figures, "resident": resident}
 
@@ -216,30 +219,20 @@ def _exceeded(message: str) -> dict[str, Any]:
   return {"peak": int(max(needs)) if needs else None, "error": line}
 
 
-def bytes_per_chip(tree: Any) -> int:
-  """Bytes of abstract arrays on one device."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
-    for x in jax.tree.leaves(tree)
-  )
-
-
 def _resident(
-  setting: Setting, state: Any, figures: dict[str, Any], limit: int
+  setting: Setting, figures: dict[str, Any], limit: int
 ) -> dict[str, Any]:
   """What lies on a chip that holds the index while it trains.
 
   Where training searches, it is its own index, with what refreshes it.
   """
-  searching = setting.needs.retrieval
-  rows = trained_rows(setting) if searching else index_rows(setting)
-  index = bytes_per_chip(rows)
-  if rows.dtype == np.int8:
-    index += index // rows.shape[1] * 4  # A float32 scale per row.
-  parts = {"index": index, "training_state": bytes_per_chip(state)}
-  if searching and setting.settings.retrieval.refresh == "snapshot":
-    frozen = jax.tree.leaves(state.params["retriever"])
-    parts["refresh"] = index + sum(x.size * x.dtype.itemsize for x in frozen)
+  devices = setting.mesh.size
+  parts = {
+    name: part.on_one(devices)
+    for name, part in memory.resident(setting).items()
+  }
+  if not setting.needs.retrieval:
+    parts["index"] = memory.held(index_rows(setting)).on_one(devices)
   parts["temporaries"] = max(
     (
       f["temporaries"] + f["outputs"] + f["code"] - f["aliased"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
-from odqa_jax.data.examples.batch import OVERLAP, SEARCHED, shapes
+from odqa_jax.data.examples.batch import SEARCHED
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.retrieval.backends.exact import search_placed
@@ -23,8 +23,10 @@ from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.runtime.mesh import replicated, row_sharding
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
+from odqa_jax.training import memory
 from odqa_jax.training.initial_reader import reader_config
 from odqa_jax.training.initial_retriever import encoder_config
+from odqa_jax.training.memory import Run, abstract_batch
 from odqa_jax.training.program import (
   TrainingProgram,
   check_batch_size,
@@ -70,26 +72,16 @@ class ReaderSizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """What a plan is made for.
+class Setting(Run):
+  """What a plan is made for: a training run, and a search outside it.
 
   Attributes:
-    settings: of the training run.
-    needs: what its task needs.
-    components: its networks, sized by its presets.
-    mesh: of the devices that are planned for.
-    passages: rows of the index.
     width: of the index that is searched outside training.
     dtype: of that index: float32, bfloat16 or int8.
     questions: searched at once, there.
     k: passages found for each.
   """
 
-  settings: Settings
-  needs: Needs
-  components: Components
-  mesh: Mesh
-  passages: int
   width: int
   dtype: str
   questions: int
@@ -144,51 +136,15 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
 
 def index_rows(setting: Setting) -> jax.ShapeDtypeStruct:
   """The rows of the index that `odqa search` searches."""
-  return _rows(setting, setting.width, setting.dtype)
+  count = padded_rows(setting.passages, setting.mesh)
+  return jax.ShapeDtypeStruct(
+    (count, setting.width), setting.dtype, sharding=row_sharding(setting.mesh)
+  )
 
 
 def trained_rows(setting: Setting) -> jax.ShapeDtypeStruct:
   """The rows of the index that training searches, and may refresh."""
-  width = setting.components["retriever"].embedding_dim
-  return _rows(setting, width, setting.settings.retrieval.dtype)
-
-
-def _rows(setting: Setting, width: int, dtype: str) -> jax.ShapeDtypeStruct:
-  """Rows as `Index` has them."""
-  count = padded_rows(setting.passages, setting.mesh)
-  return jax.ShapeDtypeStruct(
-    (count, width), dtype, sharding=row_sharding(setting.mesh)
-  )
-
-
-def abstract_batch(
-  settings: Settings, needs: Needs, mesh: Mesh
-) -> dict[str, Any]:
-  """A global training batch, split over the mesh as `to_global` does.
-
-  It is padded to the longest lengths; of salient spans without copies of
-  passages.
-  """
-  data, retrieval = settings.data, settings.retrieval
-  k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
-  if needs.retrieval:
-    k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
-  sizes = {
-    "b": settings.batch_size,
-    "q": data.question_length,
-    "r": data.question_length,
-    "k": k,
-    "l": data.passage_length,
-    "i": data.reader_length,
-    "t": data.answer_length,
-    "m": 1,
-  }
-  features = OVERLAP if settings.reader.overlap_features else {}
-  fields = {**needs.batch, **(features if needs.retrieval else {})}
-  return {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=row_sharding(mesh))
-    for name, (shape, dtype) in shapes(fields, sizes).items()
-  }
+  return memory.index_rows(setting)
 
 
 def search_programs(setting: Setting) -> list[Planned]:
@@ -303,7 +259,7 @@ def train_programs(
   settings, mesh = setting.settings, setting.mesh
   retrieval = settings.retrieval
   check_batch_size(settings, mesh.size)
-  batch = abstract_batch(settings, setting.needs, mesh)
+  batch = abstract_batch(settings, setting.needs, row_sharding(mesh))
   planned = [
     Planned(
       "train_step",

@@ -18,7 +18,6 @@ from odqa_jax.plan.peaks import Peak, peak_of
 from odqa_jax.plan.programs import (
   ReaderSizes,
   Setting,
-  abstract_batch,
   planned_components,
   train_programs,
   training_state,
@@ -27,10 +26,11 @@ from odqa_jax.plan.topologies import planned_devices
 from odqa_jax.plan.work import measure
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.config import load_config
-from odqa_jax.runtime.mesh import make_mesh, to_global
+from odqa_jax.runtime.mesh import make_mesh, row_sharding, to_global
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
 from odqa_jax.training.initial_reader import reader_inputs
+from odqa_jax.training.memory import abstract_batch
 from odqa_jax.training.retrieval import BatchRetrieval, Candidates
 from odqa_jax.training.tasks.table import check_names, make_task
 
@@ -68,7 +68,7 @@ def planned(settings, batch, mesh):
   settings = dataclasses.replace(
     settings, data=dataclasses.replace(settings.data, **data)
   )
-  return abstract_batch(settings, check_names(settings), mesh)
+  return abstract_batch(settings, check_names(settings), row_sharding(mesh))
 
 
 @pytest.mark.parametrize("source", ["pairs", "ict"])
@@ -207,7 +207,7 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
   lowered = programs["train_step"].lower("cpu")
   counted = measure(lowered.as_text("hlo")).matmul_flops
   assert no_arrays() - before < 2**16
-  batch = abstract_batch(made.settings, made.needs, made.mesh)
+  batch = abstract_batch(made.settings, made.needs, None)
   expected = make_task(made.settings, made.components).flops(batch)
   assert counted == pytest.approx(expected, rel=0.05)
   useful = programs["train_step"].useful_flops * made.mesh.size
@@ -259,7 +259,7 @@ def test_what_lies_on_a_chip_is_summed_by_hand(toy_config, small):
   # The index of training is the config's, whatever else is searched.
   made = setting(config, passages=8 * 64 * 10, width=8, dtype="float32")
   state = training_state(made).abstract
-  resident = plan_module._resident(made, state, {}, 10**6)
+  resident = plan_module._resident(made, {}, 10**6)
   params = sum(x.size for x in jax.tree.leaves(state.params))
   index = 640 * 32 * 2
   frozen = 4 * sum(x.size for x in jax.tree.leaves(state.params["retriever"]))
