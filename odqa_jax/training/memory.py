@@ -21,7 +21,8 @@ from jax.sharding import Mesh, Sharding
 from odqa_jax.data.examples.batch import OVERLAP, shapes
 from odqa_jax.models.families import Components
 from odqa_jax.retrieval.index import padded_rows
-from odqa_jax.runtime.mesh import row_sharding
+from odqa_jax.retrieval.refresh import abstract_state
+from odqa_jax.retrieval.rows import abstract_rows
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.liveness import peak_bytes
 from odqa_jax.training.program import training_program
@@ -130,22 +131,29 @@ def resident(run: Run) -> dict[str, Held]:
     return parts
   rows = index_rows(run)
   parts["index"] = held(rows)
-  if settings.retrieval.refresh == "snapshot":
-    frozen = jax.tree.leaves(state.params["retriever"])
-    copied = sum(x.size * x.dtype.itemsize for x in frozen)
-    parts["refresh"] = Held(held(rows).split, copied)
+  refresh = abstract_state(
+    settings.retrieval.refresh,
+    settings.retrieval.refresh_every,
+    rows,
+    passage_weights(run, state.params),
+    run.mesh,
+  )
+  if refresh.building is not None:
+    parts["refresh"] = held((refresh.building, refresh.frozen))
   return parts
 
 
-def index_rows(run: Run) -> jax.ShapeDtypeStruct:
-  """The rows of the index that training searches, and may refresh."""
+def index_rows(run: Run) -> Any:
+  """Shapes of the rows that training searches, and may refresh."""
   count = padded_rows(run.passages, run.mesh)
   width = run.components["retriever"].embedding_dim
-  return jax.ShapeDtypeStruct(
-    (count, width),
-    run.settings.retrieval.dtype,
-    sharding=row_sharding(run.mesh),
-  )
+  return abstract_rows(count, width, run.settings.retrieval.dtype, run.mesh)
+
+
+def passage_weights(run: Run, params: Any) -> Any:
+  """Shapes of what encodes the passages of an index."""
+  retriever = run.components["retriever"]
+  return jax.eval_shape(retriever.passage_weights, params["retriever"])
 
 
 def step_bytes(run: Run, examples: int) -> int:
