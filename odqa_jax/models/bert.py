@@ -195,7 +195,7 @@ class _Intermediate(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
     x = _dense(self.config, x, self.config.mlp_dim, "dense")
-    return nn.gelu(x, approximate=False)
+    return layers.gelu(x)
 
 
 class _Layer(nn.Module):
@@ -239,6 +239,26 @@ def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
     jax.random.split(layers_rng, config.layers)
   )
   return {"embeddings": embeddings["params"], "encoder": {"layer": layer}}
+
+
+def weights_as_computed(config: BertConfig, params: Params) -> Params:
+  """The parameters in the types that `apply_bert` computes with them in.
+
+  What a module would cast whenever it is applied is cast once, so that the
+  hidden states have the same bits: kernels and biases of the dense layers.
+  The embeddings are added up, and LayerNorm computes, in float32.
+
+  Args:
+    config: whose `dtype` is that of the computation.
+    params: as `init_bert` returns them, perhaps with others beside.
+  """
+
+  def cast(path: Any, leaf: Array) -> Array:
+    inside_norm = any(getattr(k, "key", None) == "LayerNorm" for k in path)
+    return leaf if inside_norm else leaf.astype(config.dtype)
+
+  encoder = jax.tree_util.tree_map_with_path(cast, params["encoder"])
+  return {**params, "encoder": encoder}
 
 
 def apply_bert(

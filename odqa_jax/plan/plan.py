@@ -22,6 +22,7 @@ from odqa_jax.plan.programs import (
   encode_programs,
   index_rows,
   planned_components,
+  refresh_state,
   search_programs,
   train_programs,
   trained_rows,
@@ -32,6 +33,7 @@ from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.report import text_table
 from odqa_jax.runtime.settings import read_settings
+from odqa_jax.training.program import TrainingProgram
 
 PROGRAMS = ("search", "encode", "train")
 # Names of slices as Google Cloud sells them; other sizes by their shape.
@@ -225,7 +227,7 @@ def measure_programs(
     # Compiling a training step takes minutes; a plan may be stopped half-way.
     peak = _gib(figures[program.name]["peak"])
     print(f"  {peak} GiB of {_gib(limit)}", file=sys.stderr)
-  resident = _resident(setting, training.abstract, figures, limit)
+  resident = _resident(setting, training, figures, limit)
   print(plan_table(figures, resident, limit), file=sys.stderr, flush=True)
   return {"programs": figures, "resident": resident}
 
@@ -284,7 +286,10 @@ def bytes_per_chip(tree: Any) -> int:
 
 
 def _resident(
-  setting: Setting, state: Any, figures: dict[str, Any], limit: int
+  setting: Setting,
+  training: TrainingProgram,
+  figures: dict[str, Any],
+  limit: int,
 ) -> dict[str, Any]:
   """What lies on a chip that holds the index while it trains.
 
@@ -292,13 +297,13 @@ def _resident(
   """
   searching = setting.needs.retrieval
   rows = trained_rows(setting) if searching else index_rows(setting)
-  index = bytes_per_chip(rows)
-  if rows.dtype == np.int8:
-    index += index // rows.shape[1] * 4  # A float32 scale per row.
-  parts = {"index": index, "training_state": bytes_per_chip(state)}
+  parts = {
+    "index": bytes_per_chip(rows),
+    "training_state": bytes_per_chip(training.abstract),
+  }
   if searching and setting.settings.retrieval.refresh == "snapshot":
-    frozen = jax.tree.leaves(state.params["retriever"])
-    parts["refresh"] = index + sum(x.size * x.dtype.itemsize for x in frozen)
+    state = refresh_state(setting, training)
+    parts["refresh"] = bytes_per_chip((state.building, state.frozen))
   parts["temporaries"] = max(
     (
       f["temporaries"] + f["outputs"] + f["code"] - f["aliased"]

@@ -16,10 +16,13 @@ from odqa_jax.data.examples.batch import OVERLAP, SEARCHED, shapes
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.retrieval.backends.exact import search_placed
-from odqa_jax.retrieval.embed import batch_sizes, bulk_tokens, local_mesh
+from odqa_jax.retrieval.division import size_for
+from odqa_jax.retrieval.embed import bulk_tokens, local_mesh
 from odqa_jax.retrieval.index import padded_rows
+from odqa_jax.retrieval.refresh import RefreshState, abstract_state
 from odqa_jax.retrieval.refresh_batches import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
+from odqa_jax.retrieval.rows import abstract_rows
 from odqa_jax.runtime.mesh import replicated, row_sharding
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
@@ -136,23 +139,21 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
   )
 
 
-def index_rows(setting: Setting) -> jax.ShapeDtypeStruct:
+def index_rows(setting: Setting) -> Any:
   """The rows of the index that `odqa search` searches."""
   return _rows(setting, setting.width, setting.dtype)
 
 
-def trained_rows(setting: Setting) -> jax.ShapeDtypeStruct:
+def trained_rows(setting: Setting) -> Any:
   """The rows of the index that training searches, and may refresh."""
   width = setting.components["retriever"].embedding_dim
   return _rows(setting, width, setting.settings.retrieval.dtype)
 
 
-def _rows(setting: Setting, width: int, dtype: str) -> jax.ShapeDtypeStruct:
-  """Rows as `Index` has them."""
+def _rows(setting: Setting, width: int, dtype: str) -> Any:
+  """Rows as an index has them on the devices; of int8 with their scales."""
   count = padded_rows(setting.passages, setting.mesh)
-  return jax.ShapeDtypeStruct(
-    (count, width), dtype, sharding=row_sharding(setting.mesh)
-  )
+  return abstract_rows(count, width, dtype, setting.mesh)
 
 
 def abstract_batch(
@@ -208,9 +209,6 @@ def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
   """The candidates of an int8 index; the host rescores them."""
   from odqa_jax.retrieval.backends import int8
 
-  scales = jax.ShapeDtypeStruct(
-    rows.shape[:1], np.float32, sharding=rows.sharding
-  )
   wanted = min(int8.CANDIDATES * setting.k, setting.passages)
 
   def search(codes: Any, scales: Any, queries: Any) -> Any:
@@ -218,7 +216,7 @@ def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
       setting.mesh, codes, scales, setting.passages, queries, wanted
     )
 
-  return jax.jit(search).lower(rows, scales, queries)
+  return jax.jit(search).lower(*rows, queries)
 
 
 def encode_programs(setting: Setting) -> list[Planned]:
@@ -230,7 +228,7 @@ def encode_programs(setting: Setting) -> list[Planned]:
     jax.eval_shape(encoder.init, jax.random.key(0)), replicated(mesh)
   )
   of_questions, of_passages = compiled_encoders(encoder.config)
-  sizes = batch_sizes(
+  passages = size_for(
     data.passage_length,
     bulk_tokens(platform, mesh.size),
     rows=_SHARD_ROWS,
@@ -242,7 +240,7 @@ def encode_programs(setting: Setting) -> list[Planned]:
     (
       "encode_passages",
       of_passages,
-      sizes[data.passage_length],
+      passages,
       data.passage_length,
     ),
     ("encode_questions", of_questions, questions, data.question_length),
@@ -314,6 +312,25 @@ def train_programs(
   return planned
 
 
+def refresh_state(setting: Setting, training: TrainingProgram) -> RefreshState:
+  """What a refresh of the index holds, as `Refresher` has it."""
+  retrieval = setting.settings.retrieval
+  return abstract_state(
+    retrieval.refresh,
+    retrieval.refresh_every,
+    trained_rows(setting),
+    _passage_weights(setting, training),
+    setting.mesh,
+  )
+
+
+def _passage_weights(setting: Setting, training: TrainingProgram) -> Any:
+  """Shapes of what encodes the passages of an index."""
+  retriever = setting.components["retriever"]
+  params = training.abstract.params["retriever"]
+  return jax.eval_shape(retriever.passage_weights, params)
+
+
 def _refresh_program(
   setting: Setting, training: TrainingProgram, rows: Any
 ) -> Planned:
@@ -321,15 +338,14 @@ def _refresh_program(
   settings, mesh = setting.settings, setting.mesh
   length = settings.data.passage_length
   platform = mesh.devices.flat[0].platform
-  each = batch_sizes(
+  each = size_for(
     length,
     bulk_tokens(platform, 1),
-    rows=rows.shape[0] // mesh.size,
+    rows=padded_rows(setting.passages, mesh) // mesh.size,
     devices=1,
-  )[length]
-  params = training.abstract.params["retriever"]
-  if settings.retrieval.refresh == "snapshot":
-    params = abstract(params, replicated(mesh))
+  )
+  # As `Refresher` gathers them for a share.
+  params = abstract(_passage_weights(setting, training), replicated(mesh))
   b = each * mesh.size
   ids, lengths, at = (
     jax.ShapeDtypeStruct(shape, np.int32, sharding=row_sharding(mesh))

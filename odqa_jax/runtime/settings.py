@@ -26,6 +26,7 @@ BIAS_SCOPES = ("model", "layer", "head")
 REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
+INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full")
 
 
@@ -153,7 +154,7 @@ class RetrievalSettings:
 
   k: int = _key(8, "passages read; 0: the reader answers without", least=0)
   index: str = _key("", "begin with this one; none: it is made at the start")
-  dtype: str = _key("float32", "of the index", choices=FLOATS)
+  dtype: str = _key("float32", "of the index", choices=INDEX_DTYPES)
   refresh: str = _key("none", "how it is kept fresh", choices=REFRESH_MODES)
   refresh_every: int = _key(500, "steps between two indexes", least=1)
   null_document: bool = _key(False, "one more candidate, without text")

@@ -515,21 +515,34 @@ def test_programs_compile_and_are_measured_here(toy_config, small):
   assert figures["resident"]["fits"]
 
 
-def test_what_lies_on_a_chip_is_summed_by_hand(toy_config, small):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_what_lies_on_a_chip_is_summed_by_hand(toy_config, small, dtype):
   config = toy_config(
     **{
       "task": "individual", "data.source": "answers",
+      "model.dtype": "bfloat16",
       "reader.preset": "tiny", "retrieval.refresh": "snapshot",
-      "retrieval.dtype": "bfloat16",
+      "retrieval.dtype": dtype,
     }
   )  # fmt: skip
   # The index of training is the config's, whatever else is searched.
   made = setting(config, passages=8 * 64 * 10, width=8, dtype="float32")
-  state = training_state(made).abstract
-  resident = plan_module._resident(made, state, {}, 10**6)
+  training = training_state(made)
+  state = training.abstract
+  resident = plan_module._resident(made, training, {}, 10**6)
   params = sum(x.size for x in jax.tree.leaves(state.params))
-  index = 640 * 32 * 2
-  frozen = 4 * sum(x.size for x in jax.tree.leaves(state.params["retriever"]))
+  # Of codes also a float32 scale per row.
+  index = 640 * (32 * 2 if dtype == "bfloat16" else 32 + 4)
+  # The passage encoder alone: nothing of it is large enough to be split, and
+  # the dense layers are in bfloat16.
+  encoder = state.params["retriever"]["passage"]
+  layers = encoder["encoder"]["layer"]
+  dense = [
+    layers["attention"]["self"], layers["attention"]["output"]["dense"],
+    layers["intermediate"], layers["output"]["dense"],
+  ]  # fmt: skip
+  frozen = 4 * sum(x.size for x in jax.tree.leaves(encoder))
+  frozen -= 2 * sum(x.size for x in jax.tree.leaves(dense))
   assert resident["index"] == index
   assert resident["refresh"] == index + frozen
   # Parameters and two moments, and the two counters of step and schedule.
