@@ -10,12 +10,9 @@ first two overlap with the step before. Prints one JSON line.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("NPROC", "16")
 
 import functools
 
