@@ -6,8 +6,9 @@ rate 2e-5, warm-up 5 %, the objective of Individual Top-k, the index refreshed
 every 500 steps. Choices of this project, where the paper states nothing: batch
 64; linear decay; weight decay 0.01 (that of its ICT); 128 tokens of a masked
 sentence, and the other lengths of `individual.py`; k = 8 with the null document
-and one span masked in a sentence, both as in REALM; and which ten OntoNotes
-categories: see `odqa prepare --spans`.
+and one span masked in a sentence, both as in REALM; which ten OntoNotes
+categories: see `odqa prepare --spans`; and an index of int8, see
+`individual.py`.
 
     odqa prepare --corpus psgs_w100.tsv.gz --out data --spans \
       --tokenizer bert-base-uncased/ --reader-tokenizer t5-base/
@@ -49,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.retrieval.k = 7
   config.retrieval.null_document = True
-  config.retrieval.dtype = "bfloat16"
+  config.retrieval.dtype = "int8"
   config.retrieval.refresh = "snapshot"
   config.retrieval.refresh_every = 500
 

@@ -21,7 +21,6 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, sample_passages
 from odqa_jax.data.exclusions import find_exclusions
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
   Retriever,
   encode_questions,
@@ -92,7 +91,7 @@ class DevIndex:
   def search(
     self,
     retriever: Retriever,
-    live: Index | None,
+    live: Searchable | None,
     k: int,
     embeddings: Float[np.ndarray, "n e"] | None = None,
   ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
@@ -123,7 +122,7 @@ class DevIndex:
 
   @contextmanager
   def _index(
-    self, retriever: Retriever, live: Index | None
+    self, retriever: Retriever, live: Searchable | None
   ) -> Iterator[Searchable]:
     if self.kind == "live":
       assert live is not None, "a task with retrieval has an index"

@@ -50,12 +50,12 @@ from odqa_jax.reading.system import (
   with_params,
   without_params,
 )
-from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import make_retriever
+from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.runtime.settings import EvaluateSettings, Settings
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
-Evaluator = Callable[[Any, Index | None], dict[str, float]]
+Evaluator = Callable[[Any, Searchable | None], dict[str, float]]
 
 DEV_K = 100
 
@@ -255,7 +255,7 @@ def _retrieval_evaluator(
   """For tasks without a reader."""
   data = settings.data
 
-  def evaluate(params: Any, live: Index | None) -> dict[str, float]:
+  def evaluate(params: Any, live: Searchable | None) -> dict[str, float]:
     # The loop around forbids silent transfers; here they are the work.
     with jax.transfer_guard("allow"):
       retriever = make_retriever(
@@ -295,7 +295,7 @@ def _reader_evaluator(
     targets = dev.targets[batch.start : batch.stop]
     return batch.log_probs(targets, length).tolist()
 
-  def evaluate(params: Any, live: Index | None) -> dict[str, float]:
+  def evaluate(params: Any, live: Searchable | None) -> dict[str, float]:
     nonlocal kept
     with jax.transfer_guard("allow"):
       if kept is None:

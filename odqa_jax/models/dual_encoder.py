@@ -26,6 +26,7 @@ from odqa_jax.models.bert import (
   apply_bert,
   init_bert,
   init_kernel,
+  weights_as_computed,
 )
 from odqa_jax.models.layers import Params, apply_module, check_choice
 
@@ -172,6 +173,19 @@ class DualEncoder:
     tree = params["shared" if self.config.shared else "passage"]
     kind = self.config.passage_token_type
     return self._encode(tree, ids, lengths, kind, rng)
+
+  def passage_weights(self, params: Mapping[str, Any]) -> Params:
+    """What `encode_passage` reads of the parameters, as it computes with it.
+
+    The copy of weights that a refresh of an index keeps: without the other
+    encoder, and in bfloat16 where the layers compute in it. Embeddings made
+    with it have the same bits.
+
+    Args:
+      params: as `init` returns them.
+    """
+    side = "shared" if self.config.shared else "passage"
+    return {side: weights_as_computed(self.config.bert, params[side])}
 
   def flops_per_token(self, length: int) -> float:
     """FLOPs of the matrix products that one token costs, forward only.

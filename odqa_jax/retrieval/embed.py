@@ -13,9 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
+from odqa_jax.retrieval.division import divide
 from odqa_jax.runtime.mesh import make_mesh, row_sharding
-
-_BUCKETS = (32, 64, 96, 128, 192, 256, 384)
 
 Encode = Callable[[Array, Array], Array]
 Progress = Callable[[int, int], Any]
@@ -55,25 +54,6 @@ def bulk_tokens(platform: str, devices: int) -> int:
   return devices * (2048 if platform == "cpu" else 16384)
 
 
-def batch_sizes(
-  max_length: int, batch_tokens: int, *, rows: int, devices: int
-) -> dict[int, int]:
-  """Padded length → passages per batch, for each bucket up to `max_length`.
-
-  Args:
-    max_length: the last bucket.
-    batch_tokens: padded tokens per batch, about.
-    rows: the most passages embedded at once; no batch needs to be larger.
-    devices: every size is a multiple of this.
-  """
-  lengths = [b for b in _BUCKETS if b < max_length] + [max_length]
-  most = -(-rows // devices)
-  return {
-    length: devices * min(max(batch_tokens // (length * devices), 1), most)
-    for length in lengths
-  }
-
-
 def embed(
   encode: Encode,
   passages: Passages,
@@ -95,7 +75,7 @@ def embed(
     passages: where the tokens come from.
     first: the first row.
     lengths: packed lengths of the rows, int32.
-    sizes: from `batch_sizes`.
+    sizes: from `division.batch_sizes`.
     mesh: this process's devices; inputs are split over them by rows.
     dtype: of the result.
     progress: called with the number of passages done.
@@ -132,12 +112,9 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, int, int]]:
   """(rows, padded length, batch size) of every batch, short ones first."""
   order = np.argsort(lengths, kind="stable")
-  ends = np.searchsorted(lengths[order], list(sizes), side="right")
-  start = 0
-  for (length, size), end in zip(sizes.items(), ends, strict=True):
-    for i in range(start, end, size):
-      yield first + order[i : min(i + size, end)], length, size
-    start = end
+  for piece in divide(np.maximum(lengths[order], 1), sizes):
+    rows = order[piece.first : piece.stop]
+    yield first + rows, piece.length, piece.size
 
 
 def _dispatch(

@@ -21,11 +21,11 @@ from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE
+from odqa_jax.retrieval.division import batch_sizes
 from odqa_jax.retrieval.embed import (
   Encode,
   Passages,
   Progress,
-  batch_sizes,
   embed,
   local_mesh,
 )
@@ -280,7 +280,7 @@ def _encode_missing(
     return
   lengths = corpus.packed_lengths(max_length)
   sizes = batch_sizes(
-    max_length, batch_tokens, rows=len(shards[0]), devices=mesh.size
+    lengths, max_length, batch_tokens, rows=len(shards[0]), devices=mesh.size
   )
   for i in missing:
 

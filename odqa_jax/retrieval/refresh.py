@@ -10,23 +10,24 @@ A period is so many training steps, in which every row is refreshed once:
 
 - `blocking` embeds the whole corpus at the end of the period: a fresh index
   after a pause;
-- `snapshot` copies the weights at the beginning of the period, embeds a share
-  of the corpus with the copy after each step, and puts the new index in the old
-  one's place at the end. What is searched is then one period old, and nearly
-  two before the next one: the ages of "End-to-End Training of Neural
+- `snapshot` copies the passage encoder at the beginning of the period, embeds a
+  share of the corpus with the copy after each step, and puts the new index in
+  the old one's place at the end. What is searched is then one period old, and
+  nearly two before the next one: the ages of "End-to-End Training of Neural
   Retrievers", which has half of its devices do nothing else;
 - `rolling` writes a share over the searched rows after each step, with the
   weights of that step: one index in memory instead of two, half a period old
   on average.
 
 The share of a step is a range of `RefreshBatches`, all of about one size; where
-there are fewer batches than steps, some steps have none.
+there are fewer batches than steps, some steps have none. The copy lies split
+over the devices; they gather it once for a share, not for every batch.
 
 The state is a tree of arrays. Saved and restored beside the training state, in
 the middle of a period too, it goes on with the same bits.
 """
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,13 +37,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from odqa_jax.retrieval.embed import Passages
-from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.refresh_batches import EncodeWith, RefreshBatches
-from odqa_jax.retrieval.storage import DTYPES, FLOATS
+from odqa_jax.retrieval.rows import (
+  PlacedIndex,
+  Rows,
+  abstract_rows,
+  placed_index,
+  rows_dtype,
+)
+from odqa_jax.retrieval.storage import DTYPES
 from odqa_jax.runtime.mesh import (
   replicate,
   replicated,
   row_sharding,
+  state_shardings,
   to_host,
 )
 
@@ -53,9 +61,9 @@ class RefreshState(NamedTuple):
   """The index in use, and what there is of the next one.
 
   Attributes:
-    embeddings: [n_padded, e], the rows that are searched.
-    building: [n_padded, e], rows of the next index, `snapshot` only; those
-      that are not made yet hold what does not matter.
+    embeddings: the rows that are searched, see `rows`.
+    building: rows of the next index, `snapshot` only; those that are not made
+      yet hold what does not matter.
     frozen: the weights that `building` is made with, `snapshot` only.
     versions: [s] int32, the training steps whose weights made the searched
       rows: one for all, or in mode `rolling` one for every step's share.
@@ -83,7 +91,9 @@ class Refresher:
     corpus: the passages, row for row those of the index.
     mesh: where the index lies.
     max_length: tokens of the longest packed passage; longer ones are cut.
-    dtype: of the rows, `float32` or `bfloat16`.
+    dtype: of the rows, `float32`, `bfloat16` or `int8`.
+    weights: what `encode` reads of the parameters, as it computes with it;
+      of its own result it makes the same. By default all of them.
     batch_tokens: padded tokens that one device encodes at once, about; by
       default what suits the device.
 
@@ -106,6 +116,7 @@ class Refresher:
     *,
     max_length: int,
     dtype: str = "float32",
+    weights: Callable[[Any], Any] = lambda params: params,
     batch_tokens: int | None = None,
   ) -> None:
     _check(mode, period, corpus, dtype)
@@ -120,15 +131,22 @@ class Refresher:
     done = np.insert(np.cumsum(self._batches.passages()), 0, 0)
     shares = [done[self._share(i).stop] for i in range(period)]
     self._passages = np.diff(shares, prepend=0)
-    # jit may hand the buffers of a plain identity on, and the training step
-    # donates them.
-    self._copy = jax.jit(
-      lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh)
-    )
+    self._weights = weights
+
+    def keep(params: Any) -> Any:
+      # jit may hand the buffers of a plain identity on, and the training step
+      # donates them.
+      kept = jax.tree.map(jnp.copy, weights(params))
+      return jax.lax.with_sharding_constraint(kept, _kept_shardings(mesh, kept))
+
+    def zeros(width: int) -> Any:
+      rows = abstract_rows(self._batches.padded, width, dtype, mesh)
+      return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rows)
+
+    self._keep = jax.jit(keep)
+    self._gather = jax.jit(weights, out_shardings=replicated(mesh))
     self._zeros = jax.jit(
-      functools.partial(jnp.zeros, dtype=DTYPES[dtype]),
-      static_argnums=0,
-      out_shardings=row_sharding(mesh),
+      zeros, static_argnums=0, out_shardings=row_sharding(mesh)
     )
 
   @property
@@ -140,13 +158,15 @@ class Refresher:
     """
     return self.mode != "none"
 
-  def begin(self, index: Index | None, params: Any, step: int) -> RefreshState:
+  def begin(
+    self, index: PlacedIndex | None, params: Any, step: int
+  ) -> RefreshState:
     """The state after `step` updates, when the first period begins.
 
     Args:
       index: what is searched first, made by these weights. The state takes it
         over: a later `step` donates its arrays. None has it made now.
-      params: what `encode` takes; copied where they are kept.
+      params: what `weights` takes; copied where they are kept.
       step: updates made so far.
 
     Raises:
@@ -154,16 +174,16 @@ class Refresher:
     """
     if index is not None:
       self._check_index(index, params)
-      rows = index.embeddings
+      rows: Rows = index.embeddings
     else:
-      rows = self._zeros(self.abstract(params).embeddings.shape)
-      rows = self._batches.write(rows, params)
+      rows = self._zeros(self._width(params))
+      rows = self._write(rows, params, range(len(self._batches)))
     snapshot = self.mode == "snapshot"
     return RefreshState(
       embeddings=rows,
-      building=self._zeros(rows.shape) if snapshot else None,
-      frozen=self._copy(params) if snapshot else None,
-      versions=self._place([step] * self._versions),
+      building=self._zeros(self._width(params)) if snapshot else None,
+      frozen=self._keep(params) if snapshot else None,
+      versions=self._place([step] * _versions(self.mode, self.period)),
       began=self._place(step),
       division=self._place(self.division),
     )
@@ -172,26 +192,15 @@ class Refresher:
     """Shapes, types and shardings of a state, to restore it with.
 
     Args:
-      params: what `encode` takes; arrays or `ShapeDtypeStruct`s.
+      params: what `weights` takes; arrays or `ShapeDtypeStruct`s.
     """
-
-    def everywhere(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-      return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
-
-    rows = jax.ShapeDtypeStruct(
-      (self._batches.padded, self._width(params)),
-      DTYPES[self._dtype],
-      sharding=row_sharding(self.mesh),
-    )
-    copied = jax.tree.map(lambda x: everywhere(x.shape, x.dtype), params)
-    snapshot = self.mode == "snapshot"
-    return RefreshState(
-      embeddings=rows,
-      building=rows if snapshot else None,
-      frozen=copied if snapshot else None,
-      versions=everywhere((self._versions,), np.int32),
-      began=everywhere((), np.int32),
-      division=everywhere((), np.int32),
+    width = self._width(params)
+    return abstract_state(
+      self.mode,
+      self.period,
+      abstract_rows(self._batches.padded, width, self._dtype, self.mesh),
+      jax.eval_shape(self._weights, params),
+      self.mesh,
     )
 
   def check_division(self, saved: int) -> None:
@@ -235,22 +244,22 @@ class Refresher:
       )
     ends = at + 1 == self.period
     if self.mode == "blocking" and ends:
-      rows = self._batches.write(state.embeddings, params)
+      everything = range(len(self._batches))
+      rows = self._write(state.embeddings, params, everything)
       state = state._replace(embeddings=rows, versions=self._place([step]))
     elif self.mode == "rolling":
-      rows = self._batches.write(state.embeddings, params, self._share(at))
+      rows = self._write(state.embeddings, params, self._share(at))
       versions = self._read(state.versions).tolist()
       versions[at] = step
       state = state._replace(embeddings=rows, versions=self._place(versions))
     elif self.mode == "snapshot":
-      share = self._share(at)
-      rows = self._batches.write(state.building, state.frozen, share)
+      rows = self._write(state.building, state.frozen, self._share(at))
       state = state._replace(building=rows)
       if ends:
         state = state._replace(
           embeddings=state.building,
           building=state.embeddings,
-          frozen=self._copy(params),
+          frozen=self._keep(params),
           versions=self._place([began]),
         )
     return state._replace(began=self._place(step)) if ends else state
@@ -259,7 +268,7 @@ class Refresher:
     """Training steps since the searched rows were made, on average."""
     return step - self._version(state)
 
-  def index(self, state: RefreshState) -> Index:
+  def index(self, state: RefreshState) -> PlacedIndex:
     """What is searched now; valid until the next `step`.
 
     In the manifest stands, as `version`, the training step whose weights made
@@ -275,12 +284,14 @@ class Refresher:
       "count": len(self._corpus),
       "version": version,
     }
-    return Index(state.embeddings, len(self._corpus), manifest, self.mesh)
+    count = len(self._corpus)
+    return placed_index(state.embeddings, count, manifest, self.mesh)
 
-  @property
-  def _versions(self) -> int:
-    """How many versions the state holds."""
-    return self.period if self.mode == "rolling" else 1
+  def _write(self, rows: Rows, params: Any, batches: range) -> Rows:
+    """Writes batches with weights that are gathered once for all of them."""
+    if not batches:
+      return rows
+    return self._batches.write(rows, self._gather(params), batches)
 
   def _share(self, at: int) -> range:
     """The batches of the step `at` of a period, from 0."""
@@ -299,12 +310,12 @@ class Refresher:
     lengths = jax.ShapeDtypeStruct((1,), np.int32)
     return jax.eval_shape(self._encode, params, ids, lengths).shape[-1]
 
-  def _check_index(self, index: Index, params: Any) -> None:
+  def _check_index(self, index: PlacedIndex, params: Any) -> None:
     """Refuses an index whose rows this refresher cannot replace."""
     pairs: dict[str, tuple[Any, Any]] = {
       "corpus": (index.manifest.get("corpus"), self._corpus.fingerprint),
       "count": (index.count, len(self._corpus)),
-      "dtype": (index.embeddings.dtype.name, self._dtype),
+      "dtype": (rows_dtype(index.embeddings), self._dtype),
       "width": (index.width, self._width(params)),
       "mesh": (index.mesh, self.mesh),
     }
@@ -330,6 +341,48 @@ class Refresher:
       return np.asarray(to_host(value))
 
 
+def abstract_state(
+  mode: str, period: int, rows: Any, frozen: Any, mesh: Mesh
+) -> RefreshState:
+  """Shapes, types and shardings of a state.
+
+  Args:
+    mode: see `Refresher`.
+    period: likewise.
+    rows: from `abstract_rows`.
+    frozen: the shapes of what a snapshot keeps of the weights.
+    mesh: where all of it lies.
+  """
+
+  def numbers(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.int32, sharding=replicated(mesh))
+
+  kept = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    frozen,
+    _kept_shardings(mesh, frozen),
+  )
+  snapshot = mode == "snapshot"
+  return RefreshState(
+    embeddings=rows,
+    building=rows if snapshot else None,
+    frozen=kept if snapshot else None,
+    versions=numbers(_versions(mode, period)),
+    began=numbers(),
+    division=numbers(),
+  )
+
+
+def _versions(mode: str, period: int) -> int:
+  """How many versions a state holds."""
+  return period if mode == "rolling" else 1
+
+
+def _kept_shardings(mesh: Mesh, kept: Any) -> Any:
+  """Split where it can be: between two shares nobody reads the copy."""
+  return state_shardings(mesh, kept, split=True)
+
+
 def _check(mode: str, period: int, corpus: Passages, dtype: str) -> None:
   """Refuses settings that mean nothing."""
   if mode not in MODES:
@@ -342,10 +395,10 @@ def _check(mode: str, period: int, corpus: Passages, dtype: str) -> None:
       f"config.retrieval.refresh_every={period} must be 1 or more: the "
       "training steps in which every row is refreshed once."
     )
-  if dtype not in FLOATS:
+  if dtype not in DTYPES:
     raise ValueError(
-      f"config.retrieval.dtype={dtype!r}: training searches "
-      f"{' or '.join(FLOATS)} rows."
+      f"config.retrieval.dtype={dtype!r} is not known; choose one of "
+      f"{', '.join(DTYPES)}."
     )
   if not len(corpus):
     raise ValueError("the corpus is empty; an index needs a passage.")

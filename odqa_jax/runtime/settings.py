@@ -26,8 +26,12 @@ BIAS_SCOPES = ("model", "layer", "head")
 REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
+INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full")
 SHARDINGS = ("zero", "fsdp", "replicated")
+ATTENTION = ("auto", "xla", "cudnn", "pallas")
+# In place of a number that the memory of the devices decides.
+AUTO = "auto"
 
 
 def _key(
@@ -36,9 +40,15 @@ def _key(
   *,
   choices: tuple[str, ...] = (),
   least: int | float | None = None,
+  words: tuple[str, ...] = (),
 ) -> Any:
-  """A field with what `configs/README.md` says of it, and its limits."""
-  limits = {"meaning": meaning, "choices": choices, "least": least}
+  """A field with what `configs/README.md` says of it, and its limits.
+
+  `words` may stand in place of a number.
+  """
+  limits = {
+    "meaning": meaning, "choices": choices, "least": least, "words": words
+  }  # fmt: skip
   return dataclasses.field(default=default, metadata=limits)
 
 
@@ -96,6 +106,12 @@ class ModelSettings:
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
   remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
   scan: bool = _key(True, "one compiled layer for all of them")
+  attention: str = _key(
+    "auto",
+    "what computes it: cudnn on GPUs (which drops no attention weights), "
+    "pallas on TPUs, where it takes shape and dtype; else xla",
+    choices=ATTENTION,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +126,12 @@ class ReaderSettings:
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
   remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
   scan: bool = _key(True, "one compiled layer for all of them")
+  attention: str = _key(
+    "auto",
+    "what computes it: cudnn on GPUs (which drops no attention weights), "
+    "pallas on TPUs, where it takes shape and dtype; else xla",
+    choices=ATTENTION,
+  )
   depthwise_convolution: bool = _key(False, "an aid for small readers")
   mimetic: bool = _key(False, "an aid for small readers: its first weights")
   overlap_features: bool = _key(
@@ -154,7 +176,7 @@ class RetrievalSettings:
 
   k: int = _key(8, "passages read; 0: the reader answers without", least=0)
   index: str = _key("", "begin with this one; none: it is made at the start")
-  dtype: str = _key("float32", "of the index", choices=FLOATS)
+  dtype: str = _key("float32", "of the index", choices=INDEX_DTYPES)
   refresh: str = _key("none", "how it is kept fresh", choices=REFRESH_MODES)
   refresh_every: int = _key(500, "steps between two indexes", least=1)
   null_document: bool = _key(False, "one more candidate, without text")
@@ -216,9 +238,10 @@ class Settings:
     0.0, "passes over the examples, in place of `steps`; 0: by `steps`", least=0
   )
   batch_size: int = _key(128, "examples of an update, on all devices", least=1)
-  micro_batches: int = _key(
-    1, "parts that a batch is computed in, with the gradient of the whole",
-    least=1,
+  micro_batches: int | str = _key(
+    1, "parts that a batch is computed in, with the gradient of the whole; "
+    "auto: as few as the memory of the devices allows",
+    least=1, words=(AUTO,),
   )  # fmt: skip
   log_every: int = _key(50, "steps between two lines of metrics", least=1)
   init_from: str = _key(
@@ -243,6 +266,12 @@ class Settings:
     "layer (fsdp), or replicated",
     choices=SHARDINGS,
   )
+
+  @property
+  def parts(self) -> int:
+    """`micro_batches` as the number that it must be by now."""
+    assert isinstance(self.micro_batches, int), self.micro_batches
+    return self.micro_batches
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -300,6 +329,11 @@ def _read(block: Any, config: Any, prefix: str) -> Any:
 
 def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
   choices, least = field.metadata["choices"], field.metadata["least"]
+  words = field.metadata["words"]
+  if value in words:
+    return value
+  if words and isinstance(value, str):
+    raise ValueError(f"{name}={value!r}: a number, or {', '.join(words)}.")
   if choices and value not in choices:
     raise ValueError(f"{name}={value!r}; {nearest(value, choices)}")
   if least is not None and not value >= least:
@@ -312,7 +346,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
 def _check_together(settings: Settings) -> None:
   """What one key cannot say alone."""
   data, model = settings.data, settings.model
-  if settings.micro_batches > settings.batch_size:
+  if settings.micro_batches != AUTO and settings.parts > settings.batch_size:
     raise ValueError(
       f"config.micro_batches={settings.micro_batches}: more parts than the "
       f"config.batch_size={settings.batch_size} examples; lower it."

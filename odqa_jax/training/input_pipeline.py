@@ -19,14 +19,18 @@ import numpy as np
 from odqa_jax.data.corpus.views import UntitledPassages
 from odqa_jax.data.examples.batch import Batch
 from odqa_jax.models.dual_encoder import DualEncoder
-from odqa_jax.retrieval.index import Index, load_index
 from odqa_jax.retrieval.refresh import Refresher, RefreshState
 from odqa_jax.retrieval.retriever import make_retriever, write_index
+from odqa_jax.retrieval.rows import PlacedIndex, load_placed
 from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import is_primary, to_host
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import RetrievalSettings
-from odqa_jax.training.retrieval import BatchRetrieval, Candidates
+from odqa_jax.training.retrieval import (
+  BatchRetrieval,
+  Candidates,
+  question_side,
+)
 
 
 class InputPipeline:
@@ -56,7 +60,7 @@ class InputPipeline:
     """What is worth a line in the log."""
     return {}
 
-  def index(self) -> Index | None:
+  def index(self) -> PlacedIndex | None:
     """The index that is searched now."""
     return None
 
@@ -132,9 +136,10 @@ class RetrievalPipeline(InputPipeline):
       retrieval.mesh,
       max_length=gatherer.passage_length,
       dtype=settings.dtype,
+      weights=encoder.passage_weights,
     )
     self._refreshed: RefreshState | None = None
-    self._fixed: Index | None = None
+    self._fixed: PlacedIndex | None = None
     self._drawn_at: Any = None
     self._batch: Batch = {}
     self._candidates: Candidates | None = None
@@ -150,7 +155,7 @@ class RetrievalPipeline(InputPipeline):
         self._fixed = index
     self.prefetch(params)
 
-  def _first_index(self, params: Any) -> Index:
+  def _first_index(self, params: Any) -> PlacedIndex:
     gatherer = self._retrieval.gatherer
     corpus = gatherer.corpus
     retriever = make_retriever(
@@ -170,9 +175,9 @@ class RetrievalPipeline(InputPipeline):
         dtype=self._settings.dtype,
         progress=update,
       )
-    return load_index(self._folder, self._retrieval.mesh)
+    return load_placed(self._folder, self._retrieval.mesh)
 
-  def index(self) -> Index | None:
+  def index(self) -> PlacedIndex | None:
     """The index that is searched now; None for a closed book."""
     if self._refreshed is not None:
       return self._refresher.index(self._refreshed)
@@ -187,10 +192,7 @@ class RetrievalPipeline(InputPipeline):
     """Begins to search for the next batch; returns at once."""
     self._drawn_at = self._batches.get_state()
     self._batch = next(self._batches)
-    # In the dtype that the network computes in, and no passage encoder.
-    sides = params["retriever"]
-    side = {name: sides[name] for name in sides if name != "passage"}
-    encoder = self._whole({"retriever": side})["retriever"]
+    encoder = self._whole(question_side(params))["retriever"]
     self._candidates = self._retrieval.dispatch(
       encoder, self.index(), self._batch
     )
@@ -252,7 +254,7 @@ class RetrievalPipeline(InputPipeline):
     if arrays is not None:
       self._refreshed = arrays
     elif self._retrieval.k:
-      self._fixed = load_index(self._folder, self._retrieval.mesh)
+      self._fixed = load_placed(self._folder, self._retrieval.mesh)
     self._drawn_at = self._batches.get_state()
     self._batch = next(self._batches)
     ahead = position["ahead"]

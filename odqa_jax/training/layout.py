@@ -31,6 +31,8 @@ from odqa_jax.runtime.mesh import path_name
 
 # Layers that run one after the other, stacked on the first axis.
 _STACKS = r".*/(layer|block)/.*"
+# The minor axis of a TPU's tile.
+_LANES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,7 @@ class Layout:
   def map_over_devices(
     self, function: Callable[..., Any], in_specs: Any, out_specs: Any
   ) -> Callable[..., Any]:
-    """`jax.shard_map`, or the plain function on one device."""
-    if not self.over:
-      return function
+    """`jax.shard_map` over all axes of the mesh."""
     # Unchecked, so that gradients are this device's own: the check would have
     # those of what all devices hold added up at once, in every micro-batch.
     return jax.shard_map(
@@ -177,9 +177,7 @@ class Layout:
       axis = self._axes[path_name(path)]
       if axis is None:
         return jax.lax.psum(gradient, self.over)
-      return jax.lax.psum_scatter(
-        gradient, self.over, scatter_dimension=axis, tiled=True
-      )
+      return self._scatter(gradient, axis)
 
     return jax.tree_util.tree_map_with_path(
       add_up,
@@ -187,6 +185,18 @@ class Layout:
       shards,
       is_leaf=lambda x: x is None or is_sharded(x),
     )
+
+  def _scatter(self, gradient: Array, axis: int) -> Array:
+    """This device's part of the sum over all."""
+    share = gradient.shape[axis] // self.mesh.size
+    if axis < gradient.ndim - 1 or share % _LANES == 0:
+      return jax.lax.psum_scatter(
+        gradient, self.over, scatter_dimension=axis, tiled=True
+      )
+    # Shares of a few columns each are laid out one after the other: TPUs
+    # scatter whole tiles, and would send all of the sum to all devices.
+    shares = gradient.reshape(*gradient.shape[:-1], self.mesh.size, share)
+    return jax.lax.psum_scatter(jnp.moveaxis(shares, -2, 0), self.over)
 
   def add_up(self, tree: Any) -> Any:
     """Sums over the devices, on every device."""

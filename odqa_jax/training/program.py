@@ -180,7 +180,7 @@ def training_program(
       tx=tx,
       seed=settings.seed,
       layout=layout,
-      parts=settings.micro_batches,
+      parts=settings.parts,
     ),
     out_shardings=(shardings, None),
     donate_argnums=0,

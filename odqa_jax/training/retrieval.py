@@ -17,14 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from odqa_jax.data.examples.batch import SEARCHED, Batch
 from odqa_jax.data.examples.reader_inputs import answer_places
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.reading.gather import PassageGatherer
-from odqa_jax.retrieval.backends.exact import search_placed
-from odqa_jax.retrieval.index import Index
+from odqa_jax.retrieval.rows import PlacedIndex, Rows, best_rows
 from odqa_jax.runtime.mesh import replicated, to_global, to_host
 
 
@@ -68,6 +67,13 @@ def choose_rows(
   return kept.at[:, -1].set(last)
 
 
+def question_side(params: Any) -> Any:
+  """What encodes questions, of all parameters and with its full paths."""
+  sides = params["retriever"]
+  side = {name: sides[name] for name in sides if name != "passage"}
+  return {"retriever": side}
+
+
 def question_search(
   encoder: DualEncoder, mesh: Mesh, *, count: int, k: int, force_gold: bool
 ) -> Callable[..., Candidates]:
@@ -86,7 +92,7 @@ def question_search(
 
   def search(
     params: Any,
-    embeddings: Float[Array, "n e"],
+    embeddings: Rows,
     question_ids: Int[Array, "b q"],
     question_lengths: Int[Array, " b"],
     excluded_rows: Int[Array, "b m"],
@@ -101,7 +107,7 @@ def question_search(
         f"config.retrieval.k={k} with {excluded_rows.shape[1]} passages to "
         f"leave out of a corpus of {count}; lower k."
       )
-    _, rows = search_placed(mesh, embeddings, count, queries, wide)
+    rows = best_rows(mesh, embeddings, count, queries, wide)
     chosen = choose_rows(
       rows, excluded_rows, gold_rows, k, force_gold=force_gold
     )
@@ -147,7 +153,7 @@ class BatchRetrieval:
     )
 
   def dispatch(
-    self, params: Any, index: Index | None, batch: Batch
+    self, params: Any, index: PlacedIndex | None, batch: Batch
   ) -> Candidates:
     """Begins the search for a batch; the result is still being computed.
 

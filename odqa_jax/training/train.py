@@ -127,7 +127,7 @@ def make_pipeline(
     trained: whether the passage encoder is.
     whole: see `TrainingProgram`.
   """
-  multiple = mesh.size * settings.micro_batches
+  multiple = mesh.size * settings.parts
   batches = train_batches(
     examples,
     settings.batch_size,

@@ -31,7 +31,12 @@ from odqa_jax.reading.answer import (
   find_passages,
   read_batches,
 )
-from odqa_jax.retrieval.retriever import index_corpus, search_questions
+from odqa_jax.retrieval.retriever import (
+  index_corpus,
+  search_questions,
+  write_index,
+)
+from odqa_jax.retrieval.rows import load_placed
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +206,26 @@ def test_the_live_index_is_not_made_again(toy_data, dev, tmp_path, monkeypatch):
     evaluate = evaluator_of(system, tmp_path / "w", run)
     with jax.transfer_guard("disallow"):
       assert evaluate(system.params, index) == anew
+
+
+def test_a_live_index_of_codes_finds_about_the_same(toy_data, dev, tmp_path):
+  """Int8 rows without residuals, as training searches them."""
+  system, run = parts("fid", toy_data, settings(dev))
+  figures = []
+  for dtype in ("float32", "int8"):
+    folder = tmp_path / dtype
+    write_index(
+      system.retriever, system.corpus, folder, mesh=one_device(), dtype=dtype
+    )
+    index = load_placed(folder, one_device())
+    evaluate = evaluator_of(system, tmp_path / "w", run)
+    with jax.transfer_guard("disallow"):
+      figures.append(evaluate(system.params, index))
+  exact, coded = figures
+  assert exact.keys() == coded.keys()
+  for name in ("recall@100", "gold@100", "answer_in_top_k"):
+    assert coded[name] == pytest.approx(exact[name], abs=0.15)
+  assert coded["dev_passages"] == exact["dev_passages"]
 
 
 def test_every_checkpoint_is_measured_with_its_own_weights(

@@ -8,30 +8,15 @@ import numpy as np
 import pytest
 from random_corpus import Encoder, Tokens, build, first_devices
 
-from odqa_jax.retrieval.embed import batch_sizes, local_mesh
+from odqa_jax.retrieval.embed import local_mesh
 
 
 def test_few_shapes_and_little_padding(tmp_path: Path):
   corpus, encode = Tokens(3000), Encoder()
   build(tmp_path / "index", encode, corpus, shard_rows=3000)
-  assert set(encode.shapes) == {(32, 32), (16, 64), (8, 80)}
+  assert len(set(encode.shapes)) <= 5
   padded = sum(n * length for n, length in encode.shapes)
-  tokens = corpus.packed_lengths(80).sum()
-  assert padded < 1.4 * tokens
-  assert padded < 0.8 * 3000 * 80
-
-
-def test_batch_sizes():
-  assert batch_sizes(256, 16384, rows=10**6, devices=8) == {
-    32: 512,
-    64: 256,
-    96: 168,
-    128: 128,
-    192: 80,
-    256: 64,
-  }
-  assert batch_sizes(16, 100, rows=10**6, devices=8) == {16: 8}
-  assert batch_sizes(64, 10**6, rows=9, devices=8) == {32: 16, 64: 16}
+  assert padded < 1.25 * corpus.packed_lengths(80).sum()
 
 
 def test_encode_sees_only_the_meshs_devices(tmp_path: Path):

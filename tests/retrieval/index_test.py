@@ -13,6 +13,7 @@ from random_corpus import IDENTITY, Encoder, Tokens, build, first_devices
 
 from odqa_jax.data.corpus.corpus import Corpus, Passage, build_corpus
 from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.division import batch_sizes, divide
 from odqa_jax.retrieval.index import (
   Index,
   build_index,
@@ -82,17 +83,9 @@ def test_an_interrupted_build_resumes(tmp_path: Path, fail_at: int):
 
 def calls_per_shard(corpus: Tokens) -> list[int]:
   lengths = corpus.packed_lengths(80)
-  calls = []
-  for start in range(0, len(corpus), 64):
-    part = lengths[start : start + 64]
-    edges = [(0, 32, 32), (32, 64, 16), (64, 80, 8)]
-    calls.append(
-      sum(
-        -(-int(((part > low) & (part <= high)).sum()) // size)
-        for low, high, size in edges
-      )
-    )
-  return calls
+  sizes = batch_sizes(lengths, 80, 1024, rows=64, devices=8)
+  shards = (lengths[i : i + 64] for i in range(0, len(corpus), 64))
+  return [len(divide(np.sort(part), sizes)) for part in shards]
 
 
 def interrupted(directory: Path, corpus: Tokens, **options: Any) -> Path:

@@ -97,8 +97,12 @@ def stop_at(monkeypatch, step: int) -> None:
   [
     ("individual", {"retrieval.refresh": "snapshot"}),
     ("individual", {"retrieval.refresh": "rolling"}),
+    (
+      "individual",
+      {"retrieval.refresh": "snapshot", "retrieval.dtype": "int8"},
+    ),
     ("individual", {"retrieval.refresh": "blocking"}),
-    ("joint", {}),
+    ("joint", {"retrieval.dtype": "int8"}),
   ],
 )
 def test_resume_in_the_middle_of_a_refresh_is_bit_exact(

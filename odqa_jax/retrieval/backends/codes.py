@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32, Int8, Num
 
 # Codes and residuals lie in -127 … 127; a code is off by half a step at most.
-_LEVELS = 127
-_STEPS = 2 * _LEVELS
+LEVELS = 127
+_STEPS = 2 * LEVELS
 
 
 def quantize(
@@ -30,7 +30,7 @@ def quantize(
   Args:
     rows: finite.
   """
-  scales = np.abs(rows).max(axis=1, initial=0) / np.float32(_LEVELS)
+  scales = np.abs(rows).max(axis=1, initial=0) / np.float32(LEVELS)
   steps = rows / np.where(scales > 0, scales, 1)[:, None]
   codes = np.rint(steps)
   residuals = np.rint((steps - codes) * _STEPS)

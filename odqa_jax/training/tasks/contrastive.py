@@ -89,7 +89,7 @@ def contrastive(settings: Settings, components: Components) -> Task:
     forward = b * t * encoder.flops_per_token(t)
     forward += b * k * l * encoder.flops_per_token(l)
     # Backward is twice the forward; micro-batches compute the forward again.
-    return forward * (4 if settings.micro_batches > 1 else 3)
+    return forward * (4 if settings.parts > 1 else 3)
 
   return Task(
     init=init,
