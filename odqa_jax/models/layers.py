@@ -71,14 +71,18 @@ class Sharded:
   dtype: str
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(shard: Array, axis: int, over: tuple[str, ...], dtype: str) -> Any:
-  narrow = shard.astype(dtype)
-  return jax.lax.all_gather(narrow, over, axis=axis % shard.ndim, tiled=True)
+def gather(shard: Array, axis: int, over: tuple[str, ...], dtype: str) -> Array:
+  """All devices' parts of an array, joined and in another dtype."""
+  narrow, axis = shard.astype(dtype), axis % shard.ndim
+  out: Array = jax.lax.all_gather(narrow, over, axis=axis, tiled=True)
+  return out
+
+
+_gather = jax.custom_vjp(gather, nondiff_argnums=(1, 2, 3))
 
 
 def _gather_forward(shard: Array, *how: Any) -> tuple[Array, None]:
-  return _gather(shard, *how), None
+  return gather(shard, *how), None
 
 
 def _gather_backward(

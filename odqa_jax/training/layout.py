@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from odqa_jax.models.layers import Sharded, is_sharded
+from odqa_jax.models.layers import Sharded, gather, is_sharded
 from odqa_jax.runtime.mesh import path_name
 
 # Layers that run one after the other, stacked on the first axis.
@@ -111,14 +111,14 @@ class Layout:
     specs = jax.tree_util.tree_map_with_path(
       lambda path, x: _spec(self._axes[path_name(path)], self.over), params
     )
-    gather = self.map_over_devices(
+    gathered = self.map_over_devices(
       lambda shards: jax.tree_util.tree_map_with_path(
         lambda path, x: self._gather(path_name(path), x, False), shards
       ),
       (specs,),
       PartitionSpec(),
     )
-    return gather(params)
+    return gathered(params)
 
   def _gather(self, name: str, x: Array, by_layer: bool) -> Any:
     axis, dtype = self._axes[name], self._dtype(name, x)
@@ -126,8 +126,7 @@ class Layout:
       return x.astype(dtype)
     if by_layer and axis > 0 and re.fullmatch(_STACKS, name):
       return Sharded(x, axis - x.ndim, self.over, dtype)
-    narrow = x.astype(dtype)
-    return jax.lax.all_gather(narrow, self.over, axis=axis, tiled=True)
+    return gather(x, axis, self.over, dtype)
 
   def _dtype(self, name: str, x: Array) -> str:
     for pattern, dtype in self.dtypes:

@@ -167,7 +167,8 @@ class TinyEncoder(DualEncoder):
   def encode_question(self, params, ids, lengths, *, rng=None):
     del rng
     real = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-    mean = (params["table"][ids] * real[..., None]).sum(1) / lengths[:, None]
+    counts = jnp.maximum(lengths, 1)[:, None]
+    mean = (params["table"][ids] * real[..., None]).sum(1) / counts
     return jnp.tanh(mean @ params["kernel"])
 
   encode_passage = encode_question
@@ -222,19 +223,39 @@ def test_micro_batches_save_memory(toy_config):
 
 @pytest.mark.eight_devices
 @pytest.mark.slow
-def test_fsdp_equals_data_parallel(toy_config, tmp_path):
-  fsdp = toy_config(sharding="fsdp", log_every=1)
-  train(toy_config(log_every=1), tmp_path / "plain")
-  train(fsdp, tmp_path / "fsdp")
-  for a, b in zip(
-    metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "fsdp"), strict=True
-  ):
+@pytest.mark.parametrize("sharding", ["zero", "fsdp"])
+@pytest.mark.parametrize("size", [5, 12])
+def test_eight_devices_train_as_one_does(
+  toy_config, tmp_path, monkeypatch, sharding, size
+):
+  """With dropout, and batches that eight devices cannot share evenly."""
+  settings = {"log_every": 1, "batch_size": size, "micro_batches": 2}
+  settings |= {"model.pooling": "mean", "optimizer.eps": 1e-3}
+  train(toy_config(**settings, sharding=sharding), tmp_path / "eight")
+  one = make_mesh(devices=jax.devices()[:1])
+  monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+  train(toy_config(**settings, sharding="replicated"), tmp_path / "one")
+  rows = zip(
+    metrics_of(tmp_path / "eight"), metrics_of(tmp_path / "one"), strict=True
+  )
+  for a, b in rows:
     assert a == pytest.approx(b, rel=1e-3)
 
 
-def test_resumed_run_equals_uninterrupted_bit_for_bit(toy_config, tmp_path):
-  """Killed after a save, in the middle of a log window; dropout is on."""
-  config = toy_config(**{"steps": 8, "log_every": 5, "checkpoint.every": 3})
+@pytest.mark.parametrize(
+  "devices", [1, pytest.param(8, marks=pytest.mark.eight_devices)]
+)
+def test_resumed_run_equals_uninterrupted_bit_for_bit(
+  toy_config, tmp_path, devices
+):
+  """Killed after a save, in the middle of a log window; dropout is on.
+
+  The state of eight devices is split over them, and 12 examples are uneven.
+  """
+  config = toy_config(
+    **{"steps": 8, "log_every": 5, "checkpoint.every": 3}
+    | {"batch_size": 12, "sharding": "zero"}
+  )
   train(config, tmp_path / "whole")
 
   stop_after = 3
@@ -318,14 +339,15 @@ def test_sigterm_saves_and_the_run_goes_on(toy_config, tmp_path):
 def test_checkpoint_restores_on_another_device_count(
   toy_config, tmp_path, monkeypatch
 ):
-  config = toy_config(steps=6)
-  train(config, tmp_path)
+  """Of a state that is split; one device goes on, and eight after it."""
+  train(toy_config(steps=2, **EXACT), tmp_path)
   before = params_of(tmp_path)
-  two = make_mesh(devices=jax.devices()[:2])
-  monkeypatch.setattr(train_module, "make_mesh", lambda *_: two)
-  # Six of six steps are done: nothing but the restore and a save happens.
-  assert train(config, tmp_path)["steps"] == 6
-  assert_same_bits(before, params_of(tmp_path))
+  one = make_mesh(devices=jax.devices()[:1])
+  with monkeypatch.context() as patch:
+    patch.setattr(train_module, "make_mesh", lambda *_: one)
+    # Two of two steps are done: nothing but the restore and a save happens.
+    assert train(toy_config(steps=2, **EXACT), tmp_path)["steps"] == 2
+    assert_same_bits(before, params_of(tmp_path))
 
 
 @pytest.mark.slow
