@@ -79,6 +79,28 @@ def test_hosts_hold_the_parts_of_one_global_batch(toy_config, corpus, source):
   assert_same(whole, joined)
 
 
+@pytest.mark.parametrize("source", ["ict", "pairs"])
+def test_rows_beyond_the_batch_are_filled_and_masked(
+  toy_config, corpus, source
+):
+  """Of 5 examples over 4 hosts of 2 rows each, the last host has none."""
+  examples = ict(corpus) if source == "ict" else pairs(toy_config)
+
+  def batches(rows):
+    return take(train_batches(examples, 5, seed=0, rows=rows), 3)
+
+  whole = batches(slice(0, 5))
+  parts = [batches(slice(i, i + 2)) for i in range(0, 8, 2)]
+  for number, batch in enumerate(whole):
+    joined = {
+      name: np.concatenate([part[number][name] for part in parts])
+      for name in batch
+    }
+    assert_same({name: x[:5] for name, x in joined.items()}, batch)
+    assert all(x.shape[0] == 8 for x in joined.values())
+    assert not joined["example_mask"][5:].any()
+
+
 def test_every_example_is_used_once_per_epoch(toy_config):
   examples = pairs(toy_config)
   batches = train_batches(examples, 25, seed=0, rows=slice(0, 25))
