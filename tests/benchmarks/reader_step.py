@@ -9,12 +9,11 @@ first two overlap with the step before. Prints one JSON line.
 """
 
 import argparse
+import functools
 import json
 import tempfile
 import time
 from pathlib import Path
-
-import functools
 
 import jax
 import jax.numpy as jnp
