@@ -97,7 +97,8 @@ def passage_fingerprint(
   # encoder that answered for both sides keeps its index when it is doubled.
   settings.pop("shared")
   settings["passage_type"] = config.passage_token_type
-  for name in ("dropout", "attention_dropout", "remat", "scan"):
+  run = ("dropout", "attention_dropout", "remat", "scan")
+  for name in (*run, "attention", "platform"):
     settings["bert"].pop(name)
   digest.update(repr((settings, passage_length, title)).encode())
   for path, leaf in jax.tree_util.tree_flatten_with_path(side)[0]:

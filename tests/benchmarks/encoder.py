@@ -39,7 +39,8 @@ from odqa_jax.objectives.contrastive import (
   contrastive_mask,
   relevance_scores,
 )
-from odqa_jax.retrieval.embed import batch_sizes, bulk_tokens, embed
+from odqa_jax.retrieval.division import batch_sizes
+from odqa_jax.retrieval.embed import bulk_tokens, embed
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.text.tokenizer import load_tokenizer
 
@@ -130,17 +131,23 @@ def minilm(args: argparse.Namespace, wanted: list[str]) -> None:
   passages = texts(args.passages, range(40, 110), rng)
   encode = jax.jit(model.encode_passage)
   mesh = make_mesh(devices=jax.devices()[:1])
-  sizes = batch_sizes(
-    LONGEST, bulk_tokens("cpu", 1), rows=len(passages), devices=1
-  )
 
   def encode_ours() -> None:
     lists = tokenizer.encode_batch(passages)
+    lengths = np.array([min(len(t) + 2, LONGEST) for t in lists], np.int32)
+    # The shapes that a corpus of such passages is worth compiling for.
+    sizes = batch_sizes(
+      np.tile(lengths, 100),
+      LONGEST,
+      bulk_tokens("cpu", 1),
+      rows=len(lists),
+      devices=1,
+    )
     embed(
       lambda ids, lengths: encode(params, ids, lengths),
       Tokenised(lists),
       0,
-      np.array([min(len(t) + 2, LONGEST) for t in lists], np.int32),
+      lengths,
       sizes=sizes,
       mesh=mesh,
       dtype=np.dtype(np.float32),
