@@ -221,6 +221,9 @@ def test_eight_devices_equal_one(tmp_path, reading, monkeypatch):
     **{
       "model.pooling": "mean",
       "optimizer.learning_rate": 1e-4,
+      # Eight devices in two micro-batches have masked examples beside these.
+      "batch_size": 6,
+      "micro_batches": 2,
       # Which rows "rolling" refreshes first depends on the number of devices.
       "retrieval.refresh": "snapshot",
       "retrieval.refresh_every": 2,
