@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from odqa_jax.runtime.mesh import tree_shardings
-from odqa_jax.runtime.settings import Settings
+from odqa_jax.runtime.settings import AUTO, Settings
 from odqa_jax.training.optimizer import make_optimizer
 from odqa_jax.training.tasks.task import Batch, Metrics, Task
 
@@ -107,10 +107,12 @@ def training_program(
 def check_batch_size(settings: Settings, devices: int) -> None:
   """Refuses a batch that the devices cannot share.
 
+  Where their memory will decide the number of micro-batches, one must do.
+
   Raises:
     ValueError: naming the keys and the numbers.
   """
-  parts = settings.parts
+  parts = 1 if settings.micro_batches == AUTO else settings.parts
   per_part = settings.batch_size // parts
   if per_part % devices:
     raise ValueError(
