@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from odqa_jax.models import layers
+from odqa_jax.models.attention import IMPLEMENTATIONS, PLATFORMS, attention
 from odqa_jax.models.layers import Params, apply_module, check_choice
 
 # Words for the dropout of attention weights and of the two outputs.
@@ -46,7 +47,8 @@ class BertConfig:
     max_positions: longest input in tokens.
     type_vocab: number of token types.
     dropout: share of activations dropped, when an rng is given.
-    attention_dropout: share of attention weights dropped, likewise.
+    attention_dropout: share of attention weights dropped, likewise; cuDNN's
+      attention drops none.
     eps: added to the variance in LayerNorm.
     dtype: dtype of the computation; parameters are float32 and LayerNorm and
       softmax compute in float32 regardless.
@@ -54,6 +56,10 @@ class BertConfig:
       "dots" (all but the dense products) or "full" (all but layer inputs).
     scan: run the layers in a `lax.scan` (compiles once per layer shape) or
       unrolled (faster on a CPU). Parameters and results are the same.
+    attention: what computes it, of `attention.IMPLEMENTATIONS`; "auto" chooses
+      by platform and shape.
+    platform: what programs are for: "cpu", "gpu" or "tpu"; "" means JAX's
+      default backend, another one is for `odqa plan`.
   """
 
   vocab_size: int
@@ -69,8 +75,12 @@ class BertConfig:
   dtype: str = "float32"
   remat: str = "none"
   scan: bool = True
+  attention: str = "auto"
+  platform: str = ""
 
   def __post_init__(self) -> None:
+    check_choice("attention", self.attention, IMPLEMENTATIONS)
+    check_choice("platform", self.platform, PLATFORMS)
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("remat", self.remat, ("none", *layers.REMAT_POLICIES))
     if self.width % self.heads:
@@ -152,20 +162,21 @@ class _SelfAttention(nn.Module):
   ) -> Float[Array, "b q d"]:
     config = self.config
 
-    def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b h n c"]:
-      x = _dense(config, x, config.width, name)
-      return layers.split_heads(x, config.heads)
+    def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b n d"]:
+      return _dense(config, x, config.width, name)
 
-    attended = layers.attention(
+    return attention(
       heads(queries, "query"),
       heads(x, "key"),
       heads(x, "value"),
+      heads=config.heads,
       lengths=lengths[:, None],
       scale=(config.width // config.heads) ** -0.5,
       rate=config.attention_dropout,
       seed=seed,
+      implementation=config.attention,
+      platform=config.platform,
     )
-    return layers.merge_heads(attended)
 
 
 class _Attention(nn.Module):

@@ -1,12 +1,11 @@
-"""What the networks share: masks, attention, dropout, stacks of layers.
+"""What the networks share: masks, heads, dropout, norms, stacks of layers.
 
 Everything here is a pure function; parameters belong to the model files.
 
 >>> import jax.numpy as jnp
 >>> from odqa_jax.models import layers
->>> x = jnp.ones((2, 4, 3, 8))  # [b, h, l, c]
->>> layers.attention(x, x, x, lengths=jnp.array([[3], [1]])).shape
-(2, 4, 3, 8)
+>>> layers.split_heads(jnp.ones((2, 3, 8)), 4).shape  # [b, h, l, c]
+(2, 4, 3, 2)
 """
 
 from collections.abc import Callable
@@ -115,6 +114,13 @@ def _hash_positions(
     steps = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     position += steps * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
+  return random_words(position, seed)
+
+
+def random_words(
+  position: UInt32[Array, "*n"], seed: UInt32[Array, "2"] | tuple[Any, Any]
+) -> UInt32[Array, "*n"]:
+  """The random word of each position."""
   return _mix(_mix(position ^ seed[0]) + seed[1])
 
 
@@ -147,54 +153,6 @@ def merge_heads(x: Float[Array, "b h l c"]) -> Float[Array, "b l d"]:
   """Undoes `split_heads`."""
   b, h, l, c = x.shape
   return x.swapaxes(1, 2).reshape(b, l, h * c)
-
-
-def attention(
-  query: Float[Array, "b h l c"],
-  key: Float[Array, "b h m c"],
-  value: Float[Array, "b h m c"],
-  *,
-  bias: Float[Array, "#b #h #l m"] | None = None,
-  lengths: Int[Array, "b s"] | None = None,
-  scale: float = 1.0,
-  rate: float = 0.0,
-  seed: UInt32[Array, "2"] | None = None,
-) -> Float[Array, "b h l c"]:
-  """Softmax attention; the softmax is float32 whatever the inputs are.
-
-  Heads come before tokens because XLA multiplies matrices in the two last axes
-  about twice as fast on a CPU as it contracts the layout with tokens first.
-
-  Args:
-    query: queries of `l` tokens.
-    key: keys of `m` tokens.
-    value: values of `m` tokens.
-    bias: float32 scores to add.
-    lengths: which keys are real, see `length_bias`; None means all.
-    scale: factor on the query-key products, before the bias.
-    rate: share of the attention weights to drop.
-    seed: two random words for that dropout; None means no dropout.
-
-  Returns:
-    One weighted sum of values per query, in the dtype of `value`.
-  """
-  scores_BHLM = jnp.matmul(
-    query * scale, key.swapaxes(-1, -2), preferred_element_type=jnp.float32
-  )
-  if lengths is not None:
-    # A sum, as a choice between the two would keep [b, h, l, m] for gradients.
-    padding = length_bias(lengths, key.shape[2])
-    bias = padding if bias is None else bias + padding
-  if bias is not None:
-    scores_BHLM += bias
-  # Divided by their sum after the product: [b, h, l, c] instead of
-  # [b, h, l, m], half of the time on a CPU.
-  highest = jax.lax.stop_gradient(scores_BHLM.max(axis=-1, keepdims=True))
-  weights_BHLM = jnp.exp(scores_BHLM - highest)
-  total = jnp.sum(weights_BHLM, axis=-1, keepdims=True)
-  weights_BHLM = dropout(weights_BHLM.astype(value.dtype), rate, seed)
-  summed = jnp.matmul(weights_BHLM, value, preferred_element_type=jnp.float32)
-  return (summed / total).astype(value.dtype)
 
 
 def masked_mean(

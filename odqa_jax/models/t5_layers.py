@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from odqa_jax.models import layers
+from odqa_jax.models.attention import IMPLEMENTATIONS, PLATFORMS, attention
+from odqa_jax.models.attention_xla import xla_attention
 from odqa_jax.models.layers import Params, apply_module, check_choice
 
 # Random words for two dropouts; None means no dropout.
@@ -51,7 +53,8 @@ class T5Config:
     gated: tanh-GELU with a gate (v1.1) instead of ReLU (v1.0).
     tied: the head is the embedding table, fed with states times d^-0.5 (v1.0);
       else it has weights of its own (v1.1).
-    dropout: share of activations and attention weights dropped, given an rng.
+    dropout: share of activations and attention weights dropped, given an rng;
+      cuDNN's attention drops no weights.
     eps: added to the mean square in norms.
     dtype: dtype of the computation; parameters are float32, and norms,
       softmax and logits are computed in float32 regardless.
@@ -59,6 +62,10 @@ class T5Config:
       "dots" (all but the dense products) or "full" (all but layer inputs).
     scan: run the layers in a `lax.scan` (compiles one layer) or unrolled
       (faster on a CPU). Parameters and results are the same.
+    attention: what computes it, of `attention.IMPLEMENTATIONS`; "auto" chooses
+      by platform and shape.
+    platform: what programs are for: "cpu", "gpu" or "tpu"; "" means JAX's
+      default backend, another one is for `odqa plan`.
     pad_id: token id of padding in targets.
     eos_id: token id that ends an answer.
     start_id: first token id of every decoder input.
@@ -87,6 +94,8 @@ class T5Config:
   dtype: str = "float32"
   remat: str = "none"
   scan: bool = True
+  attention: str = "auto"
+  platform: str = ""
   pad_id: int = 0
   eos_id: int = 1
   start_id: int = 0
@@ -96,6 +105,8 @@ class T5Config:
   span_head: bool = False
 
   def __post_init__(self) -> None:
+    check_choice("attention", self.attention, IMPLEMENTATIONS)
+    check_choice("platform", self.platform, PLATFORMS)
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("remat", self.remat, ("none", *layers.REMAT_POLICIES))
     if not 0 <= self.dropout < 1:
@@ -241,6 +252,19 @@ class Heads(NamedTuple):
   values: Any
 
 
+def _attend(
+  config: T5Config,
+  query: Float[Array, "b q f"],
+  heads: Heads,
+  bias: Array | None = None,
+  lengths: Array | None = None,
+) -> Float[Array, "b q f"]:
+  """Attention to keys and values that are kept as `Heads`."""
+  split = layers.split_heads(query, config.heads)
+  attended = xla_attention(split, *heads, bias, lengths, 1.0, 0.0, None)
+  return layers.merge_heads(attended)
+
+
 class _Attention(nn.Module):
   """Multi-head attention with its output product and both dropouts."""
 
@@ -255,35 +279,43 @@ class _Attention(nn.Module):
     source: Float[Array, "b m d"] | Heads | None = None,
     cached: tuple[Heads, Int[Array, ""]] | None = None,
     **masks: Any,
-  ) -> tuple[Float[Array, "b q d"], Heads]:
+  ) -> tuple[Float[Array, "b q d"], Heads | None]:
     """Attends to states, or keys and values; `source` None means to `x`.
 
     `cached` is keys and values so far and the position of the one token in `x`;
-    `masks` are bias and lengths of `layers.attention`. The keys and values that
-    were used are returned, too.
+    `masks` are bias and lengths of `attention`. The keys and values that are
+    cached now are returned, too.
     """
     config = self.config
     first, second = (None, None) if seeds is None else seeds
+    used = None
 
-    def heads(name: str, x: Float[Array, "b l d"]) -> Float[Array, "b h l c"]:
-      return _heads(config, _dense(config, config.inner, name), x)
+    def project(name: str, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
+      return layers.by_token(_dense(config, config.inner, name), x)
 
-    query = heads("q", x)
     if isinstance(source, Heads):
-      used = source
-    else:
-      states = x if source is None else source
-      used = Heads(heads("k", states), heads("v", states))
-    if cached is not None:
+      attended = _attend(config, project("q", x), source, **masks)
+    elif cached is not None:
+      new = (layers.split_heads(project(i, x), config.heads) for i in "kv")
       put = functools.partial(
         jax.lax.dynamic_update_slice_in_dim, start_index=cached[1], axis=2
       )
-      used = jax.tree.map(put, cached[0], used)
-    attended = layers.attention(
-      query, *used, rate=config.dropout, seed=first, **masks
-    )
-    dense = _dense(config, config.width, "o")
-    out = layers.by_token(dense, layers.merge_heads(attended))
+      used = jax.tree.map(put, cached[0], Heads(*new))
+      attended = _attend(config, project("q", x), used, **masks)
+    else:
+      states = x if source is None else source
+      attended = attention(
+        project("q", x),
+        project("k", states),
+        project("v", states),
+        heads=config.heads,
+        rate=config.dropout,
+        seed=first,
+        implementation=config.attention,
+        platform=config.platform,
+        **masks,
+      )
+    out = layers.by_token(_dense(config, config.width, "o"), attended)
     return layers.dropout(out, config.dropout, second), used
 
 
@@ -365,7 +397,7 @@ class DecoderLayer(nn.Module):
     lengths: Int[Array, "b k"],
     seeds: UInt32[Array, "6 2"] | None = None,
     cached: tuple[Heads, Int[Array, ""]] | None = None,
-  ) -> tuple[Float[Array, "r t d"], Heads]:
+  ) -> tuple[Float[Array, "r t d"], Heads | None]:
     """Runs one layer; `r` is the batch `b` or a multiple of it.
 
     Args:

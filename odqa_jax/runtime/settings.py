@@ -28,6 +28,7 @@ DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full")
+ATTENTION = ("auto", "xla", "cudnn", "pallas")
 # In place of a number that the memory of the devices decides.
 AUTO = "auto"
 
@@ -104,6 +105,12 @@ class ModelSettings:
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
   remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
   scan: bool = _key(True, "one compiled layer for all of them")
+  attention: str = _key(
+    "auto",
+    "what computes it: cudnn on GPUs (which drops no attention weights), "
+    "pallas on TPUs, where it takes shape and dtype; else xla",
+    choices=ATTENTION,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +125,12 @@ class ReaderSettings:
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
   remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
   scan: bool = _key(True, "one compiled layer for all of them")
+  attention: str = _key(
+    "auto",
+    "what computes it: cudnn on GPUs (which drops no attention weights), "
+    "pallas on TPUs, where it takes shape and dtype; else xla",
+    choices=ATTENTION,
+  )
   depthwise_convolution: bool = _key(False, "an aid for small readers")
   mimetic: bool = _key(False, "an aid for small readers: its first weights")
   overlap_features: bool = _key(

@@ -25,7 +25,7 @@ from odqa_jax.text.reader_vocabulary import (
 )
 
 # How the same function is computed, which a new stage may change.
-_RUN_SETTINGS = ("dropout", "dtype", "remat", "scan")
+_RUN_SETTINGS = ("dropout", "dtype", "remat", "scan", "attention")
 
 
 def reader_config(reader: ReaderSettings, vocabulary: ReaderIds) -> T5Config:

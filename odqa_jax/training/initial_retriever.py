@@ -84,6 +84,7 @@ def encoder_config(model: ModelSettings, vocab_size: int) -> EncoderConfig:
         "dtype": model.dtype,
         "remat": model.remat,
         "scan": model.scan,
+        "attention": model.attention,
       }
     )
   )
@@ -135,6 +136,7 @@ def _with_run_settings(
     dtype=model.dtype,
     remat=model.remat,
     scan=model.scan,
+    attention=model.attention,
   )
   return dataclasses.replace(theirs, bert=bert)
 
@@ -161,7 +163,8 @@ def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
 def _check_same_model(
   path: Path, theirs: EncoderConfig, mine: EncoderConfig
 ) -> None:
-  free = ("dropout", "attention_dropout", "dtype", "remat", "scan")
+  run = ("dropout", "attention_dropout", "dtype", "remat", "scan")
+  free = (*run, "attention", "platform")
   a, b = dataclasses.asdict(theirs), dataclasses.asdict(mine)
   a, b = a | a.pop("bert"), b | b.pop("bert")
   different = [

@@ -1,4 +1,4 @@
-"""Masks, attention, dropout and pooling against their definitions."""
+"""Masks, heads, dropout and pooling against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -20,57 +20,6 @@ def test_length_bias_hides_exactly_the_padding():
   np.testing.assert_array_equal(
     hidden, [[True, True, True], [False, False, True], [False, False, False]]
   )
-
-
-def test_attention_is_the_weighted_sum_of_the_definition():
-  b, h, l, m, c = 2, 3, 4, 5, 6
-  query, value = random(b, h, l, c), random(b, h, m, c, seed=2)
-  key = random(b, h, m, c, seed=1)
-  lengths = jnp.array([3, 5])
-  got = layers.attention(query, key, value, lengths=lengths[:, None], scale=0.5)
-  for i in range(b):
-    for j in range(h):
-      n = int(lengths[i])
-      scores = 0.5 * np.asarray(query[i, j]) @ np.asarray(key[i, j, :n]).T
-      weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-      want = weights @ np.asarray(value[i, j, :n])
-      np.testing.assert_allclose(got[i, j], want, atol=1e-6)
-
-
-def test_attention_over_segments_sees_what_it_sees_without_their_padding():
-  """With a bias too; two segments of four keys."""
-  query, bias = random(1, 2, 3, 6), random(1, 2, 3, 8, seed=3)
-  key, value = random(1, 2, 8, 6, seed=1), random(1, 2, 8, 6, seed=2)
-  lengths = jnp.array([[3, 1]])
-  got = layers.attention(query, key, value, bias=bias, lengths=lengths)
-  real = jnp.array([0, 1, 2, 4])
-  want = layers.attention(
-    query, key[:, :, real], value[:, :, real], bias=bias[..., real]
-  )
-  np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-def test_attention_scores_are_float32_for_bfloat16_inputs():
-  # Scores of 100.25 and 100; bfloat16 knows 100 and 100.5 only.
-  query = jnp.ones((1, 1, 1, 2), jnp.bfloat16)
-  key = jnp.array([[100, 0.25], [100, 0]], jnp.bfloat16)[None, None]
-  value = jnp.array([[1, 1], [0, 0]], jnp.bfloat16)[None, None]
-  got = layers.attention(query, key, value)
-  assert got.dtype == jnp.bfloat16
-  np.testing.assert_allclose(
-    got.astype(jnp.float32), 1 / (1 + np.exp(-0.25)), atol=0.004
-  )
-
-
-def test_attention_over_nothing_is_finite_with_a_finite_gradient():
-  x = random(1, 2, 3, 4)
-
-  def total(x: jax.Array) -> jax.Array:
-    return jnp.sum(layers.attention(x, x, x, lengths=jnp.array([[0]])))
-
-  value, gradient = jax.value_and_grad(total)(x)
-  assert np.isfinite(value)
-  assert np.isfinite(gradient).all()
 
 
 def test_heads_split_and_merge():
