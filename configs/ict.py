@@ -42,7 +42,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.optimizer.warmup = 0.01
   config.optimizer.weight_decay = 0.01
 
-  config.sharding = ((r".*", "fsdp"),)
   config.checkpoint.every = 2000
 
   if args.debug:

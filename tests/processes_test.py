@@ -74,7 +74,7 @@ def one_and_two(odqa, toy_data, tmp_path_factory) -> dict[str, Path]:
       f"--config.data.pairs={toy_data / 'pairs' / 'toy'}",
       "--config.optimizer.learning_rate=1e-4",
       "--config.model.pooling=mean",
-      "--config.sharding=(('.*', 'fsdp'),)",
+      "--config.sharding=fsdp",
     )
   return folders
 

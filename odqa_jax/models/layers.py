@@ -8,6 +8,9 @@ Everything here is a pure function; parameters belong to the model files.
 (2, 4, 3, 2)
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,15 +34,89 @@ REMAT_POLICIES = {
 MASKED = -1e9
 
 
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+  """A remat policy: keeps what is computed, but no gathered weight."""
+  return primitive is not jax.lax.all_gather_p
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
   """Raises a ValueError that lists the choices unless `value` is one."""
   if value not in choices:
     raise ValueError(f"{name}={value!r} is unknown; use one of {choices}.")
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["shard"],
+  meta_fields=["axis", "over", "dtype"],
+)
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+  """A parameter of which every device holds a part; made in `jax.shard_map`.
+
+  `apply_module` gathers it where it is used. Within a layer that is computed
+  again for the backward pass it is gathered again, so that no device ever holds
+  more than one layer. Its gradient is the device's part of the sum over all.
+
+  Attributes:
+    shard: this device's part, of one parameter or of a stack of them.
+    axis: where the parts join, counted from the end: below 0.
+    over: names of the mesh axes that they are split over.
+    dtype: of the gathered parameter.
+  """
+
+  shard: Any
+  axis: int
+  over: tuple[str, ...]
+  dtype: str
+
+
+def gather(shard: Array, axis: int, over: tuple[str, ...], dtype: str) -> Array:
+  """All devices' parts of an array, joined and in another dtype."""
+  narrow, axis = shard.astype(dtype), axis % shard.ndim
+  out: Array = jax.lax.all_gather(narrow, over, axis=axis, tiled=True)
+  return out
+
+
+_gather = jax.custom_vjp(gather, nondiff_argnums=(1, 2, 3))
+
+
+def _gather_forward(shard: Array, *how: Any) -> tuple[Array, None]:
+  return gather(shard, *how), None
+
+
+def _gather_backward(
+  axis: int, over: tuple[str, ...], dtype: str, _: None, gradient: Array
+) -> tuple[Array]:
+  """Adds up in f32: the gradients of narrow weights are narrow themselves."""
+  del dtype
+  wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+  dimension = axis % gradient.ndim
+  return (
+    jax.lax.psum_scatter(wide, over, scatter_dimension=dimension, tiled=True),
+  )
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def is_sharded(x: Any) -> bool:
+  """Whether a node of a tree of parameters is `Sharded`."""
+  return isinstance(x, Sharded)
+
+
+def _whole(params: Any) -> Any:
+  """The parameters with what is `Sharded` gathered."""
+  return jax.tree.map(
+    lambda x: _gather(x.shard, x.axis, x.over, x.dtype) if is_sharded(x) else x,
+    params,
+    is_leaf=is_sharded,
+  )
+
+
 def apply_module(module: nn.Module, params: Any, *args: Any) -> Any:
   """What a module makes of its arguments with these parameters."""
-  return module.apply({"params": params}, *args)
+  return module.apply({"params": _whole(params)}, *args)
 
 
 def by_token(
@@ -90,8 +167,8 @@ def dropout(
   Entry i is kept or not by a hash of (seed, i) instead of by `jax.random`: on a
   CPU the bits of `jax.random.bernoulli` cost 40 times as much (156 against 4 ms
   for 6.3 million entries), a sixth of a training step, and take ten times as
-  long to compile. The hash depends on nothing but the position, so that every
-  layout over devices draws the same mask.
+  long to compile. The hash depends on nothing but the position in the global
+  array, so that every layout over devices draws the same mask.
 
   Args:
     x: any float array.
@@ -109,12 +186,23 @@ def _hash_positions(
   shape: tuple[int, ...], seed: UInt32[Array, "2"]
 ) -> UInt32[Array, "..."]:
   """One random word per position (lowbias32 twice, seeded before each)."""
-  position, stride = jnp.uint32(0), 1
+  position, stride = first_position(math.prod(shape)), 1
   for axis in reversed(range(len(shape))):
     steps = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     position += steps * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
   return random_words(position, seed)
+
+
+def first_position(size: int) -> UInt32[Array, ""]:
+  """Where a device's array of `size` entries begins in the global one.
+
+  Above 0 in `jax.shard_map` alone, whose axes split the first axis evenly.
+  """
+  axes = jax.sharding.get_abstract_mesh().manual_axes
+  if not axes:
+    return jnp.uint32(0)
+  return jax.lax.axis_index(axes).astype(jnp.uint32) * jnp.uint32(size % 2**32)
 
 
 def random_words(
@@ -236,14 +324,17 @@ def run_layers(
     per_layer: inputs of the layers: lists, which run unrolled (faster on a
       CPU), or stacks on a leading axis, which run in a `lax.scan` (compiles one
       layer).
-    remat: what the backward pass computes again: "none" or a remat policy.
+    remat: what the backward pass computes again: "none" or a remat policy;
+      what is `Sharded` is always gathered again.
 
   Returns:
     The last `x`, and the outputs as a list or a stack like `per_layer`.
   """
   unrolled = isinstance(per_layer[0], list)
-  if remat != "none":
-    policy = REMAT_POLICIES[remat]
+  policy = REMAT_POLICIES.get(remat)
+  if any(map(is_sharded, jax.tree.leaves(per_layer, is_leaf=is_sharded))):
+    policy = policy or _all_but_gathered
+  if policy:
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=unrolled)
   if not unrolled:
     return jax.lax.scan(lambda x, inputs: layer(x, *inputs), x, per_layer)

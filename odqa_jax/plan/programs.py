@@ -29,12 +29,8 @@ from odqa_jax.training import memory
 from odqa_jax.training.initial_reader import reader_config
 from odqa_jax.training.initial_retriever import encoder_config
 from odqa_jax.training.memory import Run, abstract_batch
-from odqa_jax.training.program import (
-  TrainingProgram,
-  check_batch_size,
-  training_program,
-)
-from odqa_jax.training.retrieval import question_search
+from odqa_jax.training.program import TrainingProgram, training_program
+from odqa_jax.training.retrieval import question_search, question_side
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Needs
 
@@ -248,14 +244,9 @@ def useful_flops(setting: Setting, batch: dict[str, Any]) -> float:
 def train_programs(
   setting: Setting, training: TrainingProgram
 ) -> list[Planned]:
-  """The training step and, with a reader, what the loop runs beside it.
-
-  Raises:
-    ValueError: if the devices cannot share the batch.
-  """
+  """The training step and, with a reader, what the loop runs beside it."""
   settings, mesh = setting.settings, setting.mesh
   retrieval = settings.retrieval
-  check_batch_size(settings, mesh.size)
   batch = abstract_batch(settings, setting.needs, row_sharding(mesh))
   planned = [
     Planned(
@@ -268,7 +259,11 @@ def train_programs(
   if not setting.needs.retrieval or not retrieval.k:
     return planned
   encoder = setting.components["retriever"]
-  params = training.abstract.params
+  # As the loop gathers them for a search.
+  params = jax.eval_shape(
+    training.whole, question_side(training.abstract.params)
+  )
+  params = abstract(params, replicated(mesh))
   rows = trained_rows(setting)
   search: Any = question_search(
     encoder,

@@ -47,12 +47,11 @@ from odqa_jax.retrieval.rows import (
 )
 from odqa_jax.retrieval.storage import DTYPES
 from odqa_jax.runtime.mesh import (
-  DATA_AXIS,
   replicate,
   replicated,
   row_sharding,
+  state_shardings,
   to_host,
-  tree_shardings,
 )
 
 MODES = ("none", "blocking", "snapshot", "rolling")
@@ -381,8 +380,7 @@ def _versions(mode: str, period: int) -> int:
 
 def _kept_shardings(mesh: Mesh, kept: Any) -> Any:
   """Split where it can be: between two shares nobody reads the copy."""
-  spec = "fsdp" if DATA_AXIS in mesh.axis_names else ()
-  return tree_shardings(mesh, [(".*", spec)], kept)
+  return state_shardings(mesh, kept, split=True)
 
 
 def _check(mode: str, period: int, corpus: Passages, dtype: str) -> None:

@@ -1,14 +1,13 @@
 """Meshes, shardings and hosts: the only module that makes a mesh.
 
-Sharding is data: an ordered list of `(path regex, PartitionSpec)`; the first
-rule that matches a leaf's path decides. Optimizer moments follow the same
-rules, because their tree paths contain the parameter's path.
+All axes of a mesh work as one: batches, rows of an index and the state of
+training are split over all devices alike.
 
     mesh = make_mesh({"data": -1})
-    shardings = tree_shardings(mesh, rules, jax.eval_shape(init, rng))
+    shardings = state_shardings(mesh, jax.eval_shape(init, rng), split=True)
 """
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
 
-Rules = Sequence[tuple[str, Any]]
+# Arrays of fewer elements cost more to gather than they save.
+_LEAST_SPLIT = 2**15
 
 
 def start_distributed(
@@ -115,59 +115,45 @@ def path_name(path: tuple[Any, ...]) -> str:
   )
 
 
-def _fsdp_spec(shape: tuple[int, ...], mesh: Mesh, axis: str) -> PartitionSpec:
-  """Splits the largest dimension that divides evenly; small arrays stay whole.
+def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
+  """The axis that an array is split on: its largest that divides evenly.
 
-  Arrays under 2**15 elements cost more to gather than they save.
+  None for small arrays, which stay whole, and for one device.
   """
-  size = mesh.shape[axis]
-  if int(np.prod(shape)) < 2**15:
-    return PartitionSpec()
-  for dim in sorted(range(len(shape)), key=lambda i: -shape[i]):
-    if shape[dim] % size == 0:
-      return PartitionSpec(
-        *[axis if i == dim else None for i in range(dim + 1)]
-      )
-  return PartitionSpec()
+  if parts == 1 or math.prod(shape) < _LEAST_SPLIT:
+    return None
+  even = [i for i, size in enumerate(shape) if size % parts == 0]
+  return max(even, key=lambda i: shape[i], default=None)
 
 
-def tree_shardings(mesh: Mesh, rules: Rules, tree: Any) -> Any:
-  """The sharding of every leaf of an abstract tree, by the first rule.
+def state_shardings(mesh: Mesh, tree: Any, *, split: bool) -> Any:
+  """The sharding of every leaf of an abstract tree.
+
+  Optimizer moments lie as their parameters do, for they have their shapes.
 
   Args:
     mesh: the mesh to place on.
-    rules: `(regex, spec)` pairs; the regex must match the whole path. A spec
-      is a tuple of axis names (or None), or the string "fsdp".
     tree: a tree of arrays or `ShapeDtypeStruct`s.
-
-  Raises:
-    ValueError: if no rule matches a leaf, naming it, or a rule names an axis
-      that the mesh lacks.
+    split: large arrays are split over all devices, see `split_axis`; else all
+      are replicated.
   """
 
-  def spec_of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    name = path_name(path)
-    for pattern, spec in rules:
-      if re.fullmatch(pattern, name):
-        if spec == "fsdp":
-          return NamedSharding(mesh, _fsdp_spec(leaf.shape, mesh, DATA_AXIS))
-        unknown = [a for a in spec if a and a not in mesh.axis_names]
-        if unknown:
-          raise ValueError(
-            f"rule {pattern!r} names the axis {unknown[0]!r}, but the mesh "
-            f"has {mesh.axis_names}; mend config.sharding."
-          )
-        return NamedSharding(mesh, PartitionSpec(*spec))
-    raise ValueError(
-      f"no sharding rule matches {name!r}; end config.sharding with "
-      "('.*', ()) to keep the rest replicated."
-    )
+  def sharding(leaf: Any) -> NamedSharding:
+    axis = split_axis(leaf.shape, mesh.size) if split else None
+    if axis is None:
+      return replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
 
-  return jax.tree_util.tree_map_with_path(spec_of, tree)
+  return jax.tree.map(sharding, tree)
+
+
+def padded_size(size: int, multiple: int) -> int:
+  """The least multiple of `multiple` that holds `size`."""
+  return -(-size // multiple) * multiple
 
 
 def host_slice(size: int) -> slice:
-  """The rows of a global batch that this process loads.
+  """The rows of a global batch that this process has.
 
   Raises:
     ValueError: if `size` is not divisible by the number of processes.

@@ -28,6 +28,7 @@ DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full")
+SHARDINGS = ("zero", "fsdp", "replicated")
 ATTENTION = ("auto", "xla", "cudnn", "pallas")
 # In place of a number that the memory of the devices decides.
 AUTO = "auto"
@@ -259,9 +260,11 @@ class Settings:
     default_factory=lambda: {"data": -1},
     metadata={"meaning": "axes of the devices; -1 takes what is left"},
   )
-  sharding: tuple[tuple[str, Any], ...] = _key(
-    ((".*", ()),),
-    '(path regex, mesh axes or "fsdp"), first match; () replicates',
+  sharding: str = _key(
+    "zero",
+    "of weights and moments: split and gathered once a step (zero) or layer by "
+    "layer (fsdp), or replicated",
+    choices=SHARDINGS,
   )
 
   @property
@@ -343,10 +346,10 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
 def _check_together(settings: Settings) -> None:
   """What one key cannot say alone."""
   data, model = settings.data, settings.model
-  if settings.micro_batches != AUTO and settings.batch_size % settings.parts:
+  if settings.micro_batches != AUTO and settings.parts > settings.batch_size:
     raise ValueError(
-      f"config.micro_batches={settings.micro_batches} does not divide "
-      f"config.batch_size={settings.batch_size}."
+      f"config.micro_batches={settings.micro_batches}: more parts than the "
+      f"config.batch_size={settings.batch_size} examples; lower it."
     )
   if max(data.question_length, data.passage_length) > model.max_positions:
     raise ValueError(

@@ -111,13 +111,9 @@ def fewest_micro_batches(run: Run, limit: int) -> int:
 
 
 def _choices(run: Run) -> list[_Choice]:
-  """Numbers of micro-batches that the batch allows, the smallest first."""
-  size, devices = run.settings.batch_size, run.mesh.size
-  return [
-    _Choice(n, size // n // devices)
-    for n in range(1, size // devices + 1)
-    if size % (n * devices) == 0
-  ]
+  """Numbers of micro-batches that are all of a size, the smallest first."""
+  local = local_examples(run)
+  return [_Choice(n, local // n) for n in range(1, local + 1) if local % n == 0]
 
 
 def _fits(

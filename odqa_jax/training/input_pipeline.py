@@ -8,7 +8,7 @@ run.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ from odqa_jax.retrieval.storage import read_manifest
 from odqa_jax.runtime.mesh import is_primary, to_host
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.settings import RetrievalSettings
-from odqa_jax.training.retrieval import BatchRetrieval, Candidates
+from odqa_jax.training.retrieval import (
+  BatchRetrieval,
+  Candidates,
+  question_side,
+)
 
 
 class InputPipeline:
@@ -94,6 +98,7 @@ class RetrievalPipeline(InputPipeline):
     workdir: the first index is made here, unless the settings name one.
     question_length: longest question of the retriever in tokens.
     trained: whether the passage encoder is, so that an index grows old.
+    whole: gathers weights that are split over the devices.
 
   Raises:
     ValueError: if the settings refresh an index that cannot change.
@@ -109,12 +114,13 @@ class RetrievalPipeline(InputPipeline):
     *,
     question_length: int,
     trained: bool,
+    whole: Callable[[Any], Any] = lambda params: params,
   ) -> None:
     super().__init__(batches)
     self._settings, self._retrieval = settings, retrieval
     self._encoder, self._question_length = encoder, question_length
     self._folder = Path(settings.index) if settings.index else workdir / "index"
-    self._trained = trained
+    self._trained, self._whole = trained, whole
     if settings.refresh != "none" and not (trained and retrieval.k):
       raise ValueError(
         f"config.retrieval.refresh={settings.refresh!r}, but this run leaves "
@@ -186,8 +192,9 @@ class RetrievalPipeline(InputPipeline):
     """Begins to search for the next batch; returns at once."""
     self._drawn_at = self._batches.get_state()
     self._batch = next(self._batches)
+    encoder = self._whole(question_side(params))["retriever"]
     self._candidates = self._retrieval.dispatch(
-      params["retriever"], self.index(), self._batch
+      encoder, self.index(), self._batch
     )
 
   def refresh(self, params: Any, step: int) -> None:

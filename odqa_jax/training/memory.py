@@ -24,9 +24,14 @@ from odqa_jax.models.families import Components
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.refresh import abstract_state
 from odqa_jax.retrieval.rows import abstract_rows
+from odqa_jax.runtime.mesh import padded_size, row_sharding
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.liveness import peak_bytes
-from odqa_jax.training.program import training_program
+from odqa_jax.training.program import (
+  batch_gradients,
+  make_layout,
+  training_program,
+)
 from odqa_jax.training.tasks.table import make_task
 from odqa_jax.training.tasks.task import Needs
 
@@ -49,12 +54,13 @@ def abstract_batch(
     needs: of its task.
     sharding: of every array.
   """
+  devices = sharding.num_devices if sharding else 1
   data, retrieval = settings.data, settings.retrieval
   k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
   if needs.retrieval:
     k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
   sizes = {
-    "b": settings.batch_size,
+    "b": padded_size(settings.batch_size, settings.parts * devices),
     "q": data.question_length,
     "r": data.question_length,
     "k": k,
@@ -164,21 +170,24 @@ def step_bytes(run: Run, examples: int) -> int:
     run: what is trained.
     examples: of a micro-batch, on one device.
   """
-  settings = run.settings
-  alone = dataclasses.replace(settings, micro_batches=1, batch_size=examples)
-  task = make_task(alone, run.components)
+  parts = -(-local_examples(run) // examples)
+  settings = dataclasses.replace(
+    run.settings,
+    micro_batches=parts,
+    batch_size=parts * examples * run.mesh.size,
+  )
+  task = make_task(settings, run.components)
   params = jax.eval_shape(task.init, jax.random.key(0))
-  batch = abstract_batch(alone, run.needs, None)
+  layout = make_layout(settings, task, run.mesh, params)
+  batch = abstract_batch(settings, run.needs, row_sharding(run.mesh))
 
   def gradient(params: Any, batch: Any) -> Any:
     rng = jax.random.key(0)
-    return jax.value_and_grad(task.loss, has_aux=True)(params, batch, rng)
+    return batch_gradients(
+      params, batch, rng, task=task, layout=layout, parts=parts
+    )
 
-  total = peak_bytes(gradient, params, batch)
-  if examples < local_examples(run):
-    # The sum over the micro-batches, beside the gradient of one.
-    total += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
-  return round(MARGIN * total)
+  return round(MARGIN * peak_bytes(gradient, params, batch))
 
 
 def local_examples(run: Run) -> int:

@@ -73,10 +73,11 @@ class Meter:
     """
     self.steps += 1
     self.flops += flops
+    real = batch["example_mask"]
     for name, value in batch.items():
       if name.endswith("_lengths"):
-        self.tokens += int(value.sum()) * jax.process_count()
-    self.passages += batch["passage_lengths"].size * jax.process_count()
+        self.tokens += int(value[real].sum()) * jax.process_count()
+    self.passages += batch["passage_lengths"][real].size * jax.process_count()
 
   @contextmanager
   def pause(self) -> Iterator[None]:

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from odqa_jax.runtime.mesh import tree_shardings
-from odqa_jax.runtime.settings import AUTO, Settings
-from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.tasks.task import Batch, Metrics, Task
+from odqa_jax.reading.likelihoods import Batch
+from odqa_jax.runtime.mesh import state_shardings
+from odqa_jax.runtime.settings import Settings
+from odqa_jax.training.layout import Layout
+from odqa_jax.training.optimizer import freezing_rules, frozen, make_optimizer
+from odqa_jax.training.tasks.losses import Metrics, Shard
+from odqa_jax.training.tasks.task import Task
 
 
 class TrainState(NamedTuple):
@@ -30,6 +33,52 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
+def batch_gradients(
+  params: Any,
+  batch: Batch,
+  rng: PRNGKeyArray | None,
+  *,
+  task: Task,
+  layout: Layout,
+  parts: int,
+) -> tuple[Any, Metrics]:
+  """The gradient of the mean loss over a global batch, and sums of metrics.
+
+  Every device computes its examples, in micro-batches; then gradients are added
+  up over the devices, once.
+
+  Args:
+    params: of all components, placed as `layout` says.
+    batch: split over the devices; see `padded_size` for its length.
+    rng: for dropout; None means no dropout.
+    task: whose loss it is.
+    layout: of the parameters.
+    parts: micro-batches.
+
+  Returns:
+    Gradients that lie as the parameters do; zeros for what is not trained.
+  """
+
+  def on_device(
+    shards: Any, batch: Batch, rng: PRNGKeyArray | None
+  ) -> tuple[Any, Metrics]:
+    trained, complete = layout.divide(layout.gather(shards))
+    gradients, metrics = task.loss.gradients(
+      trained, complete, batch, rng, parts=parts, shard=Shard(layout.over)
+    )
+    metrics = layout.add_up(metrics)
+    examples = jnp.maximum(metrics["loss"][1], 1.0)
+    summed = layout.reduce(gradients, shards)
+    return jax.tree.map(lambda x: x / examples, summed), metrics
+
+  everywhere = PartitionSpec()
+  return layout.map_over_devices(
+    on_device,
+    (layout.specs, layout.batch_spec, everywhere),
+    (layout.specs, everywhere),
+  )(params, batch, rng)
+
+
 def train_step(
   state: TrainState,
   batch: Batch,
@@ -37,12 +86,15 @@ def train_step(
   task: Task,
   tx: optax.GradientTransformation,
   seed: int,
+  layout: Layout,
+  parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One update on the global batch. Metrics are of the state before it."""
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
-  (_, metrics), gradients = jax.value_and_grad(task.loss, has_aux=True)(
-    state.params, batch, rng
+  gradients, metrics = batch_gradients(
+    state.params, batch, rng, task=task, layout=layout, parts=parts
   )
+  # Element by element on the parts that each device has.
   updates, opt_state = tx.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   norm = optax.tree.norm(gradients)
@@ -58,12 +110,35 @@ class TrainingProgram(NamedTuple):
     abstract: shapes, types and shardings of the state.
     shardings: the shardings alone.
     step: the jitted `train_step`; it donates the state.
+    whole: the jitted `Layout.whole`: weights for networks beside the step.
   """
 
   init: Callable[[], TrainState]
   abstract: TrainState
   shardings: TrainState
   step: Any
+  whole: Any
+
+
+def make_layout(
+  settings: Settings, task: Task, mesh: Mesh, params: Any
+) -> Layout:
+  """How the parameters of a training run lie on a mesh.
+
+  Args:
+    settings: of the run.
+    task: what is trained.
+    mesh: where.
+    params: abstract, of all components.
+  """
+  rules = freezing_rules(settings.optimizer, task.frozen)
+  return Layout(
+    mesh,
+    state_shardings(mesh, params, split=settings.sharding != "replicated"),
+    trained=jax.tree.map(lambda x: not x, frozen(params, rules)),
+    dtypes=task.dtypes,
+    by_layer=settings.sharding == "fsdp",
+  )
 
 
 def training_program(
@@ -90,33 +165,25 @@ def training_program(
 
   # Abstract first, so that no device ever holds all of it.
   abstract = jax.eval_shape(init_state)
-  shardings = tree_shardings(mesh, settings.sharding, abstract)
+  split = settings.sharding != "replicated"
+  shardings = state_shardings(mesh, abstract, split=split)
   abstract = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     abstract,
     shardings,
   )
+  layout = make_layout(settings, task, mesh, abstract.params)
   step = jax.jit(
-    functools.partial(train_step, task=task, tx=tx, seed=settings.seed),
+    functools.partial(
+      train_step,
+      task=task,
+      tx=tx,
+      seed=settings.seed,
+      layout=layout,
+      parts=settings.parts,
+    ),
     out_shardings=(shardings, None),
     donate_argnums=0,
   )
-  return TrainingProgram(init_state, abstract, shardings, step)
-
-
-def check_batch_size(settings: Settings, devices: int) -> None:
-  """Refuses a batch that the devices cannot share.
-
-  Where their memory will decide the number of micro-batches, one must do.
-
-  Raises:
-    ValueError: naming the keys and the numbers.
-  """
-  parts = 1 if settings.micro_batches == AUTO else settings.parts
-  per_part = settings.batch_size // parts
-  if per_part % devices:
-    raise ValueError(
-      f"config.batch_size={settings.batch_size} in config.micro_batches="
-      f"{parts} gives {per_part} examples at a time, which {devices} devices "
-      f"cannot share; use a multiple of {devices * parts}."
-    )
+  whole = jax.jit(layout.whole) if layout.over else layout.whole
+  return TrainingProgram(init_state, abstract, shardings, step, whole)

@@ -67,6 +67,13 @@ def choose_rows(
   return kept.at[:, -1].set(last)
 
 
+def question_side(params: Any) -> Any:
+  """What encodes questions, of all parameters and with its full paths."""
+  sides = params["retriever"]
+  side = {name: sides[name] for name in sides if name != "passage"}
+  return {"retriever": side}
+
+
 def question_search(
   encoder: DualEncoder, mesh: Mesh, *, count: int, k: int, force_gold: bool
 ) -> Callable[..., Candidates]:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from odqa_jax.runtime.mesh import (
   host_slice,
   is_primary,
   make_mesh,
+  padded_size,
   sync,
   to_global,
 )
@@ -53,11 +54,7 @@ from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
 from odqa_jax.training.memory import Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
-from odqa_jax.training.program import (
-  TrainState,
-  check_batch_size,
-  training_program,
-)
+from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
@@ -118,6 +115,7 @@ def make_pipeline(
   workdir: Path,
   *,
   trained: bool,
+  whole: Callable[[Any], Any],
 ) -> InputPipeline:
   """Where batches come from.
 
@@ -129,12 +127,14 @@ def make_pipeline(
     mesh: the devices of training and index.
     workdir: of the run.
     trained: whether the passage encoder is.
+    whole: see `TrainingProgram`.
   """
+  multiple = mesh.size * settings.parts
   batches = train_batches(
     examples,
     settings.batch_size,
     seed=settings.seed,
-    rows=host_slice(settings.batch_size),
+    rows=host_slice(padded_size(settings.batch_size, multiple)),
     fraction=settings.data.fraction,
   )
   if gatherer is None:
@@ -155,6 +155,7 @@ def make_pipeline(
     workdir,
     question_length=settings.data.question_length,
     trained=trained,
+    whole=whole,
   )
 
 
@@ -180,7 +181,6 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   settings = read_settings(config)
   needs = check_names(settings)
   mesh = make_mesh(settings.mesh)
-  check_batch_size(settings, mesh.size)
   probe_writable(workdir)
 
   # ---- Components, task, data ----
@@ -209,6 +209,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     mesh,
     workdir,
     trained=trains_passages(settings, task, abstract.params),
+    whole=program.whole,
   )
   left_out = sum(examples.left_out.values())
 

@@ -29,7 +29,7 @@ from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training.initial import initial_components
 from odqa_jax.training.optimizer import make_optimizer
-from odqa_jax.training.program import TrainState, train_step
+from odqa_jax.training.program import TrainState, make_layout, train_step
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.train import make_gatherer
@@ -104,7 +104,10 @@ def main() -> None:
   )
   placed = to_global(mesh, retrieval.complete(batch, candidates))
   # Not the loop's own program, which donates the state.
-  step = jax.jit(functools.partial(train_step, task=task, tx=tx, seed=0))
+  layout = make_layout(settings, task, mesh, params)
+  step = jax.jit(
+    functools.partial(train_step, task=task, tx=tx, seed=0, layout=layout)
+  )
   result["step_ms"] = summary(timed(lambda: step(state, placed), args.repeats))
   for mode in ("blocking", "snapshot", "rolling"):
     refresher = Refresher(

@@ -41,7 +41,7 @@ from odqa_jax.runtime.mesh import (
   path_name,
   replicated,
   row_sharding,
-  tree_shardings,
+  state_shardings,
 )
 
 LENGTH = 80
@@ -453,10 +453,10 @@ def test_a_real_encoder_on_one_and_eight_devices():
   want = np.asarray(jax.jit(model.encode_passage)(params, *inputs))
   queries = np.random.default_rng(0).standard_normal((5, 16), np.float32)
   found = []
-  for devices, spec in [(1, ()), (8, ()), (8, "fsdp")]:
+  for devices, split in [(1, False), (8, False), (8, True)]:
     mesh = first_devices(devices)
-    shardings = tree_shardings(mesh, [(".*", spec)], params)
-    assert (spec == "fsdp") == any(
+    shardings = state_shardings(mesh, params, split=split)
+    assert split == any(
       not s.is_fully_replicated for s in jax.tree.leaves(shardings)
     )
     placed = jax.device_put(params, shardings)

@@ -223,13 +223,15 @@ def test_overrides_reach_into_blocks():
       "optimizer.learning_rate=1",
       "model.shared=true",
       "data.corpus=a=b",
-      "sharding=(('.*', 'fsdp'),)",
+      "sharding=fsdp",
+      "optimizer.multipliers=(('.*', 0.5),)",
     ],
   )
   assert config.optimizer.learning_rate == 1.0
   assert config.model.shared is True
   assert config.data.corpus == "a=b"
-  assert config.sharding == ((".*", "fsdp"),)
+  assert config.sharding == "fsdp"
+  assert config.optimizer.multipliers == ((".*", 0.5),)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_override_errors(item, message):
   "override, message",
   [
     ("steps=0", "config.steps=0"),
-    ("micro_batches=3", "config.micro_batches=3 does not divide"),
+    ("micro_batches=300", "config.micro_batches=300: more parts than"),
     ("data.passage_length=600", "config.model.max_positions=512"),
     ("optimizer.warmup=1.5", "config.optimizer.warmup=1.5"),
   ],

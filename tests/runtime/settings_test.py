@@ -105,7 +105,7 @@ def test_no_key_loses_its_limit():
     ("optimizer.warmup", 1.0, "config.optimizer.warmup=1.0"),
     ("data.question_length", 513, "config.data.question_length=513"),
     ("data.passage_length", 513, "passage_length=513"),
-    ("micro_batches", 5, "config.micro_batches=5 does not divide"),
+    ("micro_batches", 200, "config.micro_batches=200: more parts than"),
   ],
 )
 def test_what_is_too_large_is_named(name, value, message):

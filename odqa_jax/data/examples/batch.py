@@ -140,6 +140,19 @@ def bucket_count(count: int, most: int) -> int:
   return min(1 << max(count - 1, 0).bit_length(), most)
 
 
+def fill_up(batch: Batch, real: int, size: int) -> Batch:
+  """Masks all but the first `real` examples, and adds empty ones to `size`."""
+  if real == size:
+    return batch
+  missing = size - len(batch["example_mask"])
+  filled = {
+    name: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+    for name, x in batch.items()
+  }
+  filled["example_mask"][real:] = False
+  return filled
+
+
 def pad_tokens(
   token_lists: Sequence[Sequence[int]], length: int, pad_id: int
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:

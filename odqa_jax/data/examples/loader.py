@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from odqa_jax.data.corpus.corpus import pack_questions
-from odqa_jax.data.examples.batch import Batch, bucket_length
+from odqa_jax.data.examples.batch import Batch, bucket_length, fill_up
 
 if TYPE_CHECKING:
   import grain
@@ -71,16 +71,21 @@ def train_batches(
     batch_size: size of the *global* batch.
     seed: with the epoch's number it decides the order; with the batch's
       number it decides what is drawn inside a batch.
-    rows: this process's part of every batch.
+    rows: this process's part of every batch; what is beyond `batch_size` is
+      filled with masked examples.
     fraction: share of the examples that is used; see `chosen_examples`.
   """
   # Whoever answers one question should not wait for it.
   import grain
 
   chosen = chosen_examples(len(examples), fraction, seed=seed)
+  real = range(batch_size)[rows]
+  # A process beyond the last example still learns the shapes from one.
+  held = slice(real.start, real.stop) if real else slice(0, 1)
 
   def load(indices: Any, rng: np.random.Generator) -> Batch:
-    return examples.batch(chosen[np.asarray(indices)], rng, rows)
+    batch = examples.batch(chosen[np.asarray(indices)], rng, held)
+    return fill_up(batch, len(real), rows.stop - rows.start)
 
   dataset = (
     grain.MapDataset.range(len(chosen))

@@ -20,9 +20,13 @@ from odqa_jax.objectives.contrastive import (
   relevance_scores,
   score_temperature,
 )
+from odqa_jax.reading.likelihoods import Batch, Params, passage_embeddings
 from odqa_jax.runtime.settings import ObjectiveSettings, Settings
-from odqa_jax.training.tasks.micro_batches import encode_in_micro_batches
-from odqa_jax.training.tasks.task import Batch, Metrics, Params, Task
+from odqa_jax.training.tasks.losses import InBatchLoss, Metrics, Shard
+from odqa_jax.training.tasks.task import Task
+
+# The dense products of BERT's layers; all else is used in f32.
+ENCODER_KERNELS = r"retriever/.*/layer/.*/kernel"
 
 
 def temperature(objective: ObjectiveSettings, width: int) -> float:
@@ -35,48 +39,46 @@ def temperature(objective: ObjectiveSettings, width: int) -> float:
 def contrastive(settings: Settings, components: Components) -> Task:
   """All passages of the global batch are candidates for every question."""
   encoder: DualEncoder = components["retriever"]
-  parts = settings.parts
   tau = temperature(settings.objective, encoder.embedding_dim)
 
-  def loss(
+  def encode(
     params: Params, batch: Batch, rng: PRNGKeyArray | None
-  ) -> tuple[Float[Array, ""], Metrics]:
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b k e"]]:
     weights = params["retriever"]
-    b, k, l = batch["passage_ids"].shape
     question_rng, passage_rng = (
       (None, None) if rng is None else jax.random.split(rng)
     )
-    questions = encode_in_micro_batches(
-      lambda *x, rng: encoder.encode_question(weights, *x, rng=rng),
+    questions = encoder.encode_question(
+      weights,
       batch["question_ids"],
       batch["question_lengths"],
-      question_rng,
-      parts,
+      rng=question_rng,
     )
-    passages = encode_in_micro_batches(
-      lambda *x, rng: encoder.encode_passage(weights, *x, rng=rng),
-      batch["passage_ids"].reshape(b * k, l),
-      batch["passage_lengths"].reshape(b * k),
-      passage_rng,
-      parts,
-    )
-    scores = relevance_scores(questions, passages, tau)
-    # Row order is positive, negatives, positive, negatives, …
-    columns = jnp.arange(b) * k
+    return questions, passage_embeddings(encoder, weights, batch, passage_rng)
+
+  def sums(
+    embeddings: tuple[Float[Array, "b e"], Float[Array, "b k e"]],
+    batch: Batch,
+    shard: Shard,
+  ) -> Metrics:
+    questions, passages = embeddings
+    b, k, e = passages.shape
     mask = batch["example_mask"]
-    allowed = contrastive_mask(
-      columns, batch["passage_rows"].reshape(b * k), jnp.repeat(mask, k)
+    candidates, rows, real = shard.everyone(
+      (passages, batch["passage_rows"], mask)
     )
+    scores = relevance_scores(questions, candidates.reshape(-1, e), tau)
+    # Row order is positive, negatives, positive, negatives, …
+    columns = (shard.first(b) + jnp.arange(b)) * k
+    allowed = contrastive_mask(columns, rows.reshape(-1), jnp.repeat(real, k))
     losses = contrastive_loss(scores, columns, allowed)
     hits = contrastive_hits(scores, columns, allowed)
     weight = mask.astype(jnp.float32)
     total = jnp.sum(weight)
-    loss_sum = jnp.sum(losses * weight)
-    metrics = {
-      "loss": (loss_sum, total),
+    return {
+      "loss": (jnp.sum(losses * weight), total),
       "in_batch_accuracy": (jnp.sum(hits * weight), total),
     }
-    return loss_sum / jnp.maximum(total, 1.0), metrics
 
   def init(rng: PRNGKeyArray) -> Params:
     return {"retriever": encoder.init(rng)}
@@ -87,6 +89,11 @@ def contrastive(settings: Settings, components: Components) -> Task:
     forward = b * t * encoder.flops_per_token(t)
     forward += b * k * l * encoder.flops_per_token(l)
     # Backward is twice the forward; micro-batches compute the forward again.
-    return forward * (4 if parts > 1 else 3)
+    return forward * (4 if settings.parts > 1 else 3)
 
-  return Task(init=init, loss=loss, flops=flops)
+  return Task(
+    init=init,
+    loss=InBatchLoss(encode, sums),
+    flops=flops,
+    dtypes=((ENCODER_KERNELS, settings.model.dtype),),
+  )

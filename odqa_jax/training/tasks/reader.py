@@ -21,6 +21,8 @@ from odqa_jax.models.families import Components
 from odqa_jax.models.t5 import T5
 from odqa_jax.objectives.reader import sequence_log_likelihood, span_loss
 from odqa_jax.reading.likelihoods import (
+  Batch,
+  Params,
   ReadingConfig,
   answer_log_likelihood,
   answer_mask,
@@ -31,9 +33,9 @@ from odqa_jax.reading.likelihoods import (
   token_log_likelihoods,
 )
 from odqa_jax.runtime.settings import ObjectiveSettings, Settings
-from odqa_jax.training.tasks.contrastive import temperature
-from odqa_jax.training.tasks.micro_batches import sum_over_micro_batches
-from odqa_jax.training.tasks.task import Batch, Metrics, Params, Task
+from odqa_jax.training.tasks.contrastive import ENCODER_KERNELS, temperature
+from odqa_jax.training.tasks.losses import Metrics, SeparateLoss
+from odqa_jax.training.tasks.task import Task
 
 
 def individual(settings: Settings, components: Components) -> Task:
@@ -202,22 +204,17 @@ def _reader_task(
       metrics["answer_nll"] = (nll, total)
     return metrics
 
-  summed = sum_over_micro_batches(sums, settings.parts)
-
-  def loss(
-    params: Params, batch: Batch, rng: PRNGKeyArray | None
-  ) -> tuple[Float[Array, ""], Metrics]:
-    metrics = summed(params, batch, rng)
-    loss_sum, total = metrics["loss"]
-    return loss_sum / jnp.maximum(total, 1.0), metrics
-
   return Task(
     init=init,
-    loss=loss,
+    loss=SeparateLoss(sums),
     flops=lambda batch: _flops(settings, components, reading, batch),
     frozen=frozen,
     reading=reading,
     rates=(("bias/lambda", objective.bias_learning_rate),) if biased else (),
+    dtypes=(
+      (ENCODER_KERNELS, settings.model.dtype),
+      (r"reader/.*/block/.*/kernel", settings.reader.dtype),
+    ),
   )
 
 
@@ -233,17 +230,16 @@ def _flops(
   b, k, l = batch["reader_ids"].shape
   t = batch["answer_ids"].shape[1]
   alone = reading.fusion == "answers"
-  passes = 4 if settings.parts > 1 else 3
-  total = passes * reader.flops(
+  total = 3 * reader.flops(
     b=b * k if alone else b, k=1 if alone else k, l=l, t=t
   )
   if not _is_scored(reading):
     return total
   lq, lp = batch["question_ids"].shape[1], batch["passage_ids"].shape[2]
-  total += passes * b * lq * retriever.flops_per_token(lq)
+  total += 3 * b * lq * retriever.flops_per_token(lq)
   passage = b * k * lp * retriever.flops_per_token(lp)
   trained = settings.objective.passage_encoder
-  return total + passage * (passes if trained else passes - 2)
+  return total + passage * (3 if trained else 1)
 
 
 def _is_scored(reading: ReadingConfig) -> bool:

@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from odqa_jax.data.examples.batch import RETRIEVED, Fields
 from odqa_jax.models.families import Components
-from odqa_jax.reading.likelihoods import Batch, Params, ReadingConfig
+from odqa_jax.reading.likelihoods import Params, ReadingConfig
 from odqa_jax.runtime.settings import Settings
-
-# name → (sum, weight); the host divides, so sharding and padding do not count.
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+from odqa_jax.training.tasks.losses import Loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +19,23 @@ class Task:
 
   Attributes:
     init: rng → parameters, `{component: tree}` and what else is trained.
-    loss: (params, batch, rng or None) → (mean loss, metrics). Without an rng
-      the model is deterministic.
+    loss: what is minimised; of an example alone or of the whole batch.
     flops: batch of arrays or shapes → matmul FLOPs of one training step.
     frozen: path regexes of parameters that the objective does not train.
     reading: how the trained reader predicts (`reading.predict`); None for a
       task without one. It is data, so that a checkpoint can hold it.
     rates: (path regex, learning rate) of parameters that have their own.
+    dtypes: (path regex, dtype) of f32 parameters that the networks cast to a
+      narrower type wherever they use them: they travel in it.
   """
 
   init: Callable[[PRNGKeyArray], Params]
-  loss: Callable[
-    [Params, Batch, PRNGKeyArray | None], tuple[Float[Array, ""], Metrics]
-  ]
+  loss: Loss
   flops: Callable[[Mapping[str, Any]], float]
   frozen: tuple[str, ...] = ()
   reading: ReadingConfig | None = None
   rates: tuple[tuple[str, float], ...] = ()
+  dtypes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

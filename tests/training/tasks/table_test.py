@@ -12,6 +12,7 @@ from odqa_jax.retrieval import retriever as retriever_module
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import replicated
 from odqa_jax.training import train as train_module
+from odqa_jax.training.tasks.losses import SeparateLoss
 from odqa_jax.training.tasks.table import READER, TASKS
 from odqa_jax.training.tasks.task import Task, TaskRow
 from odqa_jax.training.train import train
@@ -26,16 +27,18 @@ def answer_size(settings, components):
     one, two = jax.random.split(rng)
     return {"retriever": retriever.init(one), "reader": reader.init(two)}
 
-  def loss(params, batch, rng):
+  def sums(params, batch, rng):
     states = read_passages(reader, params, batch, rng)
     guesses = 4 * jnp.tanh(states.mean(axis=(1, 2, 3)))
     errors = jnp.square(guesses - batch["answer_lengths"])
     weight = batch["example_mask"].astype(jnp.float32)
-    total, count = jnp.sum(errors * weight), jnp.sum(weight)
-    return total / count, {"loss": (total, count)}
+    return {"loss": (jnp.sum(errors * weight), jnp.sum(weight))}
 
   return Task(
-    init=init, loss=loss, flops=lambda batch: 1.0, frozen=("retriever/.*",)
+    init=init,
+    loss=SeparateLoss(sums),
+    flops=lambda batch: 1.0,
+    frozen=("retriever/.*",),
   )
 
 

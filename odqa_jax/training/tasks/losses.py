@@ -1,0 +1,251 @@
+"""Losses of a batch that lies in parts: on many devices, in micro-batches.
+
+A loss is separate for every example (`SeparateLoss`) or compares all of them
+(`InBatchLoss`). Called, it gives the mean over a batch on one device. Its
+`gradients` run on every device within `jax.shard_map`: sums over that device's
+examples, which the caller adds up over the devices, once.
+
+They accumulate in f32 over explicit micro-batches. The gradient of a scan over
+micro-batches would add up bf16 weights' gradients in bf16.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from odqa_jax.reading.likelihoods import Batch, Params
+
+# name → (sum, weight); the host divides, so sharding and padding do not count.
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+# (params, batch, rng) → what a step sums up over the examples of a batch.
+Sums = Callable[[Params, Batch, PRNGKeyArray | None], Metrics]
+# What is trained → all parameters.
+Complete = Callable[[Params], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Which part of the global batch a device has.
+
+  Attributes:
+    over: the mesh axes that share the batch; none on one device.
+  """
+
+  over: tuple[str, ...] = ()
+
+  def first(self, count: int) -> Int[Array, ""]:
+    """The global number of this device's first example of `count`."""
+    number = jax.lax.axis_index(self.over) if self.over else 0
+    return jnp.asarray(number, jnp.int32) * count
+
+  def everyone(self, tree: Any) -> Any:
+    """The arrays of all devices, joined on the first axis."""
+    if not self.over:
+      return tree
+    return jax.tree.map(
+      lambda x: jax.lax.all_gather(x, self.over, axis=0, tiled=True), tree
+    )
+
+
+@runtime_checkable
+class Loss(Protocol):
+  """What a task trains by."""
+
+  def __call__(
+    self, params: Params, batch: Batch, rng: PRNGKeyArray | None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """The mean loss over a batch on one device, and sums for the log.
+
+    Without an rng the networks are deterministic.
+    """
+    ...
+
+  def gradients(
+    self,
+    trained: Params,
+    complete: Complete,
+    batch: Batch,
+    rng: PRNGKeyArray | None,
+    *,
+    parts: int,
+    shard: Shard,
+  ) -> tuple[Params, Metrics]:
+    """Gradient of the sum of the global loss, and sums of metrics.
+
+    Both are this device's share: the sum over the devices is that of the batch.
+
+    Args:
+      trained: parameters to differentiate by.
+      complete: puts the others beside them.
+      batch: this device's examples.
+      rng: the same on every device.
+      parts: micro-batches; must divide the examples.
+      shard: which part of the global batch it is.
+    """
+    ...
+
+
+def mean_loss(metrics: Metrics) -> Float[Array, ""]:
+  """The loss that sums come to; 0 for a batch of padding."""
+  total, weight = metrics["loss"]
+  return total / jnp.maximum(weight, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeparateLoss:
+  """A loss that every example has on its own.
+
+  Attributes:
+    sums: over the examples of any part of a batch, "loss" among them.
+  """
+
+  sums: Sums
+
+  def __call__(
+    self, params: Params, batch: Batch, rng: PRNGKeyArray | None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """See `Loss`."""
+    metrics = self.sums(params, batch, rng)
+    return mean_loss(metrics), metrics
+
+  def gradients(
+    self,
+    trained: Params,
+    complete: Complete,
+    batch: Batch,
+    rng: PRNGKeyArray | None,
+    *,
+    parts: int,
+    shard: Shard,
+  ) -> tuple[Params, Metrics]:
+    """See `Loss`; every micro-batch is computed forward and backward once."""
+    del shard
+
+    def loss(
+      trained: Params, part: Batch, rng: PRNGKeyArray | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+      metrics = self.sums(complete(trained), part, rng)
+      return metrics["loss"][0], metrics
+
+    gradient = jax.grad(loss, has_aux=True)
+    return _accumulate(
+      lambda part, rng: gradient(trained, part, rng), batch, rng, parts
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InBatchLoss:
+  """A loss in which the examples of the global batch are compared.
+
+  In micro-batches every example is encoded twice: first for its embeddings,
+  from which come the loss and the embeddings' gradient, then again to carry
+  that on to the weights. The literature calls it gradient caching ("Scaling
+  Deep Contrastive Learning Batch Size under Memory Limited Setup").
+
+  Attributes:
+    encode: `(params, batch, rng)` → embeddings, a tree of [b, …].
+    sums: `(embeddings, batch, shard)` → sums over this device's examples.
+  """
+
+  encode: Callable[[Params, Batch, PRNGKeyArray | None], Any]
+  sums: Callable[[Any, Batch, Shard], Metrics]
+
+  def __call__(
+    self, params: Params, batch: Batch, rng: PRNGKeyArray | None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """See `Loss`."""
+    metrics = self.sums(self.encode(params, batch, rng), batch, Shard())
+    return mean_loss(metrics), metrics
+
+  def gradients(
+    self,
+    trained: Params,
+    complete: Complete,
+    batch: Batch,
+    rng: PRNGKeyArray | None,
+    *,
+    parts: int,
+    shard: Shard,
+  ) -> tuple[Params, Metrics]:
+    """See `Loss`."""
+
+    def encode(trained: Params, part: Batch, rng: PRNGKeyArray | None) -> Any:
+      return self.encode(complete(trained), part, rng)
+
+    # The other devices' losses reach these embeddings, too: joining them has
+    # a sum over the devices for its gradient.
+    def loss(embeddings: Any) -> tuple[Float[Array, ""], Metrics]:
+      metrics = self.sums(embeddings, batch, shard)
+      return metrics["loss"][0], metrics
+
+    if parts == 1:
+      gradients, metrics = jax.grad(
+        lambda trained: loss(encode(trained, batch, rng)), has_aux=True
+      )(trained)
+      return _widened(gradients), metrics
+
+    embeddings = _join(
+      jax.lax.map(
+        lambda x: encode(trained, x[1], _fold(rng, x[0])),
+        (jnp.arange(parts), _split(batch, parts)),
+      )
+    )
+    cotangents, metrics = jax.grad(loss, has_aux=True)(embeddings)
+
+    def carry_on(part: tuple[Batch, Any], rng: PRNGKeyArray | None) -> Params:
+      _, pull = jax.vjp(lambda x: encode(x, part[0], rng), trained)
+      return pull(part[1])[0]
+
+    return _accumulate(carry_on, (batch, cotangents), rng, parts), metrics
+
+
+def _fold(rng: PRNGKeyArray | None, number: Int[Array, ""]) -> Array | None:
+  return None if rng is None else jax.random.fold_in(rng, number)
+
+
+def _split(tree: Any, parts: int) -> Any:
+  """Part c takes rows c, c + parts, …, whatever the number of devices."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree
+  )
+
+
+def _join(tree: Any) -> Any:
+  """Undoes `_split`."""
+  return jax.tree.map(
+    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree
+  )
+
+
+def _widened(tree: Any) -> Any:
+  """Arrays in f32 or wider."""
+  return jax.tree.map(
+    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
+  )
+
+
+def _accumulate(
+  compute: Callable[[Any, PRNGKeyArray | None], Any],
+  batch: Any,
+  rng: PRNGKeyArray | None,
+  parts: int,
+) -> Any:
+  """Adds up, in f32 or wider, what `compute` makes of the parts of a batch."""
+  if parts == 1:
+    return _widened(compute(batch, rng))
+
+  def of_part(number: Int[Array, ""], part: Any) -> Any:
+    return _widened(compute(part, _fold(rng, number)))
+
+  inputs = jnp.arange(parts), _split(batch, parts)
+  shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], inputs))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def add(total: Any, x: tuple[Array, Any]) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, of_part(*x)), None
+
+  return jax.lax.scan(add, zeros, inputs)[0]
