@@ -1,18 +1,21 @@
 """`config.micro_batches = "auto"`: as few as the devices' memory allows.
 
-    settings = fitted(run, device_limit(mesh.devices.flat[0]))
+    settings = fitted(run, memory_limit(mesh))
 
 A run that cannot fit is refused here, in less than a minute, before anything is
 compiled or loaded.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from odqa_jax.models import dual_encoder, t5
+from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.settings import AUTO, RetrievalSettings, Settings
 from odqa_jax.training.memory import (
   MARGIN,
@@ -36,30 +39,50 @@ class _Choice(NamedTuple):
   examples: int
 
 
-def fitted(run: Run, limit: int) -> Settings:
+def fitted(run: Run, limit: int, *, before: int | None = None) -> Settings:
   """The settings with a number of micro-batches that fits.
 
   Args:
     run: what is trained. A number of its own is kept if it fits; it is refused
       if even without the margin of the estimate it does not.
     limit: bytes that programs may use on a device.
+    before: the number that a run to be resumed has had: kept if it still fits,
+      as another one rounds otherwise.
 
   Raises:
     ValueError: with what would fit.
   """
-  if run.settings.micro_batches == AUTO:
-    number = fewest_micro_batches(run, limit)
-    return dataclasses.replace(run.settings, micro_batches=number)
-  parts = resident(run)
-  step = step_bytes(run, -(-local_examples(run) // run.settings.parts))
+  if run.settings.micro_batches != AUTO:
+    return _checked(run, limit)
+  if before is not None:
+    same = dataclasses.replace(run.settings, micro_batches=before)
+    with contextlib.suppress(ValueError):
+      return _checked(dataclasses.replace(run, settings=same), limit)
+  number = fewest_micro_batches(run, limit)
+  return dataclasses.replace(run.settings, micro_batches=number)
+
+
+def _checked(run: Run, limit: int) -> Settings:
+  """The settings as they are, if they fit; see `fitted`."""
+  parts, number = resident(run), run.settings.parts
+  step = step_bytes(run, -(-local_examples(run) // number))
   if _fits(parts, run.mesh.size, round(step / MARGIN), limit):
     return run.settings
-  number = fewest_micro_batches(run, limit)
+  fewest = fewest_micro_batches(run, limit)
   raise ValueError(
-    f"config.micro_batches={run.settings.parts} does not fit a device with "
-    f"{_gib(limit)} GiB: {_listed(parts, run.mesh.size, step)}; use "
-    f"--config.micro_batches={number}."
+    f"config.micro_batches={number} does not fit a device with {_gib(limit)} "
+    f"GiB: {_listed(parts, run.mesh.size, step)}; use "
+    f"--config.micro_batches={fewest}."
   )
+
+
+def chosen_before(workdir: Path) -> int | None:
+  """The number of micro-batches of a run that a workdir holds, if any."""
+  try:
+    folder, step = find_step(workdir)
+    return read_extra(folder, step)["micro_batches"]
+  except ValueError:
+    return None  # Nothing is there, or what is will be judged when it is read.
 
 
 def fewest_micro_batches(run: Run, limit: int) -> int:
@@ -134,10 +157,10 @@ def _alternatives(run: Run) -> Iterator[tuple[str, Run]]:
   """Single changes that need less memory, as flags, and the run with them."""
   if run.needs.retrieval:
     retrieval = run.settings.retrieval
-    if retrieval.dtype == "float32":
+    if retrieval.dtype != "int8":
       yield (
-        "--config.retrieval.dtype=bfloat16",
-        _with_retrieval(run, dataclasses.replace(retrieval, dtype="bfloat16")),
+        "--config.retrieval.dtype=int8",
+        _with_retrieval(run, dataclasses.replace(retrieval, dtype="int8")),
       )
     if retrieval.refresh == "snapshot":
       yield (

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
 from odqa_jax.data.examples.batch import OVERLAP, shapes
@@ -194,8 +195,22 @@ def local_examples(run: Run) -> int:
   return -(-run.settings.batch_size // run.mesh.size)
 
 
-def device_limit(device: jax.Device) -> int:
-  """Bytes that programs may use on a device of this process."""
+def memory_limit(mesh: Mesh) -> int:
+  """Bytes that programs may use on every device of a mesh.
+
+  What the devices themselves say; of a CPU half of the memory that is free now,
+  shared by its devices. All processes get the smallest of their numbers.
+  """
+  limits = [_device_limit(device) for device in mesh.local_devices]
+  smallest = min(limits) // 2**20
+  if jax.process_count() > 1:
+    # In MiB, which 32 bits can hold.
+    everywhere = multihost_utils.process_allgather(np.int32(smallest))
+    smallest = int(everywhere.min())
+  return smallest * 2**20
+
+
+def _device_limit(device: jax.Device) -> int:
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
     return int(stats["bytes_limit"])

@@ -46,10 +46,12 @@ from odqa_jax.runtime.mesh import (
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
-from odqa_jax.runtime.settings import Settings, read_settings
+from odqa_jax.runtime.settings import AUTO, Settings, read_settings
 from odqa_jax.training.contents import check_same_contents, contents
+from odqa_jax.training.fitting import chosen_before, fitted
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
+from odqa_jax.training.memory import Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.program import TrainState, training_program
@@ -184,6 +186,11 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   # ---- Components, task, data ----
   corpus = Corpus(settings.data.corpus)
   initial = initial_components(settings, needs, corpus, mesh)
+  if settings.micro_batches == AUTO:
+    run = Run(settings, needs, initial.components, mesh, len(corpus))
+    settings = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
+    if is_primary():
+      print(f"micro-batches: {settings.parts}", file=sys.stderr)
   task = make_task(settings, initial.components)
   vocabulary = initial.inputs.vocabulary if initial.inputs else None
   examples = load_examples(settings.data, corpus, vocabulary)
@@ -224,6 +231,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
     "best": best,
+    "micro_batches": settings.parts,
   }
   with Checkpoints(
     workdir / "checkpoints", keep=settings.checkpoint.keep, best=best
