@@ -184,7 +184,8 @@ class _Step:
       return x
     lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
     width = self.sizes.lanes // self.sizes.together
-    return jnp.where(lane // width == head, x, jnp.zeros_like(x))
+    own = (lane >= head * width) & (lane < (head + 1) * width)
+    return jnp.where(own, x, jnp.zeros_like(x))
 
   def weights(
     self, query: Array, key: Array, bias: Array | None, row: int
@@ -273,7 +274,9 @@ def _backward_kernel(static: _Static, sizes: _Sizes, *refs: Any) -> None:
     dv[row] = of_value.astype(dv.dtype)
 
 
-def _call(static: _Static, operands: Any, *, backward: bool) -> list[Array]:
+def _call(
+  static: _Static, operands: Any, *, backward: bool
+) -> tuple[Array, ...]:
   """Runs a kernel over all rows and heads.
 
   Args:
@@ -296,7 +299,7 @@ def _call(static: _Static, operands: Any, *, backward: bool) -> list[Array]:
   pairs = sizes.b * sizes.l * sizes.m
   moved = sum(x.size * x.dtype.itemsize for x in (*operands, *results))
   kernel = _backward_kernel if backward else _forward_kernel
-  out: list[Array] = pl.pallas_call(
+  out: tuple[Array, ...] = pl.pallas_call(
     functools.partial(kernel, static, sizes),
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
     grid_spec=pltpu.PrefetchScalarGridSpec(
