@@ -8,7 +8,9 @@ processes=$1
 shift
 odqa=${ODQA:-$(dirname "$0")/../.venv/bin/odqa}
 port=${PORT:-$((20000 + RANDOM % 20000))}
-export NPROC=${NPROC:-16} JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+# These devices wait for each other, and XLA's threads wait with them.
+export NPROC=${NPROC:-16}
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES_PER_PROCESS:-1}"
 pids=()
 # jax.distributed catches SIGTERM, so what is left is killed outright.

@@ -13,5 +13,3 @@ if [ ! -e "$stamp" ]; then
   .venv/bin/python -m pip install --quiet --editable ".[$1]" || exit 1
   touch "$stamp"
 fi
-# XLA sizes its thread pool by this; see odqa_jax/main.py.
-export NPROC=${NPROC:-16}

@@ -8,7 +8,6 @@ says what, where, and what to do), 130 when stopped by Ctrl-C or SIGTERM.
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -30,11 +29,6 @@ from odqa_jax.commands import (
 )
 from odqa_jax.runtime.paths import expand_home
 
-# XLA sizes its thread pool by the cores it sees; with fewer threads than
-# (fake) devices, queued steps on CPU wait for each other for ever.
-os.environ.setdefault("NPROC", "16")
-
-
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
   "wikipedia": wikipedia,
@@ -51,6 +45,8 @@ COMMANDS: dict[str, ModuleType] = {
   "demo": demo,
 }
 _OVERRIDDEN = ("train", "plan")
+# Those that run what JAX compiles.
+_COMPILED = ("mine", "train", "index", "search", "evaluate", "answer", "demo")
 # Flags whose value is no name of anything.
 _WORDS = ("question",)
 
@@ -117,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   from odqa_jax.runtime.interruption import Interrupted
   from odqa_jax.runtime.mesh import is_primary, start_distributed
+  from odqa_jax.runtime.programs import keep_programs, size_thread_pool
 
+  size_thread_pool()
   try:
     start_distributed(
       args.coordinator,
@@ -125,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.process_id,
       detect=args.distributed,
     )
+    if args.command in _COMPILED:
+      keep_programs(getattr(args, "workdir", None))
     figures = COMMANDS[args.command].run(args)
   except (ValueError, OSError, ImportError, FloatingPointError) as error:
     message = " ".join(str(error).split())

@@ -29,6 +29,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _COMPILED = tempfile.TemporaryDirectory(prefix="odqa-jax-tests-")
 jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# What tests start, and kill, keeps its programs apart from these, and away from
+# the user's own.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_COMPILED.name}/commands"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -4,12 +4,14 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import last_line, run
 
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.main import main
+from odqa_jax.runtime import programs
 
 
 def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):
@@ -25,8 +27,6 @@ def test_prepare_bm25_and_evaluate(capsys, tmp_path, toy_data):
 
 @pytest.mark.slow
 def test_whole_pipeline_by_commands(capsys, tmp_path, toy_data):
-  from pathlib import Path
-
   config = Path(__file__).parents[1] / "configs" / "supervised.py"
   work = tmp_path / "work"
   questions = toy_data / "questions" / "toy"
@@ -141,8 +141,6 @@ def test_no_positive_for_any_question(capsys, tmp_path):
 
 
 def test_typo_in_a_config_key(capsys, tmp_path):
-  from pathlib import Path
-
   config = Path(__file__).parents[1] / "configs" / "ict.py"
   code, _, err = run(
     capsys, "train", "--config", config, "--workdir", tmp_path,
@@ -206,6 +204,35 @@ def test_help_needs_no_heavy_library():
     [sys.executable, "-c", program], capture_output=True, text=True, check=True
   )
   assert done.stdout == "[]\n"
+
+
+def test_a_question_waits_for_no_library_that_it_does_not_need():
+  """`odqa answer` imports what it uses before it looks for the checkpoint."""
+  unneeded = (
+    "grain", "matplotlib", "pandas", "spacy", "tensorboardX", "tensorflow",
+    "tensorflow_datasets", "torch", "transformers",
+  )  # fmt: skip
+  program = (
+    "import sys; from odqa_jax.main import main;"
+    "code = main('answer --checkpoint m --index i --corpus c --question q'"
+    ".split());"
+    f"print(code, [m for m in {unneeded} if m in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout == "2 []\n"
+
+
+def test_commands_that_compile_keep_programs(capsys, monkeypatch, tmp_path):
+  told = []
+  monkeypatch.setattr(programs, "keep_programs", told.append)
+  config = Path(__file__).parents[1] / "configs" / "ict.py"
+  run(capsys, "train", "--config", config, "--workdir", tmp_path / "w")
+  run(capsys, "demo", "--preset", "none", "--workdir", tmp_path / "d")
+  run(capsys, "index", "--checkpoint", "m", "--corpus", "c", "--out", "o")
+  run(capsys, "inspect", tmp_path)
+  assert told == [str(tmp_path / "w"), str(tmp_path / "d"), None]
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,9 @@ class Exclusions:
       As `search`; where a question has fewer than k results the rest is row -1
       with score -inf.
     """
-    spare = max(map(len, self._listed), default=0)
-    depth = min(k + spare + bool(self._texts), count)
+    spare = max(map(len, self._listed), default=0) + bool(self._texts)
+    # In powers of two: every depth is compiled once.
+    depth = min(k + (1 << spare.bit_length()) - 1, count)
     while True:
       scores, rows = search(depth)
       allowed = self._allowed(rows)

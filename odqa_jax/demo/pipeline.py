@@ -11,8 +11,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
@@ -30,13 +28,6 @@ from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.plots import plot_recall
 from odqa_jax.runtime.report import write_report
 from odqa_jax.runtime.settings import nearest
-
-
-def keep_programs(folder: Path) -> None:
-  """Lets stages that differ in their weights alone share one compilation."""
-  if jax.config.values["jax_compilation_cache_dir"] is None:
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def show_examples(
@@ -82,7 +73,6 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   root = Path(workdir)
   rows: list[dict[str, Any]] = []
   stages = Stages()
-  keep_programs(root / "programs")
 
   with stages("prepare"):
     corpus, questions = prepare_data(chosen, root / "data")

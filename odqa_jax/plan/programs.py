@@ -10,24 +10,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
-from odqa_jax.data.examples.batch import OVERLAP, SEARCHED, shapes
+from odqa_jax.data.examples.batch import SEARCHED
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.division import size_for
 from odqa_jax.retrieval.embed import bulk_tokens, local_mesh
 from odqa_jax.retrieval.index import padded_rows
-from odqa_jax.retrieval.refresh import RefreshState, abstract_state
 from odqa_jax.retrieval.refresh_batches import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.retrieval.rows import abstract_rows
 from odqa_jax.runtime.mesh import replicated, row_sharding
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
+from odqa_jax.training import memory
 from odqa_jax.training.initial_reader import reader_config
 from odqa_jax.training.initial_retriever import encoder_config
+from odqa_jax.training.memory import Run, abstract_batch
 from odqa_jax.training.program import (
   TrainingProgram,
   check_batch_size,
@@ -48,12 +49,18 @@ class Planned:
   Attributes:
     name: what it is called in the report.
     note: what it is given.
-    lower: traces it.
+    trace: its function, as jax sees it.
+    useful_flops: of one device, without what is only computed again.
   """
 
   name: str
   note: str
-  lower: Callable[[], jax.stages.Lowered]
+  trace: Callable[[], jax.stages.Traced]
+  useful_flops: float
+
+  def lower(self, platform: str) -> jax.stages.Lowered:
+    """For "tpu", "cuda" or "cpu"; no such device need exist."""
+    return self.trace().lower(lowering_platforms=(platform,))
 
 
 @dataclasses.dataclass
@@ -67,26 +74,16 @@ class ReaderSizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """What a plan is made for.
+class Setting(Run):
+  """What a plan is made for: a training run, and a search outside it.
 
   Attributes:
-    settings: of the training run.
-    needs: what its task needs.
-    components: its networks, sized by its presets.
-    mesh: of the devices that are planned for.
-    passages: rows of the index.
     width: of the index that is searched outside training.
     dtype: of that index: float32, bfloat16 or int8.
     questions: searched at once, there.
     k: passages found for each.
   """
 
-  settings: Settings
-  needs: Needs
-  components: Components
-  mesh: Mesh
-  passages: int
   width: int
   dtype: str
   questions: int
@@ -141,49 +138,13 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
 
 def index_rows(setting: Setting) -> Any:
   """The rows of the index that `odqa search` searches."""
-  return _rows(setting, setting.width, setting.dtype)
+  count = padded_rows(setting.passages, setting.mesh)
+  return abstract_rows(count, setting.width, setting.dtype, setting.mesh)
 
 
 def trained_rows(setting: Setting) -> Any:
   """The rows of the index that training searches, and may refresh."""
-  width = setting.components["retriever"].embedding_dim
-  return _rows(setting, width, setting.settings.retrieval.dtype)
-
-
-def _rows(setting: Setting, width: int, dtype: str) -> Any:
-  """Rows as an index has them on the devices; of int8 with their scales."""
-  count = padded_rows(setting.passages, setting.mesh)
-  return abstract_rows(count, width, dtype, setting.mesh)
-
-
-def abstract_batch(
-  settings: Settings, needs: Needs, mesh: Mesh
-) -> dict[str, Any]:
-  """A global training batch, split over the mesh as `to_global` does.
-
-  It is padded to the longest lengths; of salient spans without copies of
-  passages.
-  """
-  data, retrieval = settings.data, settings.retrieval
-  k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
-  if needs.retrieval:
-    k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
-  sizes = {
-    "b": settings.batch_size,
-    "q": data.question_length,
-    "r": data.question_length,
-    "k": k,
-    "l": data.passage_length,
-    "i": data.reader_length,
-    "t": data.answer_length,
-    "m": 1,
-  }
-  features = OVERLAP if settings.reader.overlap_features else {}
-  fields = {**needs.batch, **(features if needs.retrieval else {})}
-  return {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=row_sharding(mesh))
-    for name, (shape, dtype) in shapes(fields, sizes).items()
-  }
+  return memory.index_rows(setting)
 
 
 def search_programs(setting: Setting) -> list[Planned]:
@@ -193,16 +154,22 @@ def search_programs(setting: Setting) -> list[Planned]:
     (setting.questions, setting.width), np.float32, sharding=replicated(mesh)
   )
 
-  def lower() -> jax.stages.Lowered:
+  def trace() -> jax.stages.Traced:
     if setting.dtype == "int8":
       return _int8_search(setting, rows, queries)
     search = jax.jit(
       lambda q, e: search_placed(mesh, e, setting.passages, q, setting.k)
     )
-    return search.lower(queries, rows)
+    return search.trace(queries, rows)
 
   note = f"{setting.questions} questions, k = {setting.k}"
-  return [Planned("search", note, lower)]
+  flops = _search_flops(setting, setting.questions, setting.width)
+  return [Planned("search", note, trace, flops)]
+
+
+def _search_flops(setting: Setting, questions: int, width: int) -> float:
+  """Of one device: every passage is scored for every question."""
+  return 2 * questions * setting.passages * width / setting.mesh.size
 
 
 def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
@@ -216,7 +183,7 @@ def _int8_search(setting: Setting, rows: Any, queries: Any) -> Any:
       setting.mesh, codes, scales, setting.passages, queries, wanted
     )
 
-  return jax.jit(search).lower(*rows, queries)
+  return jax.jit(search).trace(*rows, queries)
 
 
 def encode_programs(setting: Setting) -> list[Planned]:
@@ -250,13 +217,14 @@ def encode_programs(setting: Setting) -> list[Planned]:
       for shape in ((b, length), (b,))
     )
 
-    def lower(
+    def trace(
       encode: Any = encode, ids: Any = ids, lengths: Any = lengths
-    ) -> jax.stages.Lowered:
-      return encode.lower(params, ids, lengths)
+    ) -> jax.stages.Traced:
+      return encode.trace(params, ids, lengths)
 
     note = f"{b} × {length} tokens on {mesh.size} chips of a host"
-    planned.append(Planned(name, note, lower))
+    flops = b * length * encoder.flops_per_token(length) / mesh.size
+    planned.append(Planned(name, note, trace, flops))
   return planned
 
 
@@ -265,6 +233,16 @@ def training_state(setting: Setting) -> TrainingProgram:
   settings = setting.settings
   task = make_task(settings, setting.components)
   return training_program(settings, task, setting.mesh, steps=settings.steps)
+
+
+def useful_flops(setting: Setting, batch: dict[str, Any]) -> float:
+  """Of a step on all devices, with no forward pass counted twice.
+
+  What a task computes again for its micro-batches or for `remat` is work of the
+  device, and no progress.
+  """
+  whole = dataclasses.replace(setting.settings, micro_batches=1)
+  return make_task(whole, setting.components).flops(batch)
 
 
 def train_programs(
@@ -278,12 +256,13 @@ def train_programs(
   settings, mesh = setting.settings, setting.mesh
   retrieval = settings.retrieval
   check_batch_size(settings, mesh.size)
-  batch = abstract_batch(settings, setting.needs, mesh)
+  batch = abstract_batch(settings, setting.needs, row_sharding(mesh))
   planned = [
     Planned(
       "train_step",
       f"{settings.task}, batch {settings.batch_size}",
-      lambda: training.step.lower(training.abstract, batch),
+      lambda: training.step.trace(training.abstract, batch),
+      useful_flops(setting, batch) / mesh.size,
     )
   ]
   if not setting.needs.retrieval or not retrieval.k:
@@ -298,37 +277,21 @@ def train_programs(
     k=retrieval.k,
     force_gold=retrieval.force_gold,
   )
+  b, q = batch["question_ids"].shape
+  encoded = b * q * encoder.flops_per_token(q)
   planned.append(
     Planned(
       "train_search",
       f"{settings.batch_size} questions, k = {retrieval.k}",
-      lambda: search.lower(
+      lambda: search.trace(
         params["retriever"], rows, *(batch[name] for name in SEARCHED)
       ),
+      encoded / mesh.size + _search_flops(setting, b, encoder.embedding_dim),
     )
   )
   if retrieval.refresh != "none":
     planned.append(_refresh_program(setting, training, rows))
   return planned
-
-
-def refresh_state(setting: Setting, training: TrainingProgram) -> RefreshState:
-  """What a refresh of the index holds, as `Refresher` has it."""
-  retrieval = setting.settings.retrieval
-  return abstract_state(
-    retrieval.refresh,
-    retrieval.refresh_every,
-    trained_rows(setting),
-    _passage_weights(setting, training),
-    setting.mesh,
-  )
-
-
-def _passage_weights(setting: Setting, training: TrainingProgram) -> Any:
-  """Shapes of what encodes the passages of an index."""
-  retriever = setting.components["retriever"]
-  params = training.abstract.params["retriever"]
-  return jax.eval_shape(retriever.passage_weights, params)
 
 
 def _refresh_program(
@@ -345,15 +308,18 @@ def _refresh_program(
     devices=1,
   )
   # As `Refresher` gathers them for a share.
-  params = abstract(_passage_weights(setting, training), replicated(mesh))
+  params = memory.passage_weights(setting, training.abstract.params)
+  params = abstract(params, replicated(mesh))
   b = each * mesh.size
   ids, lengths, at = (
     jax.ShapeDtypeStruct(shape, np.int32, sharding=row_sharding(mesh))
     for shape in ((b, length), (b,), (b,))
   )
-  write: Any = row_writer(setting.components["retriever"].encode_passage, mesh)
+  encoder = setting.components["retriever"]
+  write: Any = row_writer(encoder.encode_passage, mesh)
   return Planned(
     "refresh",
     f"{b} × {length} tokens, {settings.retrieval.refresh}",
-    lambda: write.lower(rows, params, ids, lengths, at),
+    lambda: write.trace(rows, params, ids, lengths, at),
+    each * length * encoder.flops_per_token(length),
   )

@@ -25,6 +25,7 @@ from odqa_jax.data.examples.batch import (
   OVERLAP,
   PASSAGES,
   READER_INPUT,
+  bucket_count,
   bucket_length,
   pad_tokens,
 )
@@ -339,7 +340,7 @@ def read_batches(
   """
   mesh = make_mesh(devices=jax.local_devices())
   devices = jax.process_count() * mesh.size
-  size = -(-min(batch_size, max(len(request), 1)) // devices) * devices
+  size = -(-bucket_count(len(request), batch_size) // devices) * devices
   sharding = row_sharding(mesh)
   longest = system.retriever.question_length
   for start in range(0, len(request), size):

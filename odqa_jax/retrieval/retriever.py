@@ -28,6 +28,7 @@ from jaxtyping import Float32, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
+from odqa_jax.data.examples.batch import bucket_count
 from odqa_jax.data.examples.loader import question_batches
 from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
@@ -415,7 +416,7 @@ def encode_question_tokens(
   """`encode_questions` that are tokenised, without special tokens."""
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
   devices = jax.local_device_count()
-  size = -(-min(_QUESTIONS, max(len(tokens), 1)) // devices) * devices
+  size = -(-bucket_count(len(tokens), _QUESTIONS) // devices) * devices
   encode, _ = compiled_encoders(retriever.encoder.config)
   width = retriever.encoder.config.output_dim
   parts = [np.zeros((0, width), np.float32)]

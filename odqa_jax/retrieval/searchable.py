@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, Shaped
 
+from odqa_jax.data.examples.batch import bucket_count
 from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.retrieval.embed import Progress
 from odqa_jax.runtime.mesh import to_host
@@ -148,10 +149,10 @@ def _search_batches(
 ) -> tuple[np.ndarray, np.ndarray]:
   n = len(embeddings)
   scores, rows = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-  size = min(index.batch_size, n)
+  size = bucket_count(n, index.batch_size)
   for start in range(0, n, index.batch_size):
     part = embeddings[start : start + size]
-    # One shape for all batches: one compiled search.
+    # One shape for all batches, and few for all calls: few compiled searches.
     batch = np.pad(part, ((0, size - len(part)), (0, 0)), mode="edge")
     stop = start + len(part)
     ranked = to_host(index.search(batch, k))

@@ -8,6 +8,7 @@ do not exist; `settings.py` lists them all, with their defaults and limits.
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import traceback
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
-from odqa_jax.runtime.settings import Settings, nearest, read_settings
+from odqa_jax.runtime.settings import Settings, keys, nearest, read_settings
 
 # Keys that may differ between the beginning of a run and its resumption.
 HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
@@ -119,7 +121,11 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
         f"config.{path} is a block; set one of {list(node[leaf])}."
       )
     with node.ignore_type():
-      node[leaf] = _cast(text, node[leaf], f"config.{path}")
+      words = _WORDS.get(f"config.{path}", ())
+      like = 0 if words else node[leaf]
+      node[leaf] = (
+        text if text in words else _cast(text, like, f"config.{path}")
+      )
   return config
 
 
@@ -173,9 +179,25 @@ def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
   return config
 
 
+# Keys that take words in place of numbers.
+_WORDS = {
+  name: field.metadata["words"]
+  for name, field in keys()
+  if field.metadata.get("words")
+}
+
+
 def base_config() -> ConfigDict:
   """What every training config has; a recipe changes values, not keys."""
-  return ConfigDict(dataclasses.asdict(Settings()))
+  config = ConfigDict(dataclasses.asdict(Settings()))
+  for name in _WORDS:
+    *parents, leaf = name.split(".")[1:]
+    node = functools.reduce(lambda node, parent: node[parent], parents, config)
+    # A config refuses values of another type than its default's.
+    value = node[leaf]
+    del node[leaf]
+    node[leaf] = FieldReference(value, field_type=object)
+  return config
 
 
 def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:

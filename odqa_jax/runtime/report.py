@@ -25,7 +25,6 @@ from typing import Any, SupportsFloat
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 import odqa_jax
 from odqa_jax.runtime.files import replace_file
@@ -135,6 +134,9 @@ class Report:
     # Unbuffered: one write call a row, so that a kill tears the last at most.
     self._rows = rows_path.open("ab", buffering=0)
     self._csv = csv_path.open("ab", buffering=0)
+    # Imports torch where that is installed, which takes seconds.
+    from tensorboardX import SummaryWriter
+
     self._tensorboard = SummaryWriter(
       str(workdir / "tensorboard"),
       purge_step=None if resume_step is None else resume_step + 1,

@@ -29,6 +29,8 @@ FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full")
 ATTENTION = ("auto", "xla", "cudnn", "pallas")
+# In place of a number that the memory of the devices decides.
+AUTO = "auto"
 
 
 def _key(
@@ -37,9 +39,15 @@ def _key(
   *,
   choices: tuple[str, ...] = (),
   least: int | float | None = None,
+  words: tuple[str, ...] = (),
 ) -> Any:
-  """A field with what `configs/README.md` says of it, and its limits."""
-  limits = {"meaning": meaning, "choices": choices, "least": least}
+  """A field with what `configs/README.md` says of it, and its limits.
+
+  `words` may stand in place of a number.
+  """
+  limits = {
+    "meaning": meaning, "choices": choices, "least": least, "words": words
+  }  # fmt: skip
   return dataclasses.field(default=default, metadata=limits)
 
 
@@ -229,9 +237,10 @@ class Settings:
     0.0, "passes over the examples, in place of `steps`; 0: by `steps`", least=0
   )
   batch_size: int = _key(128, "examples of an update, on all devices", least=1)
-  micro_batches: int = _key(
-    1, "parts that a batch is computed in, with the gradient of the whole",
-    least=1,
+  micro_batches: int | str = _key(
+    1, "parts that a batch is computed in, with the gradient of the whole; "
+    "auto: as few as the memory of the devices allows",
+    least=1, words=(AUTO,),
   )  # fmt: skip
   log_every: int = _key(50, "steps between two lines of metrics", least=1)
   init_from: str = _key(
@@ -254,6 +263,12 @@ class Settings:
     ((".*", ()),),
     '(path regex, mesh axes or "fsdp"), first match; () replicates',
   )
+
+  @property
+  def parts(self) -> int:
+    """`micro_batches` as the number that it must be by now."""
+    assert isinstance(self.micro_batches, int), self.micro_batches
+    return self.micro_batches
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -311,6 +326,11 @@ def _read(block: Any, config: Any, prefix: str) -> Any:
 
 def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
   choices, least = field.metadata["choices"], field.metadata["least"]
+  words = field.metadata["words"]
+  if value in words:
+    return value
+  if words and isinstance(value, str):
+    raise ValueError(f"{name}={value!r}: a number, or {', '.join(words)}.")
   if choices and value not in choices:
     raise ValueError(f"{name}={value!r}; {nearest(value, choices)}")
   if least is not None and not value >= least:
@@ -323,7 +343,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
 def _check_together(settings: Settings) -> None:
   """What one key cannot say alone."""
   data, model = settings.data, settings.model
-  if settings.batch_size % settings.micro_batches:
+  if settings.micro_batches != AUTO and settings.batch_size % settings.parts:
     raise ValueError(
       f"config.micro_batches={settings.micro_batches} does not divide "
       f"config.batch_size={settings.batch_size}."

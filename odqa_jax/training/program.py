@@ -110,7 +110,7 @@ def check_batch_size(settings: Settings, devices: int) -> None:
   Raises:
     ValueError: naming the keys and the numbers.
   """
-  parts = settings.micro_batches
+  parts = settings.parts
   per_part = settings.batch_size // parts
   if per_part % devices:
     raise ValueError(

@@ -9,15 +9,11 @@ first two overlap with the step before. Prints one JSON line.
 """
 
 import argparse
+import functools
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("NPROC", "16")
-
-import functools
 
 import jax
 import jax.numpy as jnp

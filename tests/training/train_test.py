@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
@@ -224,6 +226,38 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(toy_config, tmp_path):
     params_of(tmp_path / "whole"), params_of(tmp_path / "killed")
   )
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_programs_from_disk_give_the_same_bits(toy_config, tmp_path):
+  """Compiled in one process, and read by the one that resumes."""
+  config = toy_config(**{"steps": 6, "log_every": 1, "checkpoint.every": 3})
+  hits = []
+  jax.monitoring.register_event_listener(
+    lambda name, **_: hits.append(name.endswith("cache_hits"))
+  )
+
+  def run(folder, *, kept: bool) -> int:
+    hits.clear()
+    jax.clear_caches()
+    jax.config.update("jax_enable_compilation_cache", kept)
+    compilation_cache.reset_cache()
+    try:
+      train(config, tmp_path / folder)
+    finally:
+      jax.config.update("jax_enable_compilation_cache", True)
+      compilation_cache.reset_cache()
+    return sum(hits)
+
+  assert run("compiled", kept=False) == 0
+  run("kept", kept=True)
+  assert run("read", kept=True) > 0
+  shutil.rmtree(tmp_path / "read" / "checkpoints" / "6")
+  assert run("read", kept=True) > 0
+  expected = tmp_path / "compiled"
+  for folder in (tmp_path / "kept", tmp_path / "read"):
+    assert_same_bits(params_of(expected), params_of(folder))
+    assert metrics_of(expected) == metrics_of(folder)
 
 
 @pytest.mark.slow

@@ -132,6 +132,14 @@ def bucket_length(
   return next((b for b in buckets if need <= b <= longest), longest)
 
 
+def bucket_count(count: int, most: int) -> int:
+  """How many rows to compute for `count`: a power of two, at most `most`.
+
+  Whoever asks for any number of rows then compiles a few programs only.
+  """
+  return min(1 << max(count - 1, 0).bit_length(), most)
+
+
 def pad_tokens(
   token_lists: Sequence[Sequence[int]], length: int, pad_id: int
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:

@@ -9,14 +9,16 @@ state everywhere. `batch.py` lists the arrays.
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
 from odqa_jax.data.corpus.corpus import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length
+
+if TYPE_CHECKING:
+  import grain
 
 
 @runtime_checkable
@@ -58,7 +60,7 @@ def train_batches(
   seed: int,
   rows: slice,
   fraction: float = 1.0,
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
   """Endless batches; `get_state`/`set_state` save and restore the position.
 
   Batches run across the border of epochs, so every example is used equally
@@ -72,6 +74,9 @@ def train_batches(
     rows: this process's part of every batch.
     fraction: share of the examples that is used; see `chosen_examples`.
   """
+  # Whoever answers one question should not wait for it.
+  import grain
+
   chosen = chosen_examples(len(examples), fraction, seed=seed)
 
   def load(indices: Any, rng: np.random.Generator) -> Batch:

@@ -2,10 +2,10 @@
 
 Every device finds the top k of its own rows; only these k travel. How depends
 on where reading the rows is cheap: a TPU leaves all but the maxima of groups
-of rows in the matrix unit (`grouped.py`); a CPU multiplies float32 rows where
-they lie, for as many questions at a time as the scores have room; else
-rows are taken in blocks with a running top k. Temporaries are bounded, never
-(all questions × all passages).
+of rows in the matrix unit, a GPU in a kernel (`grouped.py`); a CPU multiplies
+float32 rows where they lie, for as many questions at a time as the scores have
+room; else rows are taken in blocks with a running top k. Temporaries are
+bounded, never (all questions × all passages).
 
 Ties go to the lowest row, however many devices there are (`top_k.py`), because
 every product is over a multiple of `ROW_MULTIPLE` rows, so that equal rows
@@ -22,9 +22,10 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from odqa_jax.retrieval.backends.grouped import GROUP, best_by_groups
+from odqa_jax.retrieval.backends.grouped import best_by_groups, has_groups
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
+  Best,
   Top,
   in_parts,
   merge,
@@ -142,7 +143,17 @@ def _scan_shard(
 @functools.lru_cache(maxsize=64)
 def _searcher(mesh: Mesh, k: int) -> Callable[..., Top]:
   """The compiled search of a mesh; jit tells the shapes apart."""
-  platform = mesh.devices.flat[0].platform
+  return over_shards(mesh, k, 1, best_on(mesh, mesh.devices.flat[0].platform))
+
+
+def best_on(mesh: Mesh, platform: str, *, interpret: bool = False) -> Best:
+  """The search of one device's rows, as a platform does it best.
+
+  Args:
+    mesh: whose devices.
+    platform: "tpu", "gpu" or "cpu".
+    interpret: runs the kernel of a GPU on any device.
+  """
 
   def best(
     queries: Float[Array, "b e"],
@@ -151,8 +162,15 @@ def _searcher(mesh: Mesh, k: int) -> Callable[..., Top]:
     k: int,
   ) -> Top:
     b, (n, e) = queries.shape[0], embeddings.shape
-    if platform == "tpu" and n >= (k + 1) * GROUP:
-      return best_by_groups(queries, embeddings, count, k)
+    if has_groups(platform, embeddings, k):
+      return best_by_groups(
+        queries,
+        embeddings,
+        count,
+        k,
+        platform=platform,
+        interpret=interpret,
+      )
     if platform == "cpu" and embeddings.dtype == jnp.float32:
       return in_parts(
         lambda part: top_rows(_scores(part, embeddings), count, k),
@@ -162,4 +180,4 @@ def _searcher(mesh: Mesh, k: int) -> Callable[..., Top]:
     block = _block_rows(b, n, e, cpu=platform == "cpu")
     return _scan_shard(queries, embeddings, count, k, block)
 
-  return over_shards(mesh, k, 1, best)
+  return best

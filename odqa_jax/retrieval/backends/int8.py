@@ -23,9 +23,11 @@ from jaxtyping import Array, Float, Float32, Int, Int8
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import dequantize
+from odqa_jax.retrieval.backends.grouped import best_by_groups, has_groups
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
+  Best,
   Top,
   in_parts,
   over_shards,
@@ -198,35 +200,55 @@ def candidates_placed(
 
 @functools.lru_cache(maxsize=64)
 def _searcher(mesh: Mesh, m: int) -> Callable[..., Top]:
-  cpu = mesh.devices.flat[0].platform == "cpu"
+  return over_shards(mesh, m, 2, best_on(mesh, mesh.devices.flat[0].platform))
+
+
+def best_on(mesh: Mesh, platform: str, *, interpret: bool = False) -> Best:
+  """The search of one device's codes; see `exact.best_on`."""
 
   def best(
     queries: Float[Array, "b e"],
     codes: Int8[Array, "n e"],
-    scales: Float32[Array, " n"],
+    scales: Float[Array, " n"],
     count: Int[Array, ""],
     k: int,
   ) -> Top:
+    if has_groups(platform, codes, k):
+      return best_by_groups(
+        _steps(queries),
+        codes,
+        count,
+        k,
+        scales=scales,
+        platform=platform,
+        interpret=interpret,
+      )
     # A product of one column is slow on a CPU, of integers or not.
-    scores = _single if cpu and len(queries) == 1 else _several
+    single = platform == "cpu" and len(queries) == 1
+    scores = _single if single else _several
     return in_parts(
       lambda part: top_rows(scores(part, codes) * scales[:, None], count, k),
       queries,
       questions_at_once(mesh, len(codes)),
     )
 
-  return over_shards(mesh, m, 2, best)
+  return best
+
+
+def _steps(queries: Float[Array, "b e"]) -> Int8[Array, "b e"]:
+  """A query in 127 steps of its maximum."""
+  largest = jnp.abs(queries).max(axis=1, keepdims=True)
+  steps = jnp.rint(queries * (127 / jnp.maximum(largest, 1e-30)))
+  return steps.astype(jnp.int8)
 
 
 def _several(
   queries: Float[Array, "b e"], codes: Int8[Array, "n e"]
 ) -> Float[Array, "n b"]:
-  """Products of integers; a query is rounded to 127 steps of its maximum."""
-  largest = jnp.abs(queries).max(axis=1, keepdims=True)
-  steps = jnp.rint(queries * (127 / jnp.maximum(largest, 1e-30)))
+  """Products of integers."""
   products = lax.dot_general(
     codes,
-    steps.astype(jnp.int8),
+    _steps(queries),
     (((1,), (1,)), ((), ())),
     preferred_element_type=jnp.int32,
   )

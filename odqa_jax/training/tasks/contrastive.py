@@ -35,7 +35,7 @@ def temperature(objective: ObjectiveSettings, width: int) -> float:
 def contrastive(settings: Settings, components: Components) -> Task:
   """All passages of the global batch are candidates for every question."""
   encoder: DualEncoder = components["retriever"]
-  parts = settings.micro_batches
+  parts = settings.parts
   tau = temperature(settings.objective, encoder.embedding_dim)
 
   def loss(

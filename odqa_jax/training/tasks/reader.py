@@ -202,7 +202,7 @@ def _reader_task(
       metrics["answer_nll"] = (nll, total)
     return metrics
 
-  summed = sum_over_micro_batches(sums, settings.micro_batches)
+  summed = sum_over_micro_batches(sums, settings.parts)
 
   def loss(
     params: Params, batch: Batch, rng: PRNGKeyArray | None
@@ -233,7 +233,7 @@ def _flops(
   b, k, l = batch["reader_ids"].shape
   t = batch["answer_ids"].shape[1]
   alone = reading.fusion == "answers"
-  passes = 4 if settings.micro_batches > 1 else 3
+  passes = 4 if settings.parts > 1 else 3
   total = passes * reader.flops(
     b=b * k if alone else b, k=1 if alone else k, l=l, t=t
   )
