@@ -111,14 +111,18 @@ def _choose(
     reason = attention_pallas.reason_against(query, key, heads, bias, lengths)
   if reason is None:
     return wanted
-  _log_once(wanted, reason)
+  _log_once(
+    wanted,
+    reason,
+    logging.INFO if implementation == "auto" else logging.WARNING,
+  )
   return "xla"
 
 
 @functools.cache
-def _log_once(implementation: str, reason: str) -> None:
+def _log_once(implementation: str, reason: str, level: int) -> None:
   message = "attention: %s does not take this (%s); XLA computes it."
-  logging.getLogger(__name__).warning(message, implementation, reason)
+  logging.getLogger(__name__).log(level, message, implementation, reason)
 
 
 def _not_for_cudnn(

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -59,6 +58,8 @@ def reason_against(
   lengths: Array | None,
 ) -> str | None:
   """Why the kernel cannot compute this; None if it can."""
+  if not has_own_rows():
+    return "several devices, and no jax.shard_map"
   l, m, width = query.shape[1], key.shape[1], query.shape[2] // heads
   if query.dtype not in (jnp.bfloat16, jnp.float32):
     return f"{query.dtype} in place of bfloat16 or float32"
@@ -71,6 +72,18 @@ def reason_against(
   if lengths is not None and lengths.shape[1] != 1:
     return f"keys in {lengths.shape[1]} segments"
   return None
+
+
+def has_own_rows() -> bool:
+  """Whether a program says itself which device computes which rows.
+
+  XLA cannot share out a kernel. So it is within `jax.shard_map`, or where there
+  is one device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.device_count() == 1 and jax.default_backend() == "tpu"
+  return set(mesh.manual_axes) == set(mesh.axis_names)
 
 
 def attention(
@@ -88,23 +101,21 @@ def attention(
 ) -> Float[Array, "b l d"]:
   """See `attention.attention`.
 
-  Weights are dropped where XLA would drop them, and each device computes its
-  own rows.
+  Weights are dropped where XLA would drop them.
   """
   if lengths is None:
     lengths = jnp.full(query.shape[:1], key.shape[1], jnp.int32)
   if seed is None:
     seed, rate = jnp.zeros(2, jnp.uint32), 0.0
   static = _Static(heads, scale, rate, interpret)
-  first = jnp.zeros(1, jnp.uint32)
+  first = layers.first_position(query.shape[0])[None]
   biases = () if bias is None else (bias.astype(jnp.float32),)
   return _attention(static, lengths, seed, first, query, key, value, *biases)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(static: _Static, *operands: Array) -> Array:
-  out: Array = _partitioned_forward(static, *operands)
-  return out
+  return _call(static, operands, backward=False)[0]
 
 
 def _attention_fwd(static: _Static, *operands: Array) -> Any:
@@ -113,7 +124,8 @@ def _attention_fwd(static: _Static, *operands: Array) -> Any:
 
 def _attention_bwd(static: _Static, operands: Any, gradient: Array) -> Any:
   scalars, arrays = operands[:3], operands[3:]
-  gradients = _partitioned_backward(static, *scalars, gradient, *arrays)
+  operands = (*scalars, gradient, *arrays)
+  gradients = _call(static, operands, backward=True)
   return (None, None, None, *gradients)
 
 
@@ -172,7 +184,8 @@ class _Step:
       return x
     lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
     width = self.sizes.lanes // self.sizes.together
-    return jnp.where(lane // width == head, x, jnp.zeros_like(x))
+    own = (lane >= head * width) & (lane < (head + 1) * width)
+    return jnp.where(own, x, jnp.zeros_like(x))
 
   def weights(
     self, query: Array, key: Array, bias: Array | None, row: int
@@ -261,7 +274,9 @@ def _backward_kernel(static: _Static, sizes: _Sizes, *refs: Any) -> None:
     dv[row] = of_value.astype(dv.dtype)
 
 
-def _call(static: _Static, operands: Any, *, backward: bool) -> list[Array]:
+def _call(
+  static: _Static, operands: Any, *, backward: bool
+) -> tuple[Array, ...]:
   """Runs a kernel over all rows and heads.
 
   Args:
@@ -284,9 +299,9 @@ def _call(static: _Static, operands: Any, *, backward: bool) -> list[Array]:
   pairs = sizes.b * sizes.l * sizes.m
   moved = sum(x.size * x.dtype.itemsize for x in (*operands, *results))
   kernel = _backward_kernel if backward else _forward_kernel
-  out: list[Array] = pl.pallas_call(
+  out: tuple[Array, ...] = pl.pallas_call(
     functools.partial(kernel, static, sizes),
-    out_shape=[_like(x, query) for x in results],
+    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
       grid=(sizes.d // sizes.lanes, sizes.b // sizes.rows),
@@ -305,77 +320,3 @@ def _call(static: _Static, operands: Any, *, backward: bool) -> list[Array]:
     name="attention_backward" if backward else "attention_forward",
   )(*operands)
   return out
-
-
-def _like(x: Array, query: Array) -> jax.ShapeDtypeStruct:
-  """A result of the shape of `x` that varies over devices as queries do."""
-  # jax 0.10 and later name the same thing by different words.
-  kind: Any = jax.typeof(query)
-  names = {"mat": "manual_axis_type", "vma": "vma"}
-  name = next(name for name in names if hasattr(kind, name))
-  varying: Any = {names[name]: getattr(kind, name)}
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, **varying)
-
-
-# ---- Devices ----
-
-
-def _forward(static: _Static, *operands: Array) -> Array:
-  return _call(static, operands, backward=False)[0]
-
-
-def _backward(static: _Static, *operands: Array) -> tuple[Array, ...]:
-  return tuple(_call(static, operands, backward=True))
-
-
-def _over_devices(compute: Any, *, backward: bool) -> Any:
-  """Lets every device compute its own rows.
-
-  XLA can share out no kernel that it does not know; it would give all rows to
-  all devices.
-  """
-  partitioned = custom_partitioning(compute, static_argnums=(0,))
-
-  def specs(query: Any, biased: int) -> tuple[Any, list[Any], list[Any]]:
-    spec = query.sharding.spec
-    axes = spec[0] if spec else None
-    rows, whole = jax.P(axes), jax.P()
-    biases = [whole] * biased
-    inputs = [rows, whole, whole, *[rows] * (3 + backward), *biases]
-    return axes, inputs, [*[rows] * 3, *biases] if backward else [rows]
-
-  def partition(static: _Static, mesh: Any, shapes: Any, results: Any) -> Any:
-    biased = len(shapes) - 6 - backward
-    axes, inputs, outputs = specs(shapes[3 + backward], biased)
-
-    def of_device(lengths: Any, seed: Any, first: Any, *arrays: Any) -> Any:
-      if axes:
-        own = jax.lax.axis_index(axes).astype(jnp.uint32)
-        first = first + own * arrays[0].shape[0]
-      out = compute(static, lengths, seed, first, *arrays)
-      if backward and biased and axes:
-        out = (*out[:3], jax.lax.psum(out[3], axes))
-      return out
-
-    def shardings(specs: list[Any]) -> Any:
-      return tuple(jax.NamedSharding(mesh, spec) for spec in specs)
-
-    made = shardings(outputs)
-    made = made if backward else made[0]
-    return mesh, of_device, made, shardings(inputs)
-
-  def rule(static: _Static, mesh: Any, values: Any, results: Any) -> str:
-    biased = len(values) - 6 - backward
-    scalars, gradient = "b, s, t", ", b l d" * backward
-    arrays = ", b l d, b m d, b m d" + ", x h l m" * biased
-    return (
-      scalars + gradient + arrays + " -> "
-      + (arrays[2:] if backward else "b l d")
-    )  # fmt: skip
-
-  partitioned.def_partition(partition, sharding_rule=rule)
-  return partitioned
-
-
-_partitioned_forward = _over_devices(_forward, backward=False)
-_partitioned_backward = _over_devices(_backward, backward=True)

@@ -8,7 +8,6 @@ Everything here is a pure function; parameters belong to the model files.
 (2, 4, 3, 2)
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -177,20 +176,46 @@ def dropout(
   """
   if seed is None or not rate:
     return x
+  return _drop(x, rate, seed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _drop(
+  x: Float[Array, "*shape"], rate: float, seed: UInt32[Array, "2"]
+) -> Float[Array, "*shape"]:
+  """`dropout`, whose backward pass computes the mask again.
+
+  Kept for it, the mask would be written and read: half of what an array of
+  bfloat16 takes.
+  """
   kept = _hash_positions(x.shape, seed) >= jnp.uint32(rate * 2**32)
   scale = jnp.asarray(1 / (1 - rate), x.dtype)
   return jnp.where(kept, x * scale, jnp.zeros_like(x))
 
 
+_drop.defvjp(
+  lambda x, rate, seed: (_drop(x, rate, seed), seed),
+  lambda rate, seed, gradient: (_drop(gradient, rate, seed), None),
+)
+
+
 def _hash_positions(
   shape: tuple[int, ...], seed: UInt32[Array, "2"]
 ) -> UInt32[Array, "..."]:
-  """One random word per position (lowbias32 twice, seeded before each)."""
-  position, stride = first_position(math.prod(shape)), 1
-  for axis in reversed(range(len(shape))):
-    steps = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    position += steps * jnp.uint32(stride % 2**32)
-    stride *= shape[axis]
+  """One random word per position (lowbias32 twice, seeded before each).
+
+  The positions depend on the seed, through a zero that JAX cannot see to be
+  one: in a loop over layers it would compute them once, and every layer would
+  read them, four bytes each.
+  """
+  first, zero = first_position(math.prod(shape)), jnp.uint32(0)
+  seed, position, zero = jax.lax.optimization_barrier((seed, first, zero))
+  stride = 1
+  for axis, size in reversed(tuple(enumerate(shape))):
+    steps = jnp.arange(size, dtype=jnp.uint32) + zero
+    steps *= jnp.uint32(stride % 2**32)
+    position += jax.lax.broadcast_in_dim(steps, shape, (axis,))
+    stride *= size
   return random_words(position, seed)
 
 
