@@ -44,7 +44,7 @@ def test_no_more_than_eight_programs():
 
 def test_batch_sizes():
   lengths = np.array([30] * 900 + [250] * 900)
-  assert batch_sizes(lengths, 256, 10**5, rows=10**6, devices=8) == {256: 384}
+  assert batch_sizes(lengths, 256, 10**6, rows=10**6, devices=8) == {256: 3904}
   assert batch_sizes(lengths, 256, 16384, rows=10**6, devices=8) == {
     32: 512,
     256: 64,

@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from odqa_jax.retrieval.backends.grouped import GROUP, best_by_groups
+from odqa_jax.retrieval.backends.grouped import best_by_groups, has_groups
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
   Best,
@@ -162,7 +162,7 @@ def best_on(mesh: Mesh, platform: str, *, interpret: bool = False) -> Best:
     k: int,
   ) -> Top:
     b, (n, e) = queries.shape[0], embeddings.shape
-    if platform in ("tpu", "gpu") and n >= (k + 1) * GROUP:
+    if has_groups(platform, embeddings, k):
       return best_by_groups(
         queries,
         embeddings,

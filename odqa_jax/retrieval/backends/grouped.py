@@ -31,9 +31,10 @@ from odqa_jax.retrieval.backends.top_k import (
 
 _log = logging.getLogger(__name__)
 
-# Rows per group: the tile of bfloat16 on a TPU has 16 rows, and a group that is
-# a whole tile needs no copy. It divides `ROW_MULTIPLE`.
-GROUP = 16
+# Rows per group; they divide `ROW_MULTIPLE`. The tile of bfloat16 on a TPU has
+# 16 rows, that of int8 32, and a group that is a whole tile needs no copy.
+_GROUP = 16
+_GROUP_TPU_INT8 = 32
 # Questions per pass over the rows: on a TPU the maxima of their groups stay in
 # on-chip memory (84 MB for 21M rows on 8 chips), and with more the matrix
 # units, not the memory, would decide; on a GPU too.
@@ -44,6 +45,19 @@ _QUESTIONS_UNFUSED = 32
 
 # A question and groups of rows, with their scales if they have any → scores.
 Score = Callable[..., Float[Array, "c g"]]
+
+
+def _group(platform: str, rows: Shaped[Array, "n e"]) -> int:
+  """Rows per group."""
+  tpu = platform == "tpu"
+  return _GROUP_TPU_INT8 if tpu and rows.dtype == jnp.int8 else _GROUP
+
+
+def has_groups(platform: str, rows: Shaped[Array, "n e"], k: int) -> bool:
+  """Whether `best_by_groups` is the search of this platform for such rows."""
+  if platform not in ("tpu", "gpu"):
+    return False
+  return len(rows) >= (k + 1) * _group(platform, rows)
 
 
 def best_by_groups(
@@ -60,9 +74,9 @@ def best_by_groups(
 
   Args:
     queries: float32; int8 for int8 rows.
-    rows: float32, bfloat16 or int8, n a multiple of `GROUP`.
+    rows: float32, bfloat16 or int8, n a multiple of `ROW_MULTIPLE`.
     count: how many rows may be found; may be negative, or beyond n.
-    k: how many, less than n / `GROUP`.
+    k: how many; see `has_groups`.
     scales: every score is multiplied by its row's.
     platform: "tpu" or "gpu", whose program it is.
     interpret: runs the kernel of a GPU on any device.
@@ -71,7 +85,7 @@ def best_by_groups(
     Scores, best first, equal ones by row, and positions; -inf scores where
     there are less than k rows.
   """
-  gpu = platform == "gpu"
+  gpu, group = platform == "gpu", _group(platform, rows)
   fused = not gpu or kernel.takes(rows)
   if not fused:
     _log.warning(
@@ -85,8 +99,8 @@ def best_by_groups(
     maxima = functools.partial(kernel.group_maxima, interpret=interpret)
 
   def best(part: Array) -> Top:
-    found = maxima(part, rows, GROUP, scales)
-    return _best(part, found, rows, scales, count, k, in_turn=not gpu)
+    found = maxima(part, rows, group, scales)
+    return _best(part, found, rows, scales, count, k, tpu=not gpu)
 
   return in_parts(best, queries, _QUESTIONS if fused else _QUESTIONS_UNFUSED)
 
@@ -99,7 +113,7 @@ def _best(
   count: Int[Array, ""],
   k: int,
   *,
-  in_turn: bool,
+  tpu: bool,
 ) -> Top:
   """The top k, given the best score of every group.
 
@@ -110,17 +124,18 @@ def _best(
     scales: of them.
     count: how many may be found.
     k: how many are.
-    in_turn: the questions, because a TPU would copy all their groups in memory,
-      but for one question holds them on the chip.
+    tpu: whose program it is. It would copy the groups of all questions in
+      memory, but holds those of one on the chip.
   """
   b, groups = maxima.shape
-  starts = jnp.arange(groups, dtype=jnp.int32) * GROUP
+  group = len(rows) // groups
+  starts = jnp.arange(groups, dtype=jnp.int32) * group
   maxima = jnp.where(starts < count, tidy(maxima), -jnp.inf)
   # One more than k, because the group that `count` divides may stand too high:
   # its padding has scores as well. In row order, for the sake of ties.
-  best = first_of_best(maxima, k + 1)
+  best = first_of_best(maxima, k + 1, in_turn=not tpu)
   grouped = [
-    x.reshape(groups, GROUP, *x.shape[1:])
+    x.reshape(groups, group, *x.shape[1:])
     for x in (rows, scales)
     if x is not None
   ]
@@ -129,10 +144,10 @@ def _best(
     query, chosen = asked
     return _score(query, *(x[chosen] for x in grouped))
 
-  each = functools.partial(lax.map, score) if in_turn else jax.vmap(score)
+  each = functools.partial(lax.map, score) if tpu else jax.vmap(score)
   scores = each((queries, best))
-  offsets = jnp.arange(GROUP, dtype=jnp.int32)[None, None]
-  found = best[:, :, None] * GROUP + offsets
+  offsets = jnp.arange(group, dtype=jnp.int32)[None, None]
+  found = best[:, :, None] * group + offsets
   scores = jnp.where(found < count, tidy(scores), -jnp.inf)
   return merge(scores.reshape(b, -1), found.reshape(b, -1), k)
 

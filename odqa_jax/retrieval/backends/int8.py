@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, Int8
 
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import dequantize
-from odqa_jax.retrieval.backends.grouped import GROUP, best_by_groups
+from odqa_jax.retrieval.backends.grouped import best_by_groups, has_groups
 from odqa_jax.retrieval.backends.memory import Free, check_fits, free_bytes
 from odqa_jax.retrieval.backends.top_k import (
   ROW_MULTIPLE,
@@ -213,7 +213,7 @@ def best_on(mesh: Mesh, platform: str, *, interpret: bool = False) -> Best:
     count: Int[Array, ""],
     k: int,
   ) -> Top:
-    if platform in ("tpu", "gpu") and len(codes) >= (k + 1) * GROUP:
+    if has_groups(platform, codes, k):
       return best_by_groups(
         _steps(queries),
         codes,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 # Every device holds a multiple of this many rows. A matrix product may add up
 # in another order when their number is ragged; with a round one, equal rows
@@ -47,19 +47,24 @@ def merge(scores: Float[Array, "b m"], rows: Int[Array, "b m"], k: int) -> Top:
   return scores, jnp.take_along_axis(rows, positions, axis=1)
 
 
-def first_of_best(values: Float[Array, "b m"], k: int) -> Int[Array, "b k"]:
+def first_of_best(
+  values: Float[Array, "b m"], k: int, *, in_turn: bool
+) -> Int[Array, "b k"]:
   """Where the k largest stand, the first among equals, in ascending order.
 
-  A stable `lax.top_k` sorts everything on a GPU. So the k best of groups are
-  taken first, in turn by groups of those: few numbers are left to sort, and
-  ties need no second look.
+  Args:
+    values: without NaN.
+    k: at most m.
+    in_turn: the k best of groups are taken first, likewise by groups of those.
+      A GPU sorts everything for a stable `lax.top_k`: so few are left to sort,
+      and ties need no second look.
   """
   b, m = values.shape
-  if m < 2 * k * GROUP:
+  if not in_turn or m < 2 * k * GROUP:
     return jnp.sort(lax.top_k(values, k)[1], axis=1)
   padded = jnp.pad(values, ((0, 0), (0, -m % GROUP)), constant_values=-jnp.inf)
   grouped = padded.reshape(b, -1, GROUP)
-  groups = first_of_best(grouped.max(axis=2), k)
+  groups = first_of_best(grouped.max(axis=2), k, in_turn=True)
   candidates = jnp.take_along_axis(grouped, groups[:, :, None], axis=1)
   best = lax.top_k(candidates.reshape(b, -1), k)[1]
   first = jnp.take_along_axis(groups, best // GROUP, axis=1)
@@ -124,7 +129,7 @@ def questions_at_once(mesh: Mesh, rows: int) -> int:
 
 def in_parts(
   best: Callable[[Array], Top],
-  queries: Float[Array, "b e"],
+  queries: Shaped[Array, "b e"],
   size: int,
 ) -> Top:
   """`best` of at most `size` queries at a time, one part after another."""
