@@ -20,6 +20,8 @@ WORKER = textwrap.dedent("""
     print(json.dumps({"begin": part}), flush=True)
     if part.startswith("hangs"):
       time.sleep(1000)
+    if part.startswith("slow"):
+      time.sleep(20)
     if part.startswith("dies"):
       os.kill(os.getpid(), 9)
     print(json.dumps({"part": part, "ms": 1.5}), flush=True)
@@ -61,20 +63,23 @@ def test_a_part_that_fails_leaves_the_others(accelerator, capsys):
 
 
 def test_the_minutes_are_kept(accelerator):
-  budgets = {"hangs": 60, "last": 60}
+  budgets = {"slow": 60, "last": 60}
   command = [sys.executable, "-c", WORKER]
   table = accelerator.run_parts(command, budgets, 5 / 60)
-  assert table["parts"] == {"hangs": {"error": "took longer than it may"}}
+  assert table["parts"] == {"slow": {"error": "took longer than it may"}}
   assert table["not_run"] == ["last"]
 
 
-def test_a_process_that_cannot_begin_is_said_once(accelerator):
-  command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+def test_a_process_that_cannot_begin_is_started_once(accelerator, tmp_path):
+  log = tmp_path / "started"
+  program = f"import sys; open({str(log)!r}, 'a').write('.'); sys.exit(3)"
+  command = [sys.executable, "-c", program]
   table = accelerator.run_parts(command, {"a": 60, "b": 60}, 10)
   assert table == {
     "parts": {"process": {"error": "ended the process with code 3"}},
     "not_run": ["a", "b"],
   }
+  assert log.read_text() == "."
 
 
 def test_every_part_has_a_budget(accelerator, device_parts):
