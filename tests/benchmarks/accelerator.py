@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 # Seconds that a part may take, compiling included, in the order of the parts.
@@ -127,6 +128,8 @@ def run_parts(
 
 def work(parts: list[str], *, tiny: bool) -> None:
   """Runs parts in this process, and says when each begins and what it gave."""
+  # The package of this checkout, installed or not.
+  sys.path.insert(0, str(Path(__file__).parents[2]))
   from device_parts import PARTS, SIZES, device
 
   # Libraries print what they like; only these lines go to the parent.
