@@ -8,6 +8,7 @@ Everything here is a pure function; parameters belong to the model files.
 (2, 4, 3, 2)
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable

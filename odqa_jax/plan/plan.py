@@ -88,7 +88,9 @@ def plan(
   _check_positive(passages=passages, questions=questions, vocabulary=vocabulary)
   devices = planned_devices(topology)
   peak = peak_of(devices[0].device_kind)
-  needs, components = planned_components(settings, vocabulary)
+  needs, components = planned_components(
+    settings, vocabulary, devices[0].platform
+  )
   setting = Setting(
     settings=settings,
     needs=needs,
@@ -102,7 +104,9 @@ def plan(
   )
   limit = peak.memory if hbm_gb is None else int(hbm_gb * _GIB)
   if "train" in wanted:
-    setting = dataclasses.replace(setting, settings=fitted(setting, limit))
+    with cudnn_of(devices[0]):
+      fitting = fitted(setting, limit)
+    setting = dataclasses.replace(setting, settings=fitting)
   figures = {
     "topology": topology,
     "device": devices[0].device_kind,

@@ -87,7 +87,7 @@ class Setting(Run):
 
 
 def planned_components(
-  settings: Settings, vocabulary: int
+  settings: Settings, vocabulary: int, platform: str
 ) -> tuple[Needs, Components]:
   """What the task of a run needs, with networks of its presets' sizes.
 
@@ -95,6 +95,7 @@ def planned_components(
     settings: of the training run.
     vocabulary: word pieces of the retriever. The reader shares them, unless
       `config.data.reader_corpus` gives it T5's own.
+    platform: "tpu", "gpu" or "cpu", which implementations depend on.
 
   Raises:
     ValueError: if a size can be told from weights only.
@@ -110,9 +111,11 @@ def planned_components(
         f"does not read; give --config.{block}.preset, one of "
         f"{', '.join(presets)}."
       )
+  encoder = encoder_config(settings.model, vocabulary)
+  bert = dataclasses.replace(encoder.bert, platform=platform)
   components: dict[str, Any] = {
     "retriever": dual_encoder.DualEncoder(
-      encoder_config(settings.model, vocabulary)
+      dataclasses.replace(encoder, bert=bert)
     )
   }
   if "reader" in needs.components:
@@ -121,7 +124,8 @@ def planned_components(
     if settings.data.reader_corpus:
       rows = t5.PRESETS["base"]["vocab_size"]
       ids = ReaderSizes(rows, 0, 0, 1)
-    components["reader"] = t5.T5(reader_config(settings.reader, ids))
+    reader = reader_config(settings.reader, ids)
+    components["reader"] = t5.T5(dataclasses.replace(reader, platform=platform))
   return needs, components
 
 

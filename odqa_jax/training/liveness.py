@@ -34,8 +34,10 @@ _UNFUSED = frozenset(
 _REDUCTIONS = frozenset(
   "reduce_sum reduce_max reduce_min reduce_and reduce_or argmax argmin".split()
 )
-# Never written: they are made where they are used.
-_FREE = frozenset(("broadcast_in_dim", "iota"))
+# Never written: they are made where they are used, or the same bytes.
+_FREE = frozenset(
+  "broadcast_in_dim iota reshape squeeze expand_dims transpose".split()
+)
 
 
 @dataclasses.dataclass(eq=False)

@@ -126,13 +126,11 @@ def held(tree: Any) -> Held:
 
 def resident(run: Run) -> dict[str, Held]:
   """What stays on the devices between steps, part by part."""
-  settings = run.settings
-  task = make_task(
-    dataclasses.replace(settings, micro_batches=1), run.components
-  )
-  state = training_program(
-    settings, task, run.mesh, steps=settings.steps
-  ).abstract
+  # How many micro-batches there are changes nothing of what stays.
+  settings = dataclasses.replace(run.settings, micro_batches=1)
+  task = make_task(settings, run.components)
+  program = training_program(settings, task, run.mesh, steps=settings.steps)
+  state = program.abstract
   parts = {"training_state": held(state)}
   if not run.needs.retrieval or not settings.retrieval.k:
     return parts

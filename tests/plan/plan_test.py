@@ -117,7 +117,9 @@ def test_a_planned_batch_is_that_of_retrieval(toy_config, changes):
     null_document=settings.retrieval.null_document,
     buckets=data.reader_buckets,
   )
-  _, components = planned_components(settings, corpus.tokenizer.vocab_size)
+  _, components = planned_components(
+    settings, corpus.tokenizer.vocab_size, "cpu"
+  )
   retrieval = BatchRetrieval(
     components["retriever"], gatherer, mesh, k=k, force_gold=False
   )
@@ -135,7 +137,7 @@ def test_planned_readers_have_the_ids_of_word_pieces(toy_config, toy_data):
     **{"task": "fid", "reader.preset": "tiny", "data.source": "answers"}
   )
   _, components = planned_components(
-    read_settings(config), tokenizer.vocab_size
+    read_settings(config), tokenizer.vocab_size, "cpu"
   )
   reader = components["reader"]
   assert reader.config.vocab_size == mine.size
@@ -156,7 +158,7 @@ def small(monkeypatch):
 
 def setting(config, **changes):
   settings = read_settings(config)
-  needs, components = planned_components(settings, 300)
+  needs, components = planned_components(settings, 300, "cpu")
   values = {
     "settings": settings,
     "needs": needs,
@@ -399,6 +401,6 @@ def test_configs_can_be_planned_for():
     settings = read_settings(load_config(f"{path}:debug"))
     if settings.model.preset == "init":
       with pytest.raises(ValueError, match="preset=init takes the sizes"):
-        planned_components(settings, 300)
+        planned_components(settings, 300, "cpu")
     else:
-      planned_components(settings, 300)
+      planned_components(settings, 300, "cpu")
