@@ -104,7 +104,8 @@ def _add(computation: Computation, times: int, work: Work) -> None:
         flops = times * flops_of(inner)
         work.matmul_flops += flops
         work.exact_flops += flops * is_exact(inner)
-        _add_collective(inner, times, work)
+      for name, size, attributes in _collectives(instruction):
+        _add_collective(name, size, attributes, times, work)
 
 
 def _cost(computation: Computation) -> tuple[int, int]:
@@ -123,18 +124,47 @@ def _unfused(instruction: Instruction) -> Iterator[Instruction]:
     yield from _unfused(inner)
 
 
-def _add_collective(instruction: Instruction, times: int, work: Work) -> None:
-  name = instruction.opcode.removesuffix("-start")
-  if name not in _COLLECTIVES:
+def _collectives(instruction: Instruction) -> Iterator[tuple[str, int, str]]:
+  """Names, bytes of results and attributes of what begins here.
+
+  On a TPU a sum that is scattered may be written as a fusion of an all-reduce
+  and a slice; and a collective that goes on beside other work as a chain of
+  fusions that all repeat it, of which the first one starts it.
+  """
+  if instruction.opcode != "fusion":
+    name = instruction.opcode.removesuffix("-start")
+    if name in _COLLECTIVES:
+      size = sum(a.bytes for a in results_of(instruction))
+      yield name, size, instruction.attributes
     return
-  size = sum(a.bytes for a in results_of(instruction))
+  fused = instruction.called[0]
+  scattered = re.search(r"calls=%?all-reduce-scatter", instruction.attributes)
+  for inner in fused:
+    if scattered and inner.opcode == "all-reduce":
+      yield "reduce-scatter", instruction.bytes, inner.attributes
+    elif not _goes_on(fused, inner):
+      yield from _collectives(inner)
+
+
+def _goes_on(fused: Computation, instruction: Instruction) -> bool:
+  """Whether a collective of a fusion was started by an earlier one."""
+  return (
+    instruction.opcode in _COLLECTIVES
+    and "chain_id=" in instruction.attributes
+    and all(i.target != "AsyncCollectiveStart" for i in fused)
+  )
+
+
+def _add_collective(
+  name: str, size: int, attributes: str, times: int, work: Work
+) -> None:
   total = work.collectives.setdefault(
     name, {"count": 0, "bytes": 0, "largest": 0, "sent": 0}
   )
   total["count"] += times
   total["bytes"] += size * times
   total["largest"] = max(total["largest"], size)
-  group = _group_size(instruction.attributes) or work.devices
+  group = _group_size(attributes) or work.devices
   total["sent"] += round(size * times * ring_factor(name, group))
 
 
@@ -207,9 +237,14 @@ def _fusion_traffic(instruction: Instruction) -> int:
     if i.opcode == "parameter" and instruction.inputs[int(i.literal)].in_hbm
   )
   root = root_of(fused)
+  if root.target == "AsyncCollectiveStart":
+    return total + sum(size for _, size, _ in _collectives(instruction))
+  if root.target == "AsyncCollectiveDone":
+    return 0
   parts = root.inputs if root.opcode == "tuple" else [root]
   for array, part in zip(instruction.arrays, parts, strict=False):
-    total += _written(part, array) * array.in_hbm
+    if part.opcode != "parameter" and not _goes_on(fused, part):
+      total += _written(part, array) * array.in_hbm
   return total
 
 
@@ -217,6 +252,9 @@ def _read(fused: Computation, instruction: Instruction) -> int:
   """Bytes of a fusion's input, or of a view of it, that the fusion reads."""
   total = 0
   for user in (i for i in fused if instruction in i.inputs):
+    # It is passed on, or was read when the collective began.
+    if user.opcode == "tuple" or _goes_on(fused, user):
+      continue
     only_first = (
       user.inputs[0] is instruction and user.inputs.count(instruction) == 1
     )

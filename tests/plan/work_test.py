@@ -416,3 +416,118 @@ def test_products_are_exact_in_full_float32_only():
   assert exact(jnp.float32, lax.Precision.HIGHEST) == 1
   assert exact(jnp.float32, None) == exact(jnp.bfloat16, "highest") == 0
   assert Work().exact_flops == 0
+
+
+# ---- Collectives of TPUs ----
+
+# As libtpu 0.0.42 writes a gather that goes on through a loop of eleven rounds
+# (shortened): one fusion starts it, one in the loop carries it on beside a
+# product's epilogue, one ends it; and a sum that is scattered.
+CHAIN = """\
+HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter (input: f32[64,96]) -> f32[8,96] {
+  %input = f32[64,96]{1,0} parameter(0)
+  %id = u32[] partition-id()
+  %all = f32[64,96]{1,0} all-reduce(%input), replica_groups=\
+{{0,1,2,3,4,5,6,7}}, to_apply=%sum
+  ROOT %mine = f32[8,96]{1,0} dynamic-slice(%all, %id, %id), \
+dynamic_slice_sizes={8,96}
+}
+
+%start (p.0: f32[64,12]) -> (f32[64,12], f32[64,96], u32[]) {
+  %p.0 = f32[64,12]{1,0} parameter(0)
+  %ag.0 = f32[64,96]{1,0} all-gather(%p.0), dimensions={1}, \
+replica_groups={{0,1,2,3,4,5,6,7}}, frontend_attributes={chain_id="0"}
+  ROOT %begun = (f32[64,12]{1,0}, f32[64,96]{1,0}, u32[]{:S(2)}) \
+custom-call(%ag.0), custom_call_target="AsyncCollectiveStart"
+}
+
+%on (p.1: f32[64,12], p.2: f32[64,96], p.3: f32[16]) -> \
+(f32[16], f32[64,12], f32[64,96]) {
+  %p.1 = f32[64,12]{1,0} parameter(0)
+  %p.2 = f32[64,96]{1,0} parameter(1)
+  %p.3 = f32[16]{0} parameter(2)
+  %twice = f32[16]{0} add(%p.3, %p.3)
+  %ag.1 = f32[64,96]{1,0} all-gather(%p.1), dimensions={1}, \
+replica_groups={{0,1,2,3,4,5,6,7}}, frontend_attributes={chain_id="0"}
+  ROOT %state.1 = (f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) \
+tuple(%twice, %p.1, %ag.1)
+}
+
+%done (p.4: f32[64,12], p.5: f32[64,96]) -> f32[64,96] {
+  %p.4 = f32[64,12]{1,0} parameter(0)
+  %p.5 = f32[64,96]{1,0} parameter(1)
+  %ag.2 = f32[64,96]{1,0} all-gather(%p.4), dimensions={1}, \
+replica_groups={{0,1,2,3,4,5,6,7}}, frontend_attributes={chain_id="0"}
+  ROOT %whole = f32[64,96]{1,0} custom-call(%p.4, %p.5, %ag.2), \
+custom_call_target="AsyncCollectiveDone"
+}
+
+%body (s: (s32[], f32[16], f32[64,12], f32[64,96])) -> \
+(s32[], f32[16], f32[64,12], f32[64,96]) {
+  %s = (s32[], f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) parameter(0)
+  %i = s32[]{:S(2)} get-tuple-element(%s), index=0
+  %y = f32[16]{0} get-tuple-element(%s), index=1
+  %shard = f32[64,12]{1,0} get-tuple-element(%s), index=2
+  %out = f32[64,96]{1,0} get-tuple-element(%s), index=3
+  %step = (f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) \
+fusion(%shard, %out, %y), kind=kOutput, calls=%on
+  %y.1 = f32[16]{0} get-tuple-element(%step), index=0
+  %shard.1 = f32[64,12]{1,0} get-tuple-element(%step), index=1
+  %out.1 = f32[64,96]{1,0} get-tuple-element(%step), index=2
+  ROOT %next = (s32[], f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) \
+tuple(%i, %y.1, %shard.1, %out.1)
+}
+
+%more (t: (s32[], f32[16], f32[64,12], f32[64,96])) -> pred[] {
+  %t = (s32[], f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[64,12], z: f32[16]) -> f32[8,96] {
+  %x = f32[64,12]{1,0} parameter(0)
+  %z = f32[16]{0} parameter(1)
+  %zero = s32[]{:S(2)} constant(0)
+  %first = (f32[64,12]{1,0}, f32[64,96]{1,0}, u32[]{:S(2)}) fusion(%x), \
+kind=kCustom, calls=%start
+  %x.1 = f32[64,12]{1,0} get-tuple-element(%first), index=0
+  %out.0 = f32[64,96]{1,0} get-tuple-element(%first), index=1
+  %begin = (s32[], f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) \
+tuple(%zero, %z, %x.1, %out.0)
+  %loop = (s32[], f32[16]{0}, f32[64,12]{1,0}, f32[64,96]{1,0}) \
+while(%begin), condition=%more, body=%body, \
+backend_config={"known_trip_count":{"n":"11"}}
+  %x.2 = f32[64,12]{1,0} get-tuple-element(%loop), index=2
+  %out.2 = f32[64,96]{1,0} get-tuple-element(%loop), index=3
+  %gathered = f32[64,96]{1,0} fusion(%x.2, %out.2), kind=kCustom, calls=%done
+  ROOT %part = f32[8,96]{1,0} fusion(%gathered), kind=kCustom, \
+calls=%all-reduce-scatter
+}
+"""
+
+
+def test_a_collective_that_goes_on_beside_a_loop_counts_where_it_starts():
+  work = measure(CHAIN)
+  shard, whole, part = 64 * 12 * 4, 64 * 96 * 4, 8 * 96 * 4
+  gather = {
+    "count": 1, "bytes": whole, "largest": whole, "sent": 7 * shard
+  }  # fmt: skip
+  assert work.collectives["all-gather"] == gather
+  beside = 11 * 2 * 16 * 4
+  assert work.hbm_bytes == shard + whole + beside + (whole + part)
+
+
+def test_a_sum_that_is_scattered_is_no_all_reduce():
+  part = 8 * 96 * 4
+  collectives = measure(CHAIN).collectives
+  assert set(collectives) == {"all-gather", "reduce-scatter"}
+  assert collectives["reduce-scatter"] == {
+    "count": 1, "bytes": part, "largest": part, "sent": 7 * part
+  }  # fmt: skip
