@@ -199,7 +199,7 @@ def memory_limit(mesh: Mesh) -> int:
   What the devices themselves say; of a CPU half of the memory that is free now,
   shared by its devices. All processes get the smallest of their numbers.
   """
-  limits = [_device_limit(device) for device in mesh.local_devices]
+  limits = [device_limit(device) for device in mesh.local_devices]
   smallest = min(limits) // 2**20
   if jax.process_count() > 1:
     # In MiB, which 32 bits can hold.
@@ -208,7 +208,8 @@ def memory_limit(mesh: Mesh) -> int:
   return smallest * 2**20
 
 
-def _device_limit(device: jax.Device) -> int:
+def device_limit(device: jax.Device) -> int:
+  """Bytes that programs may use on one device, see `memory_limit`."""
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
     return int(stats["bytes_limit"])

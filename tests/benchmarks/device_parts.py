@@ -404,7 +404,7 @@ def _setting(recipe: str, sizes: Sizes, **overrides: Any) -> Setting:
   config = load_config(f"{CONFIGS / recipe}.py:size={sizes.size}", items)
   settings = read_settings(config)
   settings = dataclasses.replace(settings, micro_batches="auto")
-  needs, components = planned_components(settings, 30522)
+  needs, components = planned_components(settings, 30522, jax.default_backend())
   setting = Setting(
     settings=settings,
     needs=needs,

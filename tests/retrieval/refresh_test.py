@@ -20,6 +20,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.division import STEP
 from odqa_jax.retrieval.index import (
   Index,
   check_index,
@@ -158,7 +159,7 @@ def test_rolling_writes_every_row_once_a_period(
   # Every period in the same order; shares are equal within a batch.
   assert order[: period + 1] == order[period:]
   batches = len(refresher._batches)
-  largest = -(-batches // period) * devices * 320 // 32
+  largest = -(-batches // period) * devices * 320 // STEP
   assert max(len(rows) for rows in order) <= largest
 
 
