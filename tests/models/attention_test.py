@@ -153,8 +153,12 @@ def test_xla_is_the_definition_in_value_and_gradient(platform):
   assert_as_defined(run, inputs(), LENGTHS)
 
 
-def test_the_kernel_is_the_definition_in_value_and_gradient():
-  assert_as_defined(kernel(LENGTHS), inputs(), LENGTHS)
+@pytest.mark.parametrize("rows", [4, 10])
+def test_the_kernel_is_the_definition_in_value_and_gradient(rows):
+  """Four rows are one step of its grid, ten are five, which add up the bias."""
+  lengths = np.concatenate([LENGTHS, [[2], [5], [129], [200], [254], [255]]])
+  lengths = lengths[:rows]
+  assert_as_defined(kernel(lengths), inputs(b=rows), lengths)
 
 
 def test_what_cudnn_is_asked_is_the_definition(cudnn_as_xla):
