@@ -11,6 +11,12 @@ Run = Callable[[], float]
 QUIET = 0.8
 
 
+def quiet_pairs(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Pairs of (our rate, the peer's) in which the peer was not held up."""
+  best = max(theirs for _, theirs in pairs)
+  return [pair for pair in pairs if pair[1] >= QUIET * best]
+
+
 def compare(what: str, ours: Run, theirs: Run, pairs: int) -> dict[str, object]:
   """Our rate over the peer's in the same pair; printed as a line of JSON.
 
@@ -26,8 +32,7 @@ def compare(what: str, ours: Run, theirs: Run, pairs: int) -> dict[str, object]:
   """
   ours(), theirs()
   rows = [(ours(), theirs()) for _ in range(pairs)]
-  best = max(b for _, b in rows)
-  quiet = [(a, b) for a, b in rows if b >= QUIET * best]
+  quiet = quiet_pairs(rows)
   ratios = [a / b for a, b in quiet]
   result = {
     "what": what,
