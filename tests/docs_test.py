@@ -18,6 +18,7 @@ from odqa_jax.main import make_parser, split_overrides
 from odqa_jax.models.dual_encoder import PRESETS, BertConfig, DualEncoder
 from odqa_jax.models.dual_encoder import EncoderConfig as Config
 from odqa_jax.models.hf.encoder import save_encoder
+from odqa_jax.plan.recipes import recipe_configs
 from odqa_jax.runtime.config import load_config
 
 PACKAGE = Path(odqa_jax.__file__).parent
@@ -128,7 +129,10 @@ def test_there_are_commands():
 def test_commands_of_the_documentation_are_understood(line):
   rest, overrides = split_overrides(shlex.split(line, comments=True)[1:])
   args = make_parser().parse_args(rest)
-  if args.command in ("train", "plan"):
+  if getattr(args, "recipes", None):
+    configs = recipe_configs(args.recipes, ROOT / "configs")
+    assert all(load_config(config, overrides) for config in configs)
+  elif args.command in ("train", "plan"):
     name, _, presets = args.config.partition(":")
     load_config(f"{ROOT / name}:{presets}", overrides)
   else:

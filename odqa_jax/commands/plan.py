@@ -1,34 +1,42 @@
-"""Does it fit a TPU slice? Compiles without one."""
+"""Does it fit, and what bounds it? Compiles for devices that are not there."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from odqa_jax.commands.flags import DTYPES
 
+_RECIPES = Path("configs")
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa plan`."""
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument("--config", help="configs/NAME.py[:key=value,…]")
+  what.add_argument(
+    "--recipes",
+    nargs="+",
+    metavar="NAME[:key=value,…]",
+    help="training of several recipes of configs/, one table; all: every one",
+  )
   add = parser.add_argument
-  add("--config", required=True, help="configs/NAME.py[:key=value,…]")
-  add("--topology", required=True, help="v5e:2x4, v5p-8, v6e-8, …")
+  add("--topology", required=True, help="v5e:2x4, v5p-8, v6e-8, h100:8, …")
   add("--passages", type=int, default=21_015_324)
   add("--width", type=int, help="of the index; none: the encoder's")
   add("--index-dtype", choices=list(DTYPES))
   add("--questions", type=int, default=64, help="searched at once")
   add("--k", type=int, default=100)
-  add("--programs", default="search,encode,train")
+  add("--programs", default="search,encode,train", help="with --config")
   add("--hbm-gb", type=float, help="GiB of a chip; none: as known")
   add("--vocabulary", type=int, default=30522, help="word pieces")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Compiles the programs with the overrides `--config.a.b=3`."""
-  from odqa_jax.plan.plan import plan
+  from odqa_jax.plan.plan import Options, plan
+  from odqa_jax.plan.recipes import plan_recipes, recipe_configs
 
-  return plan(
-    args.config,
-    args.topology,
-    args.overrides,
+  options = Options(
     passages=args.passages,
     width=args.width,
     index_dtype=args.index_dtype and DTYPES[args.index_dtype],
@@ -38,3 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     hbm_gb=args.hbm_gb,
     vocabulary=args.vocabulary,
   )
+  if args.config:
+    return plan(args.config, args.topology, args.overrides, options)
+  configs = recipe_configs(args.recipes, _RECIPES)
+  return plan_recipes(configs, args.topology, args.overrides, options)

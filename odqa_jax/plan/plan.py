@@ -40,26 +40,11 @@ _GIB = 2**30
 _PLATFORMS = {"gpu": "cuda"}
 
 
-def plan(
-  config: str,
-  topology: str,
-  overrides: Sequence[str] = (),
-  *,
-  passages: int,
-  width: int | None,
-  index_dtype: str | None,
-  questions: int,
-  k: int,
-  programs: str,
-  hbm_gb: float | None,
-  vocabulary: int,
-) -> dict[str, Any]:
-  """Compiles the programs of a config for other devices, and measures them.
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is planned of a config.
 
-  Args:
-    config: `FILE.py[:presets]`.
-    topology: see `topologies.planned_devices`.
-    overrides: `a.b=value` items.
+  Attributes:
     passages: rows of the index.
     width: of the index, outside training; None: that of the config's encoder.
     index_dtype: likewise; None: `config.retrieval.dtype`.
@@ -68,6 +53,28 @@ def plan(
     programs: of `PROGRAMS`, separated by commas.
     hbm_gb: GiB of a device; None: from `peaks.PEAKS`.
     vocabulary: word pieces.
+  """
+
+  passages: int
+  width: int | None
+  index_dtype: str | None
+  questions: int
+  k: int
+  programs: str
+  hbm_gb: float | None
+  vocabulary: int
+
+
+def plan(
+  config: str, topology: str, overrides: Sequence[str], options: Options
+) -> dict[str, Any]:
+  """Compiles the programs of a config for other devices, and measures them.
+
+  Args:
+    config: `FILE.py[:presets]`.
+    topology: see `topologies.planned_devices`.
+    overrides: `a.b=value` items.
+    options: what is planned.
 
   Returns:
     The figures, for JSON. Bytes and FLOPs are of one chip.
@@ -79,30 +86,25 @@ def plan(
   # The compiler needs no TPU, and must not take one that is there.
   jax.config.update("jax_platforms", "cpu")
   settings = read_settings(load_config(config, overrides))
-  wanted = [name for name in programs.split(",") if name]
-  unknown = [name for name in wanted if name not in PROGRAMS]
-  if unknown or not wanted:
-    raise ValueError(
-      f"--programs {programs!r}: choose of {', '.join(PROGRAMS)}."
-    )
-  _check_positive(passages=passages, questions=questions, vocabulary=vocabulary)
+  wanted = _programs(options)
   devices = planned_devices(topology)
   peak = peak_of(devices[0].device_kind)
   needs, components = planned_components(
-    settings, vocabulary, devices[0].platform
+    settings, options.vocabulary, devices[0].platform
   )
   setting = Setting(
     settings=settings,
     needs=needs,
     components=components,
     mesh=make_mesh(settings.mesh, devices),
-    passages=passages,
-    width=width or components["retriever"].embedding_dim,
-    dtype=index_dtype or settings.retrieval.dtype,
-    questions=questions,
-    k=k,
+    passages=options.passages,
+    width=options.width or components["retriever"].embedding_dim,
+    dtype=options.index_dtype or settings.retrieval.dtype,
+    questions=options.questions,
+    k=options.k,
   )
-  limit = peak.memory if hbm_gb is None else int(hbm_gb * _GIB)
+  given = options.hbm_gb
+  limit = peak.memory if given is None else int(given * _GIB)
   if "train" in wanted:
     with cudnn_of(devices[0]):
       fitting = fitted(setting, limit)
@@ -112,7 +114,7 @@ def plan(
     "device": devices[0].device_kind,
     "chips": len(devices),
     "hbm_bytes": limit,
-    "passages": passages,
+    "passages": setting.passages,
     "width": setting.width,
     "index_dtype": setting.dtype,
     "micro_batches": setting.settings.micro_batches,
@@ -120,10 +122,23 @@ def plan(
   return figures | measure_programs(setting, wanted, peak, limit)
 
 
-def _check_positive(**numbers: int) -> None:
-  for name, value in numbers.items():
+def _programs(options: Options) -> list[str]:
+  """The programs that are wanted.
+
+  Raises:
+    ValueError: for an unknown one, or a number that is not possible.
+  """
+  wanted = [name for name in options.programs.split(",") if name]
+  unknown = [name for name in wanted if name not in PROGRAMS]
+  if unknown or not wanted:
+    raise ValueError(
+      f"--programs {options.programs!r}: choose of {', '.join(PROGRAMS)}."
+    )
+  for name in ("passages", "questions", "vocabulary"):
+    value = getattr(options, name)
     if value < 1:
       raise ValueError(f"--{name} {value}: must be at least 1.")
+  return wanted
 
 
 def measure_programs(
@@ -198,6 +213,7 @@ def compiled_figures(
   bounds = roofline(work, peak)
   return {
     "note": program.note,
+    "per_step": program.per_step,
     "fits": total <= limit,
     **sizes,
     "aliased": aliased,

@@ -47,12 +47,14 @@ class Planned:
     note: what it is given.
     trace: its function, as jax sees it.
     useful_flops: of one device, without what is only computed again.
+    per_step: how often it runs in a training step, on average.
   """
 
   name: str
   note: str
   trace: Callable[[], jax.stages.Traced]
   useful_flops: float
+  per_step: float = 0.0
 
   def lower(self, platform: str) -> jax.stages.Lowered:
     """For "tpu", "cuda" or "cpu"; no such device need exist."""
@@ -258,6 +260,7 @@ def train_programs(
       f"{settings.task}, batch {settings.batch_size}",
       lambda: training.step.trace(training.abstract, batch),
       useful_flops(setting, batch) / mesh.size,
+      per_step=1.0,
     )
   ]
   if not setting.needs.retrieval or not retrieval.k:
@@ -286,6 +289,7 @@ def train_programs(
         params["retriever"], rows, *(batch[name] for name in SEARCHED)
       ),
       encoded / mesh.size + _search_flops(setting, b, encoder.embedding_dim),
+      per_step=1.0,
     )
   )
   if retrieval.refresh != "none":
@@ -296,14 +300,19 @@ def train_programs(
 def _refresh_program(
   setting: Setting, training: TrainingProgram, rows: Any
 ) -> Planned:
-  """One batch of passages written into the index in the making."""
+  """One batch of passages written into the index in the making.
+
+  As many as a step's share has if all passages were of the longest length, more
+  than there will be.
+  """
   settings, mesh = setting.settings, setting.mesh
   length = settings.data.passage_length
+  of_device = padded_rows(setting.passages, mesh) // mesh.size
   platform = mesh.devices.flat[0].platform
   each = size_for(
     length,
     bulk_tokens(platform, 1),
-    rows=padded_rows(setting.passages, mesh) // mesh.size,
+    rows=of_device,
     devices=1,
   )
   # As `Refresher` gathers them for a share.
@@ -321,4 +330,5 @@ def _refresh_program(
     f"{b} × {length} tokens, {settings.retrieval.refresh}",
     lambda: write.trace(rows, params, ids, lengths, at),
     each * length * encoder.flops_per_token(length),
+    per_step=of_device / each / settings.retrieval.refresh_every,
   )

@@ -86,6 +86,51 @@ def _together(resident: dict[str, Any], limit: int) -> str:
   )
 
 
+def recipe_table(figures: dict[str, Any]) -> str:
+  """One line a recipe: what it needs of a chip, and the limits of its step.
+
+  Args:
+    figures: config → `plan.plan`, or `refused`, with `seconds`.
+  """
+  rows = [
+    "recipe, micro-batches, resident GiB, fits, matmul ms, memory ms, "
+    "network ms, largest, MFU at most, beside it ms, planned in".split(", ")
+  ]
+  refused = []
+  for config, f in figures.items():
+    step = f.get("programs", {}).get("train_step", {})
+    taken = f"{f['seconds']:.0f} s"
+    if "seconds" not in step:
+      reason = f.get("refused") or step["error"]
+      refused.append(f"{config}: {reason}")
+      rows.append([config, *["-"] * 2, "no", *["-"] * 6, taken])
+      continue
+    rows.append(
+      [
+        config,
+        str(f["micro_batches"]),
+        gib(f["resident"]["total"]),
+        "yes" if f["resident"]["fits"] else "no",
+        *(f"{step['seconds'][key] * 1e3:,.1f}" for key in _SECONDS),
+        step["bound"],
+        f"{step['mfu_bound']:.2f}",
+        f"{_beside(f['programs']) * 1e3:,.1f}",
+        taken,
+      ]
+    )
+  table = text_table(rows, right=(1, 2, 4, 5, 6, 8, 9, 10))
+  return "\n\n".join([table, *refused])
+
+
+def _beside(programs: dict[str, Any]) -> float:
+  """Seconds that search and refresh add to a step, at least."""
+  return sum(
+    f["per_step"] * max(f["seconds"].values())
+    for name, f in programs.items()
+    if name != "train_step" and "seconds" in f
+  )
+
+
 def gib(size: int | None) -> str:
   """Bytes as GiB; a question mark for what is not known."""
   return "?" if size is None else f"{size / _GIB:,.3f}"
