@@ -1,6 +1,7 @@
 """Several recipes planned one after the other, and one table of them.
 
-plan_recipes(["all", "individual:size=large"], "v5e-8", options)
+configs = recipe_configs(["all", "individual:size=large"], Path("configs"))
+plan_recipes(configs, "v5e-8", (), options)
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 
 from odqa_jax.plan.plan import Options, plan
 from odqa_jax.plan.tables import recipe_table
+from odqa_jax.runtime.config import load_config
 
 _ALL = "all"
 
@@ -28,9 +30,7 @@ def recipe_configs(names: Sequence[str], folder: Path) -> list[str]:
     ValueError: for a name that is no recipe.
   """
   files = {path.stem: path for path in sorted(folder.glob("*.py"))}
-  sized = [
-    n for n, path in files.items() if 'size="init"' not in path.read_text()
-  ]
+  sized = [name for name, path in files.items() if _has_size(path)]
   configs = []
   for name in names:
     stem, colon, presets = name.partition(":")
@@ -42,6 +42,10 @@ def recipe_configs(names: Sequence[str], folder: Path) -> list[str]:
     for found in sized if stem == _ALL else [stem]:
       configs.append(f"{files[found]}{colon}{presets}")
   return configs
+
+
+def _has_size(path: Path) -> bool:
+  return load_config(str(path), ()).model.preset != "init"
 
 
 def plan_recipes(
