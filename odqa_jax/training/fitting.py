@@ -205,5 +205,5 @@ def _with_networks(run: Run, key: str, value: str) -> Run:
   return dataclasses.replace(run, components=changed)
 
 
-def _gib(size: float) -> str:
+def _gib(size: int) -> str:
   return f"{size / _GIB:,.2f}"

@@ -32,6 +32,7 @@ def needed(run, examples):
   return held + memory.step_bytes(run, examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_the_fewest_that_fit_are_taken(toy_config, devices):
   """Exactly what a number needs is enough, a byte less is not."""
@@ -43,6 +44,7 @@ def test_the_fewest_that_fit_are_taken(toy_config, devices):
     assert fitted(run, limit - 1).parts == 2 * number
 
 
+@pytest.mark.slow
 def test_a_number_of_ones_own_is_kept_or_refused(toy_config):
   run = auto_run(toy_config, micro_batches=2)
   assert fitted(run, needed(run, 16)) == run.settings
@@ -57,6 +59,7 @@ def test_a_number_of_ones_own_is_kept_or_refused(toy_config):
   assert re.search(r"training state [\d.]+, step [\d.]+", said)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_number_while_it_fits(toy_config):
   run = auto_run(toy_config)
   enough = needed(run, 32)
@@ -64,6 +67,7 @@ def test_a_resumed_run_keeps_its_number_while_it_fits(toy_config):
   assert fitted(run, needed(run, 4), before=2).parts == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("settings", "flag"),
   [
@@ -89,6 +93,7 @@ def test_what_is_proposed_fits(toy_config, settings, flag):
   assert words in str(error.value).partition("What would fit: ")[2]
 
 
+@pytest.mark.slow
 def test_more_devices_are_proposed_where_parts_are_split(toy_config):
   run = auto_run(toy_config, "joint", devices=2)
   run = memory.Run(
@@ -145,6 +150,7 @@ def params_of(workdir):
   return restore_params(workdir, replicated(make_mesh()))[0]
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_number_it_chose(toy_config, tmp_path, limited):
   settings = {"model.dropout": 0.1, "steps": 2, "checkpoint.every": 2}
   auto = toy_config(micro_batches=AUTO, **settings)
@@ -172,6 +178,7 @@ def _smallest(config):
   return needed(run, 1)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_number(toy_config, tmp_path, limited):
   """Bit for bit, though the devices have more memory by now."""
   settings = {"model.dropout": 0.1, "micro_batches": AUTO}

@@ -59,7 +59,10 @@ def test_half_the_batch_needs_less_and_more_than_half(toy_config):
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("task", ["contrastive", "individual", "joint", "fid"])
 def test_a_step_needs_about_what_xla_says(toy_config, task, parts, devices):
-  """Within 35 %: on a CPU XLA fuses less than on what this is meant for."""
+  """Never much less, so that what is chosen fits; for readers not much more.
+
+  Of a contrastive step XLA keeps less on a CPU than is told.
+  """
   config = toy_config(**task_settings(task, micro_batches=parts))
   run = make_run(config, devices)
   settings = run.settings
@@ -72,7 +75,7 @@ def test_a_step_needs_about_what_xla_says(toy_config, task, parts, devices):
   real -= said.alias_size_in_bytes
   examples = memory.local_examples(run) // parts
   told = memory.step_bytes(run, examples) / memory.MARGIN
-  assert told == pytest.approx(real, rel=0.35)
+  assert 0.9 < told / real < (2 if task == "contrastive" else 1.15)
 
 
 def test_a_cpu_lends_half_of_what_is_free(monkeypatch):
