@@ -12,8 +12,8 @@ block with probability 0.1. Both encoders begin from BERT.
 
 Hardware and time at this size: not run. The paper used 128 A100 for large.
 Expected, zero-shot on NQ test, recall@20/100: 50.6/66.8 base, 49.3/66.1 large.
-On one device, `--config.micro_batches=64` holds 1/64 of the batch at a time,
-with the gradient of the whole. `:debug` runs 10 steps of a tiny model.
+The batch is computed in as few micro-batches as fit the devices, with the
+gradient of the whole. `:debug` runs 10 steps of a tiny model.
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.steps = 100_000
   config.batch_size = 4096
+  config.micro_batches = "auto"
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"

@@ -39,6 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.task = "joint"
   config.steps = 12_370
   config.batch_size = 64
+  config.micro_batches = "auto"
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"

@@ -34,6 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.task = "individual"
   config.steps = 100_000
   config.batch_size = 64
+  config.micro_batches = "auto"
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"

@@ -32,6 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.steps = 36_800
   config.batch_size = 128
+  config.micro_batches = "auto"
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"

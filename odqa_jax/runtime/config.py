@@ -247,6 +247,7 @@ def _as_list(value: Any) -> Any:
 _SMALL = {
   "steps": 10,
   "batch_size": 16,
+  "micro_batches": 1,
   "log_every": 5,
   "checkpoint.every": 5,
   "model.preset": "tiny",
