@@ -80,6 +80,11 @@ class PassageGatherer:
     }
 
   @functools.cached_property
+  def longest(self) -> int:
+    """Tokens of the longest passage of the corpus, for the retriever."""
+    return int(self._packed.max())
+
+  @functools.cached_property
   def _packed(self) -> Int32[np.ndarray, " n"]:
     """Tokens of every passage of the corpus."""
     return self.corpus.packed_lengths(self.passage_length, title=self.title)

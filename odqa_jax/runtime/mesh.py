@@ -169,14 +169,21 @@ def host_slice(size: int) -> slice:
 
 
 def to_global(mesh: Mesh, batch: Any) -> Any:
-  """Host arrays (this process's rows) → global arrays split on axis 0."""
+  """Host arrays (this process's rows) → global arrays split on axis 0.
+
+  Those that are on the devices already stay as they are.
+  """
   sharding = row_sharding(mesh)
+
+  def place(x: Any) -> jax.Array:
+    if isinstance(x, jax.Array):
+      return x
+    return jax.make_array_from_process_local_data(sharding, x)
+
   # This transfer is meant; with several processes JAX takes it for a silent
   # one, which the training loop forbids.
   with jax.transfer_guard("allow"):
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-    )
+    return jax.tree.map(place, batch)
 
 
 def replicate(mesh: Mesh, x: np.ndarray) -> jax.Array:

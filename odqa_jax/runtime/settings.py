@@ -23,6 +23,7 @@ from odqa_jax.runtime.paths import expand_home
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
+TOKENS = ("auto", "device", "host")
 REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
@@ -179,6 +180,11 @@ class RetrievalSettings:
   dtype: str = _key("float32", "of the index", choices=INDEX_DTYPES)
   refresh: str = _key("none", "how it is kept fresh", choices=REFRESH_MODES)
   refresh_every: int = _key(500, "steps between two indexes", least=1)
+  tokens: str = _key(
+    "auto",
+    "where passages' tokens are gathered; auto: on a GPU or TPU with room",
+    choices=TOKENS,
+  )
   null_document: bool = _key(False, "one more candidate, without text")
   force_gold: bool = _key(False, "the gold passage is always among the k")
 

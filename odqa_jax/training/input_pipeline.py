@@ -2,9 +2,9 @@
 
 `InputPipeline` hands on what the loader made. `RetrievalPipeline` keeps one
 batch ahead: its passages are searched for with the weights *before* the step in
-between, and gathered on the host while that step runs, so that the devices wait
-for neither. It also refreshes the index, and saves all of this for a resumed
-run.
+between, and gathered on the devices, or on the host while that step runs, so
+that the devices wait for neither. It also refreshes the index, and saves all of
+this for a resumed run.
 """
 
 import sys
@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from odqa_jax.data.corpus.views import UntitledPassages
 from odqa_jax.data.examples.batch import Batch
@@ -46,8 +47,8 @@ class InputPipeline:
   def begin(self, params: Any) -> None:
     """Called once at the start of a fresh run."""
 
-  def take(self) -> Batch:
-    """The batch of the next step."""
+  def take(self) -> Mapping[str, np.ndarray | Array]:
+    """The next step's batch: this process's rows, or all on the devices."""
     return next(self._batches)
 
   def prefetch(self, params: Any) -> None:
@@ -183,8 +184,8 @@ class RetrievalPipeline(InputPipeline):
       return self._refresher.index(self._refreshed)
     return self._fixed
 
-  def take(self) -> Batch:
-    """Waits for the passages of the batch ahead, and gathers them."""
+  def take(self) -> Mapping[str, np.ndarray | Array]:
+    """The batch ahead with its passages; see `BatchRetrieval.complete`."""
     assert self._candidates is not None, "begin or resume first"
     return self._retrieval.complete(self._batch, self._candidates)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -60,24 +61,33 @@ class Meter:
   passages: int = 0
   tokens: int = 0
   flops: float = 0.0
+  waiting: list[tuple[jax.Array, jax.Array]] = dataclasses.field(
+    default_factory=list
+  )
   mark: float = dataclasses.field(default_factory=time.monotonic)
   paused: float = 0.0
 
-  def add(self, batch: Mapping[str, np.ndarray], flops: float) -> None:
+  def add(
+    self, batch: Mapping[str, np.ndarray | jax.Array], flops: float
+  ) -> None:
     """Counts one step.
 
     Args:
-      batch: this process's rows; the others' are taken to be alike. Tokens
-        are real ones, without padding.
+      batch: this process's rows, the others' are taken to be alike; or those
+        of all on the devices, which are not waited for. Tokens are real ones,
+        without padding.
       flops: of the whole step.
     """
     self.steps += 1
     self.flops += flops
     real = batch["example_mask"]
-    for name, value in batch.items():
-      if name.endswith("_lengths"):
-        self.tokens += int(value[real].sum()) * jax.process_count()
-    self.passages += batch["passage_lengths"][real].size * jax.process_count()
+    lengths = {k: v for k, v in batch.items() if k.endswith("_lengths")}
+    if isinstance(real, jax.Array):
+      self.waiting.append(_counts(real, lengths))
+      return
+    for value in lengths.values():
+      self.tokens += int(value[real].sum()) * jax.process_count()
+    self.passages += lengths["passage_lengths"][real].size * jax.process_count()
 
   @contextmanager
   def pause(self) -> Iterator[None]:
@@ -88,6 +98,10 @@ class Meter:
 
   def take(self) -> dict[str, float]:
     """Rates per second and milliseconds per step; starts anew."""
+    for tokens, passages in jax.device_get(self.waiting):
+      self.tokens += int(tokens)
+      self.passages += int(passages)
+    self.waiting = []
     seconds = max(time.monotonic() - self.mark - self.paused, 1e-9)
     rates = {
       "time/step_ms": 1000 * seconds / max(self.steps, 1),
@@ -99,3 +113,15 @@ class Meter:
     self.flops = self.paused = 0.0
     self.mark = time.monotonic()
     return rates
+
+
+@jax.jit
+def _counts(
+  real: jax.Array, lengths: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Tokens, and passages, of the real examples of a whole batch."""
+  tokens = sum(
+    jnp.where(real, x.reshape(len(x), -1).sum(axis=1), 0).sum()
+    for x in lengths.values()
+  )
+  return jnp.asarray(tokens), real.sum() * lengths["passage_lengths"].shape[1]

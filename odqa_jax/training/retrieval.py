@@ -6,11 +6,12 @@
 
 `dispatch` encodes the questions without dropout and searches, all on the
 devices, and returns at once; `complete` waits for the rows and gathers tokens
-from the memory map while the devices work on something else. The scores of
+from the memory map while the devices work on something else. Where the tokens
+are on the devices it waits for nothing. The scores of
 the search are thrown away: the training step scores the passages anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jaxtyping import Array, Int
 from odqa_jax.data.examples.batch import SEARCHED, Batch
 from odqa_jax.data.examples.reader_inputs import answer_places
 from odqa_jax.models.dual_encoder import DualEncoder
+from odqa_jax.reading.device_gather import DeviceGatherer
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.retrieval.rows import PlacedIndex, Rows, best_rows
 from odqa_jax.runtime.mesh import replicated, to_global, to_host
@@ -125,6 +127,7 @@ class BatchRetrieval:
     mesh: the devices of training and index.
     k: passages of a question; 0 leaves the null document alone (closed book).
     force_gold: see `choose_rows`.
+    on_devices: gathers there what the gatherer would.
 
   Raises:
     ValueError: if the corpus has fewer passages than are to be retrieved.
@@ -138,6 +141,7 @@ class BatchRetrieval:
     *,
     k: int,
     force_gold: bool,
+    on_devices: DeviceGatherer | None = None,
   ) -> None:
     corpus = gatherer.corpus
     if k > len(corpus):
@@ -148,6 +152,7 @@ class BatchRetrieval:
     self.k = k
     self.gatherer = gatherer
     self.mesh = mesh
+    self._on_devices = on_devices
     self._search = question_search(
       encoder, mesh, count=len(corpus), k=k, force_gold=force_gold
     )
@@ -170,8 +175,18 @@ class BatchRetrieval:
     inputs = (placed[name] for name in SEARCHED)
     return self._search(params, index.embeddings, *inputs)
 
-  def complete(self, batch: Batch, candidates: Candidates) -> Batch:
-    """Waits for the rows; the batch is `batch.RETRIEVED` then."""
+  def complete(
+    self, batch: Batch, candidates: Candidates
+  ) -> Mapping[str, np.ndarray | Array]:
+    """The batch with its passages: `batch.RETRIEVED`.
+
+    Returns:
+      This process's part, when the rows were found; or the whole batch, split
+      over the devices, at once.
+    """
+    if self._on_devices is not None:
+      placed = to_global(self.mesh, batch)
+      return placed | self._on_devices(placed, *candidates)
     # This transfer is meant; with several processes JAX takes it for a silent
     # one, which the training loop forbids.
     with jax.transfer_guard("allow"):

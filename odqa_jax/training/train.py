@@ -26,6 +26,7 @@ from odqa_jax.data.examples.loader import (
 )
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.evaluation.evaluators import make_evaluator
+from odqa_jax.reading.device_gather import DeviceGatherer
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
@@ -58,6 +59,7 @@ from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
+from odqa_jax.training.tokens import device_gatherer
 
 
 class SavedState(NamedTuple):
@@ -116,6 +118,7 @@ def make_pipeline(
   *,
   trained: bool,
   whole: Callable[[Any], Any],
+  on_devices: DeviceGatherer | None = None,
 ) -> InputPipeline:
   """Where batches come from.
 
@@ -128,6 +131,7 @@ def make_pipeline(
     workdir: of the run.
     trained: whether the passage encoder is.
     whole: see `TrainingProgram`.
+    on_devices: gathers passages there, in place of `gatherer`.
   """
   multiple = mesh.size * settings.parts
   batches = train_batches(
@@ -146,6 +150,7 @@ def make_pipeline(
     mesh,
     k=settings.retrieval.k,
     force_gold=settings.retrieval.force_gold,
+    on_devices=on_devices,
   )
   return RetrievalPipeline(
     settings.retrieval,
@@ -186,11 +191,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   # ---- Components, task, data ----
   corpus = Corpus(settings.data.corpus)
   initial = initial_components(settings, needs, corpus, mesh)
+  run = Run(settings, needs, initial.components, mesh, len(corpus))
   if settings.micro_batches == AUTO:
-    run = Run(settings, needs, initial.components, mesh, len(corpus))
     settings = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
     if is_primary():
       print(f"micro-batches: {settings.parts}", file=sys.stderr)
+    run = dataclasses.replace(run, settings=settings)
   task = make_task(settings, initial.components)
   vocabulary = initial.inputs.vocabulary if initial.inputs else None
   examples = load_examples(settings.data, corpus, vocabulary)
@@ -210,6 +216,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir,
     trained=trains_passages(settings, task, abstract.params),
     whole=program.whole,
+    on_devices=device_gatherer(run, gatherer) if gatherer else None,
   )
   left_out = sum(examples.left_out.values())
 

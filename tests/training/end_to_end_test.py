@@ -124,6 +124,39 @@ def test_resume_in_the_middle_of_a_refresh_is_bit_exact(
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.eight_devices
+def test_tokens_on_the_devices_train_as_those_of_the_host(
+  tmp_path, reading, monkeypatch, capsys, devices
+):
+  """Bit for bit, where the host pads to the longest lengths too."""
+  if devices == 1:
+    use_one_device(monkeypatch)
+  settings = {
+    "retrieval.refresh": "snapshot",
+    "retrieval.refresh_every": 2,
+    "retrieval.force_gold": True,
+    "retrieval.null_document": True,
+    "data.reader_buckets": False,
+    "log_every": 2,
+  }
+  for tokens in ("host", "device"):
+    config = reading(**settings | {"retrieval.tokens": tokens})
+    if tokens == "device":
+      with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(Interrupted):
+          train(config, tmp_path / tokens)
+    train(config, tmp_path / tokens)
+  assert "tokens are gathered on the devices." in capsys.readouterr().err
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    params_of(tmp_path / "host"),
+    params_of(tmp_path / "device"),
+  )
+  assert metrics_of(tmp_path / "host") == metrics_of(tmp_path / "device")
+
+
 @pytest.mark.slow
 def test_ages_of_the_index_are_logged(tmp_path, reading):
   ages = {}

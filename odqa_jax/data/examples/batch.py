@@ -12,7 +12,7 @@ Padding is a suffix everywhere, and lengths say how many tokens are real.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -97,7 +97,7 @@ def shapes(
   }
 
 
-def check_batch(batch: Mapping[str, np.ndarray], fields: Fields) -> None:
+def check_batch(batch: Mapping[str, Any], fields: Fields) -> None:
   """Refuses a batch that is not made of these arrays.
 
   Raises:

@@ -57,12 +57,17 @@ class ReaderInputs:
     text = np.diff(store.text_offsets)
     self._parts = text + (np.diff(store.title_offsets) if title else 0)
 
-  def _fixed(self) -> int:
+  def fixed_tokens(self) -> int:
     """Tokens that are neither question nor passage."""
     v = self.vocabulary
     title = len(v.title_prefix) if self.title else 0
     fixed = len(v.question_prefix) + len(v.passage_prefix) + len(v.suffix)
     return fixed + title
+
+  def longest(self, question_length: int) -> int:
+    """Tokens of the longest input of any passage with such a question."""
+    rows = np.array([[int(self._parts.argmax())]])
+    return int(self.lengths(np.array([question_length]), rows).max())
 
   def lengths(
     self,
@@ -71,7 +76,7 @@ class ReaderInputs:
   ) -> Int32[np.ndarray, "b k"]:
     """Tokens of every input that `pack` would make."""
     passages = np.where(rows >= 0, self._parts[np.maximum(rows, 0)], 0)
-    total = passages + question_lengths[:, None] + self._fixed()
+    total = passages + question_lengths[:, None] + self.fixed_tokens()
     return np.minimum(total, self.length).astype(np.int32)
 
   def pack(
