@@ -257,7 +257,9 @@ def test_the_order_of_the_passages_does_not_matter():
 
 def over_devices(function, *, check):
   mesh = jax.make_mesh((8,), ("passage",), axis_types=(AxisType.Auto,))
-  return functools.partial(jax.shard_map, function, mesh=mesh, check_vma=check)
+  return lambda **specs: jax.jit(
+    jax.shard_map(function, mesh=mesh, check_vma=check, **specs)
+  )
 
 
 @pytest.mark.parametrize("check", [True, False])
