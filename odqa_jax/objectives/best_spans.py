@@ -28,8 +28,8 @@ class BestSpans(NamedTuple):
     passages: [q, m] number of the passage among the n; −1: no span.
     starts: [q, m] its first token in the input; −1 likewise.
     ends: [q, m] its last token.
-    log_scores: component → [q, m] log-probability, all four of them, also of
-      those that were not chosen; −∞ for no span.
+    log_scores: component → [q, m] log-probability, also of components that
+      were not chosen; −∞ for no span.
     total: [q, m] sum over the chosen components.
   """
 
@@ -46,7 +46,7 @@ def best_spans(
   *,
   most: int,
   longest: int,
-  components: Sequence[str] = COMPONENTS,
+  components: Sequence[str] | None = None,
 ) -> BestSpans:
   """The `most` spans with the highest sum of log-probabilities.
 
@@ -58,21 +58,29 @@ def best_spans(
     contexts: where spans may lie.
     most: how many, at least 1.
     longest: tokens of the longest span, at least 1.
-    components: which are summed, of `COMPONENTS`.
+    components: which are summed, of `COMPONENTS`; None: all that there are.
 
   Raises:
-    ValueError: for no component or an unknown one, or `most` below 1.
+    ValueError: for no component, an unknown one, or one that the reader has no
+      head for; or `most` below 1.
   """
+  if components is None:
+    components = scores.components
   for name in components:
     if name not in COMPONENTS:
       raise ValueError(f"component {name!r}; {nearest(name, COMPONENTS)}")
+    if name not in scores.components:
+      raise ValueError(
+        f"component {name!r}: the extractive reader has no head for it; it has "
+        f"{', '.join(scores.components)}; choose of these, or train another."
+      )
   if not components or most < 1:
     raise ValueError(
       f"components={tuple(components)}, most={most}: give one component at "
       "least, and ask for one span at least."
     )
   log_probs = log_probabilities(scores, contexts, longest=longest)
-  q, n, l, w = log_probs.span.shape
+  q, n, l, w = log_probs.spans.shape
   # The end of the span (s, j) is token s + j: the same shift for all passages.
   last = jnp.minimum(
     jnp.arange(l)[:, None] + jnp.arange(w)[None, :], l - 1
@@ -82,9 +90,12 @@ def best_spans(
     "end": jnp.take_along_axis(
       log_probs.end, jnp.broadcast_to(last, (q, n, l * w)), axis=2
     ),
-    "span": log_probs.span.reshape(q, n, l * w),
-    "passage": jnp.broadcast_to(log_probs.passage[..., None], (q, n, l * w)),
   }
+  if log_probs.span is not None:
+    parts["span"] = log_probs.span.reshape(q, n, l * w)
+  if log_probs.passage is not None:
+    passage = log_probs.passage[..., None]
+    parts["passage"] = jnp.broadcast_to(passage, (q, n, l * w))
   total = sum((parts[name] for name in components), jnp.zeros(()))
   allowed = log_probs.spans.reshape(q, n, l * w)
   total = jnp.where(allowed, total, -jnp.inf)

@@ -3,7 +3,7 @@
     losses = extractive_losses(
       scores, contexts, batch["answer_starts"], batch["answer_ends"], longest=30
     )
-    total = sum(losses[name] for name in COMPONENTS)  # [q]
+    total = sum(losses[name] for name in scores.components)  # [q]
     losses["answered"]  # [q] bool: False has no loss
 
 `spans.py` has `SpanScores` and `Contexts`.
@@ -64,17 +64,15 @@ def extractive_losses(
       its share, the loss divided by the number of devices.
 
   Returns:
-    `start`, `end`, `span`, `passage`: [q], f32 or wider, 0 where no answer
-    occurs; `answered`: [q] whether one does.
+    `start`, `end`, `span`, `passage`, as far as there are scores: [q], f32 or
+    wider, 0 where no answer occurs; `answered`: [q] whether one does.
   """
   log_probs = log_probabilities(
     scores, contexts, longest=longest, axis_name=axis_name
   )
   inside = answers_inside(contexts, answer_starts, answer_ends, longest)
   answered = anywhere(inside, axes=(1, 2), axis_name=axis_name)
-  q, n, l, w = log_probs.span.shape
-  # One number for each span, as in the flattened band.
-  spans = answer_starts * w + (answer_ends - answer_starts)
+  q, n, l, w = log_probs.spans.shape
 
   def loss(
     values: Float[Array, "q n m"], places: Int[Array, "q n o"]
@@ -84,15 +82,22 @@ def extractive_losses(
     total = log_sum(at, once, axes=(1, 2), axis_name=axis_name)
     return jnp.where(answered, -total, 0.0)
 
-  passages = jnp.any(inside, axis=2)
-  passage = log_sum(log_probs.passage, passages, axes=(1,), axis_name=axis_name)
-  return {
+  losses = {
     "start": loss(log_probs.start, answer_starts),
     "end": loss(log_probs.end, answer_ends),
-    "span": loss(log_probs.span.reshape(q, n, l * w), spans),
-    "passage": jnp.where(answered, -passage, 0.0),
     "answered": answered,
   }
+  if log_probs.span is not None:
+    # One number for each span, as in the flattened band.
+    spans = answer_starts * w + (answer_ends - answer_starts)
+    losses["span"] = loss(log_probs.span.reshape(q, n, l * w), spans)
+  if log_probs.passage is not None:
+    # A passage counts once, however often the answer occurs in it.
+    passages = jnp.cumsum(inside, axis=2) == 1
+    values = jnp.broadcast_to(log_probs.passage[..., None], inside.shape)
+    total = log_sum(values, inside & passages, axes=(1, 2), axis_name=axis_name)
+    losses["passage"] = jnp.where(answered, -total, 0.0)
+  return losses
 
 
 def _each_once(
@@ -126,7 +131,7 @@ def dpr_reader_losses(
   to the passage with the best score.
 
   Args:
-    scores: of all passages; the bilinear ones are not used.
+    scores: of all passages, with `passage`; the bilinear ones are not used.
     contexts: where spans may lie; here too tokens of the question are none.
     answer_starts: as in `extractive_losses`; its authors take 10 at most.
     answer_ends: likewise.
@@ -135,7 +140,12 @@ def dpr_reader_losses(
   Returns:
     `passage`, `span`: [q], f32 or wider, `span` 0 where the first passage has
     no answer; `answered`: [q] whether it has.
+
+  Raises:
+    ValueError: if there are no scores of passages.
   """
+  if scores.passage is None:
+    raise ValueError("DPR's reader ranks passages: give scores of passages.")
   mask = context_mask(contexts, scores.start.shape[2])[:, 0]
   inside = answers_inside(contexts, answer_starts, answer_ends, longest)[:, 0]
   starts = jnp.where(inside, answer_starts[:, 0], 0)

@@ -1,11 +1,12 @@
 """Scores of spans in all passages of a question, as extractive readers have.
 
-    scores = SpanScores(start, end, span_start, span_end, passage)
+    scores = SpanScores(start, end, passage, span_start, span_end)
     contexts = Contexts(passage_mask, context_starts, context_ends)
-    band, allowed = span_band(scores, contexts, longest=30)  # [q, n, l, 30]
+    log_probs = log_probabilities(scores, contexts, longest=30)
 
 A span is (passage, first token, last token). Four scores speak of it: that of
 its first token, of its last, of both together (bilinear), and of its passage.
+The last two may be missing: a reader without these heads has two components.
 """
 
 from typing import NamedTuple
@@ -24,17 +25,25 @@ class SpanScores(NamedTuple):
   Attributes:
     start: [q, n, l] whether an answer begins with a token.
     end: [q, n, l] whether it ends with one.
+    passage: [q, n] whether a passage has the answer; None without this head.
     span_start: [q, n, l, d]; the bilinear score of a span is the product of
-      its first token's row with its last token's in `span_end`.
+      its first token's row with its last token's in `span_end`. None without
+      this head.
     span_end: [q, n, l, d].
-    passage: [q, n] whether a passage has the answer.
   """
 
   start: Float[Array, "q n l"]
   end: Float[Array, "q n l"]
-  span_start: Float[Array, "q n l d"]
-  span_end: Float[Array, "q n l d"]
-  passage: Float[Array, "q n"]
+  passage: Float[Array, "q n"] | None = None
+  span_start: Float[Array, "q n l d"] | None = None
+  span_end: Float[Array, "q n l d"] | None = None
+
+  @property
+  def components(self) -> tuple[str, ...]:
+    """Which of `COMPONENTS` there are."""
+    missing = {"span"} if self.span_start is None else set()
+    missing |= {"passage"} if self.passage is None else set()
+    return tuple(name for name in COMPONENTS if name not in missing)
 
 
 class Contexts(NamedTuple):
@@ -54,21 +63,21 @@ class Contexts(NamedTuple):
 class LogProbabilities(NamedTuple):
   """Logarithms, each normalised over all passages of the question.
 
-  What is not allowed has very small ones.
+  They mean nothing where a span or token is not allowed.
 
   Attributes:
     start: [q, n, l].
     end: [q, n, l].
-    span: [q, n, l, w]; of the span from a token to the w-th after it.
-    passage: [q, n].
-    spans: [q, n, l, w] which spans are allowed.
+    spans: [q, n, l, w] which spans are allowed: from a token to the w-th after.
+    span: [q, n, l, w] of these; None without this head.
+    passage: [q, n]; likewise.
   """
 
   start: Float[Array, "q n l"]
   end: Float[Array, "q n l"]
-  span: Float[Array, "q n l w"]
-  passage: Float[Array, "q n"]
   spans: Bool[Array, "q n l w"]
+  span: Float[Array, "q n l w"] | None
+  passage: Float[Array, "q n"] | None
 
 
 def context_mask(contexts: Contexts, length: int) -> Bool[Array, "q n l"]:
@@ -80,23 +89,10 @@ def context_mask(contexts: Contexts, length: int) -> Bool[Array, "q n l"]:
   return inside & contexts.passage_mask[..., None]
 
 
-def span_band(
-  scores: SpanScores, contexts: Contexts, longest: int
-) -> tuple[Float[Array, "q n l w"], Bool[Array, "q n l w"]]:
-  """Bilinear scores of all spans of at most `longest` tokens.
-
-  All pairs of tokens would be l·l a passage, of which spans need l·w. So the
-  starts are cut into blocks, and each is multiplied with the ends of its own
-  and the next one: dense products of twice the band.
-
-  Args:
-    scores: of all passages.
-    contexts: where spans may lie.
-    longest: tokens of the longest span, at least 1.
-
-  Returns:
-    `[q, n, l, w]` with w = `longest`: at (s, j) the score of the span from
-    token s to token s + j, f32 or wider; and which spans are allowed.
+def span_mask(
+  contexts: Contexts, length: int, longest: int
+) -> Bool[Array, "q n l w"]:
+  """Which spans of at most `longest` tokens are allowed.
 
   Raises:
     ValueError: if `longest` is below 1.
@@ -105,33 +101,51 @@ def span_band(
     raise ValueError(
       f"longest={longest}: a span has at least one token; raise it."
     )
-  first, last = scores.span_start, scores.span_end
-  q, n, l, d = first.shape
+  places = jnp.arange(length)[:, None] + jnp.arange(longest)[None, :]
+  ends = jnp.minimum(contexts.ends, length)[..., None, None]
+  return context_mask(contexts, length)[..., None] & (places[None, None] < ends)
+
+
+def span_band(
+  span_start: Float[Array, "q n l d"],
+  span_end: Float[Array, "q n l d"],
+  longest: int,
+) -> Float[Array, "q n l w"]:
+  """Bilinear scores of all spans of at most `longest` tokens.
+
+  All pairs of tokens would be l·l a passage, of which spans need l·w. So the
+  starts are cut into blocks, and each is multiplied with the ends of its own
+  and the next one: dense products of twice the band.
+
+  Args:
+    span_start: of all tokens as the first.
+    span_end: of all tokens as the last.
+    longest: w, tokens of the longest span, at least 1.
+
+  Returns:
+    At (s, j) the score of the span from token s to token s + j, f32 or wider;
+    without meaning where there is no such token.
+  """
+  q, n, l, d = span_start.shape
   block = max(min(longest, l) - 1, 1)
   count = -(-l // block)
   room = count * block - l
-  starts = _padded(first, room).reshape(q, n, count, block, d)
-  ends = _padded(last, room + block).reshape(q, n, count + 1, block, d)
+  starts = _padded(span_start, room).reshape(q, n, count, block, d)
+  ends = _padded(span_end, room + block).reshape(q, n, count + 1, block, d)
   ends = jnp.concatenate([ends[:, :, :-1], ends[:, :, 1:]], axis=3)
   products = jnp.einsum(
     "qncsd,qnced->qncse",
     starts,
     ends,
-    preferred_element_type=jnp.promote_types(first.dtype, jnp.float32),
+    preferred_element_type=jnp.promote_types(span_start.dtype, jnp.float32),
   )
   # A row that is one longer than it was shifts the next one by one: now column
   # j of row s is the product with token s + j.
   flat = products.reshape(q, n, count, 2 * block * block)
-  flat = jnp.pad(flat, ((0, 0),) * 3 + ((0, block),))
+  flat = jnp.pad(flat, (*((0, 0),) * 3, (0, block)))
   shifted = flat.reshape(q, n, count * block, 2 * block + 1)
   band = shifted[:, :, :l, : min(longest, l)]
-  band = jnp.pad(band, ((0, 0),) * 3 + ((0, longest - band.shape[3]),))
-  inside = context_mask(contexts, l)
-  places = jnp.arange(l)[:, None] + jnp.arange(longest)[None, :]
-  allowed = inside[..., None] & (
-    places[None, None] < contexts.ends[..., None, None]
-  )
-  return band, allowed & (places < l)[None, None]
+  return jnp.pad(band, (*((0, 0),) * 3, (0, longest - band.shape[3])))
 
 
 def _padded(x: Shaped[Array, "q n l d"], more: int) -> Shaped[Array, "q n m d"]:
@@ -157,8 +171,9 @@ def log_probabilities(
     axis_name: of the mesh, if its devices hold n passages each of the same
       questions.
   """
-  inside = context_mask(contexts, scores.start.shape[2])
-  band, spans = span_band(scores, contexts, longest)
+  length = scores.start.shape[2]
+  inside = context_mask(contexts, length)
+  spans = span_mask(contexts, length, longest)
 
   def normalised(
     values: Float[Array, "..."], allowed: Bool[Array, "..."]
@@ -167,10 +182,16 @@ def log_probabilities(
     total = log_sum(values, allowed, axes=axes, axis_name=axis_name)
     return wide(values) - jnp.expand_dims(total, axes)
 
+  span = passage = None
+  if scores.span_start is not None and scores.span_end is not None:
+    band = span_band(scores.span_start, scores.span_end, longest)
+    span = normalised(band, spans)
+  if scores.passage is not None:
+    passage = normalised(scores.passage, contexts.passage_mask)
   return LogProbabilities(
     start=normalised(scores.start, inside),
     end=normalised(scores.end, inside),
-    span=normalised(band, spans),
-    passage=normalised(scores.passage, contexts.passage_mask),
     spans=spans,
+    span=span,
+    passage=passage,
   )

@@ -23,6 +23,7 @@ from odqa_jax.objectives.spans import (
   Contexts,
   SpanScores,
   span_band,
+  span_mask,
 )
 
 Q, N, L, D, O = 3, 8, 11, 4, 4
@@ -66,7 +67,7 @@ def make(seed=0):
 
 def jitted(function):
   """Compiled at once: op by op takes longer."""
-  known = {"longest", "most", "components"}
+  known = {"length", "longest", "most", "components"}
   names = known & set(inspect.signature(function).parameters)
   return jax.jit(function, static_argnames=tuple(names))
 
@@ -145,11 +146,12 @@ def test_losses_are_those_of_all_places_spelt_out(longest):
 def test_band_holds_every_product():
   scores, contexts, *_ = make()
   for longest in (1, 2, 4, 10, L, 15):
-    band, allowed = map(
-      np.asarray,
-      jitted(span_band)(*arrays((scores, contexts)), longest=longest),
+    band = jitted(span_band)(
+      *arrays((scores.span_start, scores.span_end)), longest=longest
     )
-    assert band.shape == (Q, N, L, longest)
+    allowed = jitted(span_mask)(arrays(contexts), length=L, longest=longest)
+    band, allowed = np.asarray(band), np.asarray(allowed)
+    assert band.shape == allowed.shape == (Q, N, L, longest)
     for s, j in itertools.product(range(L), range(longest)):
       if s + j < L:
         product = np.sum(
@@ -165,8 +167,8 @@ def test_band_needs_no_square_of_the_length():
   q, n, l, d, longest = 1, 2, 256, 8, 10
   shapes = SpanScores(
     *(jax.ShapeDtypeStruct((q, n, l), jnp.float32),) * 2,
-    *(jax.ShapeDtypeStruct((q, n, l, d), jnp.float32),) * 2,
     jax.ShapeDtypeStruct((q, n), jnp.float32),
+    *(jax.ShapeDtypeStruct((q, n, l, d), jnp.float32),) * 2,
   )
   contexts = Contexts(
     jax.ShapeDtypeStruct((q, n), bool),
@@ -192,7 +194,24 @@ def test_gradients_of_the_four_losses():
     )
     return sum(losses[name] for name in COMPONENTS)
 
-  check_grads(total, tuple(scores), 1, ["rev"], atol=1e-7, rtol=1e-7)
+  check_grads(jax.jit(total), tuple(scores), 1, ["rev"], atol=1e-7, rtol=1e-7)
+
+
+def test_a_reader_without_some_heads_has_the_losses_of_the_others():
+  scores, *others = arrays(make())
+  few = SpanScores(scores.start, scores.end)
+  assert few.components == ("start", "end")
+  losses = jitted(extractive_losses)(few, *others, longest=3)
+  whole = jitted(extractive_losses)(scores, *others, longest=3)
+  assert set(losses) == {"start", "end", "answered"}
+  for name in losses:
+    np.testing.assert_array_equal(losses[name], whole[name])
+  found = jitted(best_spans)(few, others[0], most=2, longest=3)
+  assert set(found.log_scores) == {"start", "end"}
+  with pytest.raises(ValueError, match="no head for it; it has start, end;"):
+    best_spans(few, others[0], most=2, longest=3, components=("span",))
+  with pytest.raises(ValueError, match="give scores of passages"):
+    dpr_reader_losses(few, *others)
 
 
 def test_what_is_not_allowed_has_no_gradient():
@@ -292,8 +311,8 @@ def test_passages_split_over_devices_give_the_same_losses(check):
       jax.grad(lambda s, *others: total(losses(s, *others)) / 8), check=False
     )(in_specs=(split,) * 4, out_specs=split)
     gradients = share(*example)
-  expected = jax.grad(
-    lambda s: total(extractive_losses(s, *example[1:], longest=3))
+  expected = jax.jit(
+    jax.grad(lambda s: total(extractive_losses(s, *example[1:], longest=3)))
   )(example[0])
   for mine, theirs in zip(gradients, expected, strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
@@ -397,7 +416,7 @@ def test_dprs_reader_spelt_out():
     )
     return losses["span"] + losses["passage"]
 
-  check_grads(total, tuple(scores), 1, ["rev"], atol=1e-7, rtol=1e-7)
+  check_grads(jax.jit(total), tuple(scores), 1, ["rev"], atol=1e-7, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
