@@ -57,11 +57,16 @@ def _key(
 class DataSettings:
   """What is trained on, and how it becomes token ids."""
 
-  source: str = _key("pairs", "examples: ict, pairs, answers or salient")
+  source: str = _key(
+    "pairs",
+    "examples: ict, pairs, answers, salient, retrieved (to rerank), "
+    "retrieved_spans (to read) or golden (to prune)",
+  )
   corpus: str = _key("", "the evidence: a corpus folder")
   questions: str = _key("", "question sets, separated by commas")
   pairs: str = _key("", "mined pairs of each of these sets, likewise")
   spans: str = _key("", "a spans folder, for masked salient spans")
+  run: str = _key("", "a retriever's run of each of these sets, likewise")
   fraction: float = _key(1.0, "share of the examples that is trained on")
   strict: bool = _key(
     False, "refuse a question that cannot be trained on, in place of a count"
@@ -82,6 +87,17 @@ class DataSettings:
   reader_buckets: bool = _key(
     True,
     "pad to the longest row of a batch: less to compute, more to compile",
+  )
+  passages: int = _key(
+    24, "of a run, of one question: reranked or read together", least=1
+  )
+  pair_length: int = _key(
+    256, "longest question and passage of these, together", least=8
+  )
+  span_length: int = _key(30, "longest answer within a passage", least=1)
+  occurrences: int = _key(16, "of answers within a passage", least=1)
+  random_negatives: int = _key(
+    2, "pruner: passages drawn for each gold passage", least=1
   )
   reader_corpus: str = _key(
     "", "the passages in the reader's own vocabulary; none: the retriever's"
