@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.examples.batch import Batch, bucket_length
 from odqa_jax.data.questions.sets import Question
 
@@ -100,7 +101,7 @@ def _others(
 
 
 def split_by_gold(
-  questions: Sequence[Question], corpus: Corpus, first: int, *, seed: int
+  questions: Sequence[Question], corpus: PassageTexts, first: int, *, seed: int
 ) -> tuple[list[Question], list[Question]]:
   """Parts questions at random; none of one part has the other's gold passage.
 
