@@ -418,7 +418,7 @@ def _setting(recipe: str, sizes: Sizes, **overrides: Any) -> Setting:
     k=K,
   )
   limit = device_limit(jax.devices()[0])
-  return dataclasses.replace(setting, settings=fitted(setting, limit))
+  return fitted(setting, limit)
 
 
 def _random_batch(setting: Setting) -> dict[str, jax.Array]:
