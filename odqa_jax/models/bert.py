@@ -124,8 +124,9 @@ class _Embeddings(nn.Module):
     positions = table(config.max_positions, "position_embeddings").embedding
     types = table(config.type_vocab, "token_type_embeddings").embedding
     shift = positions[: ids.shape[1]] + types[token_type][None]
-    x = nn.LayerNorm(config.eps, name="LayerNorm")(words + shift[None])
-    return layers.dropout(x.astype(config.dtype), config.dropout, seed)
+    x = layers.tokens(words + shift[None])
+    x = nn.LayerNorm(config.eps, name="LayerNorm")(x).astype(config.dtype)
+    return layers.dropout(x, config.dropout, seed).reshape(words.shape)
 
 
 class _Output(nn.Module):
@@ -142,9 +143,9 @@ class _Output(nn.Module):
   ) -> Float[Array, "b l d"]:
     config = self.config
     x = _dense(config, x, config.width, "dense")
-    x = layers.dropout(x, config.dropout, seed)
+    x = layers.dropout(layers.tokens(x), config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
-    return norm(residual.astype(jnp.float32) + x)
+    return norm(layers.tokens(residual) + x).reshape(residual.shape)
 
 
 class _SelfAttention(nn.Module):
