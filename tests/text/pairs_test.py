@@ -90,6 +90,12 @@ def test_a_reranker_loses_the_end_of_the_passage(vocabulary, length):
   assert text == parts[2][: len(text)]
 
 
+def test_a_title_may_leave_no_room_for_the_text(vocabulary):
+  pair = vocabulary.question_first([6], [7] * 8, [8], 7)
+  assert pair.ids == [CLS, 6, SEP, 7, 7, 7, SEP]
+  assert (pair.context_start, pair.context_end) == (6, 6)
+
+
 def test_parts_are_cut_to_their_share_and_the_title_first(vocabulary):
   question, title, text = [6] * 8, [7] * 8, [8] * 8
 
