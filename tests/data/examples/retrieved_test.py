@@ -331,6 +331,9 @@ def test_sources_read_runs_of_odqa_search(data, corpus, source, capsys):
 
 def test_a_run_of_another_corpus_is_refused(data, corpus, tmp_path):
   records = json.loads((tmp_path / "run.json").read_text())
+  records[0]["ctxs"][0]["text"] = '"Word0 word1" was  born in Ulm.'
+  (tmp_path / "run.json").write_text(json.dumps(records))
+  assert len(load_examples(data, corpus)) == 4
   records[2]["ctxs"][1]["text"] = "something else"
   (tmp_path / "run.json").write_text(json.dumps(records))
   with pytest.raises(ValueError) as error:
