@@ -61,7 +61,7 @@ PARAMETERS = {
   "large": 334_092_288,
   "roberta-base": 124_055_040,
   "roberta-large": 354_310_144,
-  "electra-small": 13_548_800,
+  "electra-small": 13_483_008,
   "electra-base": 108_891_648,
   "electra-large": 334_092_288,
 }
