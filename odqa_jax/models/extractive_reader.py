@@ -52,7 +52,7 @@ class SpanConfig:
   passage: bool = True
 
 
-class SpanScores(NamedTuple):
+class ExtractiveScores(NamedTuple):
   """What the heads say of `n` passages of `l` tokens, in float32.
 
   Padding has scores like any token, which mean nothing.
@@ -104,7 +104,7 @@ class ExtractiveReader:
     first_lengths: Int[Array, " n"] | None = None,
     *,
     rng: PRNGKeyArray | None = None,
-  ) -> SpanScores:
+  ) -> ExtractiveScores:
     """Scores the tokens of inputs.
 
     Args:
@@ -129,7 +129,7 @@ class ExtractiveReader:
       return out
 
     ends = layers.by_token(lambda x: head("qa_outputs", x), states)
-    scores = SpanScores(start=ends[..., 0], end=ends[..., 1])
+    scores = ExtractiveScores(start=ends[..., 0], end=ends[..., 1])
     if self.config.passage:
       passage = head("qa_classifier", states[:, 0])[:, 0]
       scores = scores._replace(passage=passage)
