@@ -144,10 +144,10 @@ def test_dropout_of_the_head_is_the_published_one(monkeypatch, name, count):
 def test_flops_per_token_agree_with_the_compiler(kind):
   bert = BertConfig(
     vocab_size=50,
-    width=128,
-    layers=2,
+    width=256,
+    layers=1,
     heads=2,
-    mlp_dim=512,
+    mlp_dim=256,
     max_positions=64,
     variant="electra",
     embedding_width=64,
@@ -160,7 +160,7 @@ def test_flops_per_token_agree_with_the_compiler(kind):
   lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
   compiled = jax.jit(call).lower(params, ids, lengths).compile()
   measured = compiled.cost_analysis()["flops"] / (4 * 64)
-  assert network.flops_per_token(64) == pytest.approx(measured, rel=0.1)
+  assert network.flops_per_token(64) == pytest.approx(measured, rel=0.08)
 
 
 def test_weights_as_computed_give_the_same_bits():

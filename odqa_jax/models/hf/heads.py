@@ -102,7 +102,8 @@ def read_params(
       for head in _HEADS
       if _holds(spec, head) and not _is_there(tensors, layout, head)
     )
-    _check_one_label(tensors, layout, network, missing, directory)
+    if isinstance(network, PassageScorer):
+      _check_one_label(tensors, layout, directory)
     present = _without(spec, missing)
     params, _ = published.read_tree(tensors, present, directory)
   return params, missing
@@ -232,21 +233,14 @@ def _without(tree: Params, heads: tuple[str, ...]) -> Params:
 
 
 def _check_one_label(
-  tensors: published.Tensors,
-  layout: published.Layout,
-  network: HeadNetwork,
-  missing: tuple[str, ...],
-  directory: Path,
+  tensors: published.Tensors, layout: published.Layout, directory: Path
 ) -> None:
   """Refuses a classifier of several classes.
 
   Raises:
     ValueError: naming their number.
   """
-  head = "classifier.out_proj"
-  if not isinstance(network, PassageScorer) or head in missing:
-    return
-  name = layout.template(f"{head}.kernel")
+  name = layout.template("classifier.out_proj.kernel")
   shape = tensors.shape(name) if name in tensors.raw else (1,)
   if shape[0] != 1:
     raise ValueError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 
 from odqa_jax.models.bert import VARIANTS, BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
@@ -163,6 +164,9 @@ def test_torch_gives_the_scores_of_what_we_save(tmp_path, kind):
     tmp_path / "out", "AutoModelForSequenceClassification"
   )
   assert not unexpected
+  # It would take names without the prefix, too; others do not.
+  with safetensors.safe_open(tmp_path / "out/model.safetensors", "np") as file:
+    assert set(file.keys()) == set(model.state_dict())
   assert model.num_labels == 1
   want = torch_call(model, kind).logits
   assert want.shape == (N, 1)
