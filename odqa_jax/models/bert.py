@@ -168,8 +168,9 @@ class _Embeddings(nn.Module):
     if first_lengths is not None and config.type_vocab > 1:
       second = ~layers.real_tokens(first_lengths, ids.shape[1])
       x += jnp.where(second[..., None], (types[1] - types[0])[None, None], 0.0)
-    x = nn.LayerNorm(config.eps, name="LayerNorm")(x)
-    return layers.dropout(x.astype(config.dtype), config.dropout, seed)
+    x = nn.LayerNorm(config.eps, name="LayerNorm")(layers.tokens(x))
+    x = x.astype(config.dtype)
+    return layers.dropout(x, config.dropout, seed).reshape(words.shape)
 
 
 class _Output(nn.Module):
@@ -186,9 +187,9 @@ class _Output(nn.Module):
   ) -> Float[Array, "b l d"]:
     config = self.config
     x = _dense(config, x, config.width, "dense")
-    x = layers.dropout(x, config.dropout, seed)
+    x = layers.dropout(layers.tokens(x), config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
-    return norm(residual.astype(jnp.float32) + x)
+    return norm(layers.tokens(residual) + x).reshape(residual.shape)
 
 
 class _SelfAttention(nn.Module):

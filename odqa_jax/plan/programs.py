@@ -113,7 +113,7 @@ def planned_components(
         f"does not read; give --config.{block}.preset, one of "
         f"{', '.join(presets)}."
       )
-  encoder = encoder_config(settings.model, vocabulary)
+  encoder = encoder_config(settings.model, vocabulary, platform)
   bert = dataclasses.replace(encoder.bert, platform=platform)
   components: dict[str, Any] = {
     "retriever": dual_encoder.DualEncoder(
@@ -126,7 +126,7 @@ def planned_components(
     if settings.data.reader_corpus:
       rows = t5.PRESETS["base"]["vocab_size"]
       ids = ReaderSizes(rows, 0, 0, 1)
-    reader = reader_config(settings.reader, ids)
+    reader = reader_config(settings.reader, ids, platform)
     components["reader"] = t5.T5(dataclasses.replace(reader, platform=platform))
   return needs, components
 

@@ -13,6 +13,7 @@ by `training.tasks.table.check_names`, also before any data is opened.
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -28,10 +29,10 @@ REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "full", "auto")
 SHARDINGS = ("zero", "fsdp", "replicated")
 ATTENTION = ("auto", "xla", "cudnn", "pallas")
-# In place of a number that the memory of the devices decides.
+# In place of what the devices decide.
 AUTO = "auto"
 
 
@@ -45,7 +46,7 @@ def _key(
 ) -> Any:
   """A field with what `configs/README.md` says of it, and its limits.
 
-  `words` may stand in place of a number.
+  `words` may stand in place of a value of the other type that the field has.
   """
   limits = {
     "meaning": meaning, "choices": choices, "least": least, "words": words
@@ -105,8 +106,14 @@ class ModelSettings:
   max_positions: int = _key(512, "longest input that it takes", least=3)
   dropout: float = _key(0.1, "rate, in attention too", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
-  remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
-  scan: bool = _key(True, "one compiled layer for all of them")
+  remat: str = _key(
+    "none",
+    "recomputed in the backward pass; auto: on GPUs as little as memory allows",
+    choices=REMAT,
+  )
+  scan: bool | str = _key(
+    AUTO, "one compiled layer for all of them; auto: not on GPUs", words=(AUTO,)
+  )
   attention: str = _key(
     "auto",
     "what computes it: cudnn on GPUs (which drops no attention weights), "
@@ -125,8 +132,14 @@ class ReaderSettings:
   )
   dropout: float = _key(0.1, "rate", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
-  remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
-  scan: bool = _key(True, "one compiled layer for all of them")
+  remat: str = _key(
+    "none",
+    "recomputed in the backward pass; auto: on GPUs as little as memory allows",
+    choices=REMAT,
+  )
+  scan: bool | str = _key(
+    AUTO, "one compiled layer for all of them; auto: not on GPUs", words=(AUTO,)
+  )
   attention: str = _key(
     "auto",
     "what computes it: cudnn on GPUs (which drops no attention weights), "
@@ -333,13 +346,20 @@ def _read(block: Any, config: Any, prefix: str) -> Any:
   return block(**values)
 
 
+def word_for(field: dataclasses.Field[Any]) -> type:
+  """The type of a key's values that are none of its words."""
+  kind: type = typing.get_args(field.type)[0]
+  return kind
+
+
 def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
   choices, least = field.metadata["choices"], field.metadata["least"]
   words = field.metadata["words"]
   if value in words:
     return value
-  if words and isinstance(value, str):
-    raise ValueError(f"{name}={value!r}: a number, or {', '.join(words)}.")
+  if words and not isinstance(value, word_for(field) | float):
+    kind = "True, False" if word_for(field) is bool else "a number"
+    raise ValueError(f"{name}={value!r}: {kind}, or {', '.join(words)}.")
   if choices and value not in choices:
     raise ValueError(f"{name}={value!r}; {nearest(value, choices)}")
   if least is not None and not value >= least:

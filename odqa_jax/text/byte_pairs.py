@@ -213,10 +213,6 @@ class BytePairTokenizer:
     write_files(directory, files)
 
 
-# What can make the inputs of networks that read pairs.
-PairTokenizer = Tokenizer | BytePairTokenizer
-
-
 def load_byte_pairs(path: str | Path) -> BytePairTokenizer:
   """Reads a byte-level tokenizer.
 
@@ -254,7 +250,7 @@ def load_byte_pairs(path: str | Path) -> BytePairTokenizer:
   )
 
 
-def load_pair_tokenizer(path: str | Path) -> PairTokenizer:
+def load_pair_tokenizer(path: str | Path) -> Tokenizer | BytePairTokenizer:
   """Reads word pieces or byte-level pieces, as the folder has them.
 
   Raises:
