@@ -110,12 +110,12 @@ class BytePairTokenizer:
     self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(prefix_space)
     self._backend.decoder = decoders.ByteLevel()
     self._add_tokens(added_tokens, source)
-    of = self._backend.token_to_id
-    self.cls_id: int = of(CLS)
-    self.sep_id: int = of(SEP)
-    self.pad_id: int = of(PAD)
-    self.unk_id: int = of(UNK)
-    self.mask_id: int = of(MASK)
+    of = self._backend.get_vocab()
+    self.cls_id: int = of[CLS]
+    self.sep_id: int = of[SEP]
+    self.pad_id: int = of[PAD]
+    self.unk_id: int = of[UNK]
+    self.mask_id: int = of[MASK]
     self.pair_separator: tuple[int, ...] = (self.sep_id, self.sep_id)
     # It leaves the space before a word out of the word's offsets.
     self._backend.post_processor = processors.RobertaProcessing(
