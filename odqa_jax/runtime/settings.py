@@ -5,7 +5,7 @@
 
 A config is a `ConfigDict` of these keys, which recipes and the command line
 change; library code gets the blocks or values that it needs. To add a setting:
-a field here, and its line in `configs/README.md`.
+a field here, or in `data_settings.py`, and its line in `configs/README.md`.
 
 Names that a table of another folder lists (tasks, sources, presets) are checked
 by `training.tasks.table.check_names`, also before any data is opened.
@@ -19,8 +19,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from odqa_jax.runtime.data_settings import DataSettings
+from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
 
+EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
@@ -34,59 +37,6 @@ SHARDINGS = ("zero", "fsdp", "replicated")
 ATTENTION = ("auto", "xla", "cudnn", "pallas")
 # In place of what the devices decide.
 AUTO = "auto"
-
-
-def _key(
-  default: Any,
-  meaning: str,
-  *,
-  choices: tuple[str, ...] = (),
-  least: int | float | None = None,
-  words: tuple[str, ...] = (),
-) -> Any:
-  """A field with what `configs/README.md` says of it, and its limits.
-
-  `words` may stand in place of a value of the other type that the field has.
-  """
-  limits = {
-    "meaning": meaning, "choices": choices, "least": least, "words": words
-  }  # fmt: skip
-  return dataclasses.field(default=default, metadata=limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-  """What is trained on, and how it becomes token ids."""
-
-  source: str = _key("pairs", "examples: ict, pairs, answers or salient")
-  corpus: str = _key("", "the evidence: a corpus folder")
-  questions: str = _key("", "question sets, separated by commas")
-  pairs: str = _key("", "mined pairs of each of these sets, likewise")
-  spans: str = _key("", "a spans folder, for masked salient spans")
-  fraction: float = _key(1.0, "share of the examples that is trained on")
-  strict: bool = _key(
-    False, "refuse a question that cannot be trained on, in place of a count"
-  )
-  question_length: int = _key(64, "longest question in tokens", least=3)
-  passage_length: int = _key(256, "longest passage in tokens", least=3)
-  hard_negatives: int = _key(1, "drawn for each question, anew", least=0)
-  title: bool = _key(True, "passages begin with their title")
-  keep_query: float = _key(
-    0.1, "ICT: how often the query's sentence stays in its block", least=0
-  )
-  spans_per_example: int = _key(1, "entities masked in a sentence", least=1)
-  reader_length: int = _key(
-    256, "longest reader input, question and passage together", least=8
-  )
-  answer_length: int = _key(32, "longest answer, with its end", least=2)
-  reader_title: bool = _key(False, "reader inputs have titles")
-  reader_buckets: bool = _key(
-    True,
-    "pad to the longest row of a batch: less to compute, more to compile",
-  )
-  reader_corpus: str = _key(
-    "", "the passages in the reader's own vocabulary; none: the retriever's"
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +119,11 @@ class ObjectiveSettings:
   )
   passage_encoder: bool = _key(
     True, "end-to-end training updates the passage encoder as well"
+  )
+  extractive: str = _key(
+    "independent",
+    "extractive reader: four likelihoods over all passages, or dpr",
+    choices=EXTRACTIVE,
   )
   bias: str = _key(
     "prob", "Joint: what λ weighs in the cross-attention", choices=BIASES
@@ -267,7 +222,7 @@ class Settings:
     "",
     "first weights: a published folder, minilm, a workdir; none: random",
   )
-  data: DataSettings = DataSettings()
+  data: DataSettings = dataclasses.field(default_factory=DataSettings)
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
