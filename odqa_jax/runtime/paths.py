@@ -42,6 +42,7 @@ def _expand(name: str) -> str:
 RUN = rb"\S+ Q0 \S+ \d+ |\[\s*(\]|\{\s*\"(id|question)\")"
 ANSWERS = rb"\{\"(id|question)\""
 NPY = rb"\x93NUMPY"
+FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 
 def check_output(
