@@ -42,7 +42,7 @@ from odqa_jax.runtime.files import Damage, content_hash, read_json, write_json
 L2 = 1e-3
 _FORMAT = 1
 # Of an optimum in standardised inputs.
-_OPTIONS = {"gtol": 1e-10, "ftol": 1e-15, "maxiter": 10_000}
+_OPTIONS = {"gtol": 1e-10, "maxiter": 10_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,10 +336,9 @@ def _spread(
 
 
 def _minimise(loss: Any, size: int) -> Float64[np.ndarray, " c"]:
-  found = minimize(
-    loss, np.zeros(size), jac=True, method="L-BFGS-B", options=_OPTIONS
-  )
-  return found.x
+  return minimize(
+    loss, np.zeros(size), jac=True, method="BFGS", options=_OPTIONS
+  ).x
 
 
 def save_fusion(path: str | Path, fusion: Fusion) -> None:
