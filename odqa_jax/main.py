@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from odqa_jax.commands import (
   answer,
+  assemble,
   convert,
   demo,
   evaluate,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
   "index": index,
   "search": search,
   "evaluate": evaluate,
+  "assemble": assemble,
   "answer": answer,
   "fuse": fuse,
   "prune": prune,
