@@ -18,9 +18,9 @@ from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.main import make_parser
 from odqa_jax.reading.fusion import save_fusion, tune
 from odqa_jax.reading.system import with_params
-from odqa_jax.retrieval.retriever import load_retriever, write_index
+from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.files import Damage
-from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.serving.pruning import Rule, Whole, prune
 from odqa_jax.serving.system_folder import (
   _same,
@@ -32,6 +32,24 @@ from odqa_jax.serving.system_folder import (
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 
+def random_index(retriever, corpus, folder):
+  """The index of a retriever by its manifest; to encode would take longer."""
+  width = retriever.encoder.config.output_dim
+  rows = np.random.default_rng(0).normal(size=(len(corpus), width))
+  partial = folder.with_name("partial")
+  partial.mkdir()
+  storage.save_shard(partial, 0, 0, rows.astype(np.float32))
+  made_from = {
+    "encoder": retriever.fingerprint,
+    "corpus": corpus.fingerprint,
+    "tokenizer": corpus.tokenizer.fingerprint,
+    "dtype": "float32",
+    "max_length": retriever.passage_length,
+    "count": len(corpus),
+  }
+  storage.finish(partial, folder, made_from, 1)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, toy_data):
   """Checkpoints with a reader and without, and their index."""
@@ -41,7 +59,7 @@ def made(tmp_path_factory, toy_data):
   save_workdir(system, root / "retriever", with_reader=False)
   moved = jax.tree.map(lambda x: x + 0.01, jax.device_get(system.params))
   save_workdir(with_params(system, moved), root / "other")
-  write_index(system.retriever, system.corpus, root / "index", mesh=make_mesh())
+  random_index(system.retriever, system.corpus, root / "index")
   shutil.copytree(toy_data / "corpus", root / "data" / "corpus")
   return root
 
