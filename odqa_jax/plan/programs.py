@@ -103,6 +103,12 @@ def planned_components(
     ValueError: if a size can be told from weights only.
   """
   needs = check_names(settings)
+  if "retriever" not in needs.components:
+    raise ValueError(
+      f"config.task={settings.task} has no retriever, and plans are of tasks "
+      "that have one; its training says itself whether it fits a device, with "
+      "--config.micro_batches=auto."
+    )
   blocks: dict[str, Any] = {"model": dual_encoder.PRESETS}
   if "reader" in needs.components:
     blocks["reader"] = t5.PRESETS

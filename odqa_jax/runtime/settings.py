@@ -23,6 +23,7 @@ from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
 
+EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
@@ -118,6 +119,11 @@ class ObjectiveSettings:
   )
   passage_encoder: bool = _key(
     True, "end-to-end training updates the passage encoder as well"
+  )
+  extractive: str = _key(
+    "independent",
+    "extractive reader: four likelihoods over all passages, or dpr",
+    choices=EXTRACTIVE,
   )
   bias: str = _key(
     "prob", "Joint: what λ weighs in the cross-attention", choices=BIASES

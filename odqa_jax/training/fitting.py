@@ -69,7 +69,7 @@ def recomputed(run: Run) -> dict[str, str]:
   """Component → what its layers compute again."""
   networks: dict[str, Any] = {k: c.config for k, c in run.components.items()}
   return {
-    name: str((config.bert if name == "retriever" else config).remat)
+    name: str(getattr(config, "bert", config).remat)
     for name, config in networks.items()
   }
 
@@ -127,12 +127,11 @@ def _levels(run: R) -> list[R]:
 
   On a GPU alone: elsewhere `layer_run` has decided.
   """
-  blocks: dict[str, Any] = {
-    "retriever": run.settings.model,
-    "reader": run.settings.reader,
-  }
+  model, reader = run.settings.model, run.settings.reader
+  blocks = {name: model for name in run.components} | {"reader": reader}
   names = [name for name in run.components if blocks[name].remat == AUTO]
-  platform = run.components["retriever"].config.bert.platform
+  config = next(iter(run.components.values())).config
+  platform = getattr(config, "bert", config).platform
   if not names or not unrolled(platform or jax.default_backend()):
     return [run]
   return [_with_remat(run, dict.fromkeys(names, level)) for level in LEVELS]
@@ -142,14 +141,21 @@ def _with_remat(run: R, remat: Mapping[str, str]) -> R:
   """The run with what some of its networks compute again."""
   components: dict[str, Any] = dict(run.components)
   for name, level in remat.items():
-    config = run.components[name].config
-    if name == "retriever":
-      bert = dataclasses.replace(config.bert, remat=level)
-      config = dataclasses.replace(config, bert=bert)
-      components[name] = dual_encoder.DualEncoder(config)
-    else:
-      components[name] = t5.T5(dataclasses.replace(config, remat=level))
+    components[name] = _changed(run.components[name], {"remat": level})
   return dataclasses.replace(run, components=components)
+
+
+def _configs(run: Run) -> list[Any]:
+  return [network.config for network in run.components.values()]
+
+
+def _changed(network: Any, values: Mapping[str, Any]) -> Any:
+  """A network with other values in the config of its stack of layers."""
+  config = network.config
+  if hasattr(config, "bert"):
+    bert = dataclasses.replace(config.bert, **values)
+    return type(network)(dataclasses.replace(config, bert=bert))
+  return type(network)(dataclasses.replace(config, **values))
 
 
 def _fits_with_margin(run: Run, number: int, limit: int) -> bool:
@@ -266,7 +272,7 @@ def _alternatives(run: Run) -> Iterator[tuple[str, Run]]:
   blocks = ["model", *(["reader"] if "reader" in run.needs.components else [])]
   for key, value in (("remat", "full"), ("preset", _SMALLER)):
     other = _with_networks(run, key, value)
-    if other.components != run.components:
+    if _configs(other) != _configs(run):
       flags = " ".join(f"--config.{block}.{key}={value}" for block in blocks)
       yield flags, other
 
@@ -279,25 +285,15 @@ def _with_retrieval(run: Run, retrieval: RetrievalSettings) -> Run:
 def _with_networks(run: Run, key: str, value: str) -> Run:
   """The run with `remat`, or with the sizes of a preset, in its networks."""
   changed: dict[str, Any] = dict(run.components)
-
-  def change(config: Any, presets: Mapping[str, Any]) -> Any:
-    if key == "remat":
-      return dataclasses.replace(config, remat=value)
-    sizes = {k: v for k, v in presets[value].items() if k != "vocab_size"}
-    smaller = sizes["width"] < config.width
-    return dataclasses.replace(config, **sizes) if smaller else config
-
-  encoder = run.components["retriever"].config
-  bert = change(encoder.bert, dual_encoder.PRESETS)
-  if bert != encoder.bert:
-    changed["retriever"] = dual_encoder.DualEncoder(
-      dataclasses.replace(encoder, bert=bert)
-    )
-  if "reader" in run.components:
-    config = run.components["reader"].config
-    reader = change(config, t5.PRESETS)
-    if reader != config:
-      changed["reader"] = t5.T5(reader)
+  for name, network in run.components.items():
+    config = getattr(network.config, "bert", network.config)
+    values: dict[str, Any] = {"remat": value}
+    if key != "remat":
+      presets = t5.PRESETS if name == "reader" else dual_encoder.PRESETS
+      values = {k: v for k, v in presets[value].items() if k != "vocab_size"}
+      if values["width"] >= config.width:
+        continue
+    changed[name] = _changed(network, values)
   return dataclasses.replace(run, components=changed)
 
 

@@ -61,7 +61,7 @@ def initial_retriever(
   params = params["retriever"]
   if theirs.shared and not model.shared:
     theirs, params = _doubled(theirs, params)
-  mine = _with_run_settings(theirs, model)
+  mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
   if model.preset != "init":
     mine = encoder_config(model, vocabulary)
     mine = dataclasses.replace(mine, passage_type=theirs.passage_type)
@@ -129,25 +129,22 @@ def _check_same_tokenizer(path: Path, fingerprint: str, corpus: Corpus) -> None:
     )
 
 
-def _with_run_settings(
-  theirs: EncoderConfig, model: ModelSettings
-) -> EncoderConfig:
+def run_settings(bert: BertConfig, model: ModelSettings) -> BertConfig:
   """Sizes from the weights; how they are run from the config."""
-  bert = dataclasses.replace(
-    theirs.bert,
+  return dataclasses.replace(
+    bert,
     dropout=model.dropout,
     attention_dropout=model.dropout,
     dtype=model.dtype,
     **layer_run(model),
     attention=model.attention,
   )
-  return dataclasses.replace(theirs, bert=bert)
 
 
 def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
   theirs, params, facts = load_encoder(path)
   folder_tokenizer(path, theirs.bert.vocab_size)
-  mine = _with_run_settings(theirs, model)
+  mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
   if mine.shared != model.shared:
     if not mine.shared:
       raise ValueError(

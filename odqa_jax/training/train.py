@@ -204,8 +204,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if is_primary():
       print(f"micro-batches: {settings.parts}", file=sys.stderr)
   task = make_task(settings, initial.components)
-  vocabulary = initial.inputs.vocabulary if initial.inputs else None
-  examples = load_examples(settings.data, corpus, vocabulary)
+  examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
@@ -220,7 +219,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     gatherer,
     mesh,
     workdir,
-    trained=trains_passages(settings, task, abstract.params),
+    trained=needs.retrieval
+    and trains_passages(settings, task, abstract.params),
     whole=program.whole,
     on_devices=device_gatherer(run, gatherer) if gatherer else None,
   )
@@ -274,7 +274,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       pipeline.begin(state.params)
       window = Window()
       if is_primary():
-        corpus.tokenizer.save(workdir / "tokenizer")
+        initial.tokenizer.save(workdir / "tokenizer")
         if initial.inputs is not None:
           reader_tokenizer = initial.inputs.store.any_tokenizer
           reader_tokenizer.save(workdir / "reader_tokenizer")
