@@ -134,7 +134,7 @@ def brute_force(example, longest):
   return out
 
 
-@pytest.mark.parametrize("longest", [1, 2, 3, 6, L, 20])
+@pytest.mark.parametrize("longest", [1, 3, 20])
 def test_losses_are_those_of_all_places_spelt_out(longest):
   example = make()
   losses = jitted(extractive_losses)(*arrays(example), longest=longest)
@@ -427,9 +427,14 @@ def test_dprs_reader_spelt_out():
 
 
 @pytest.mark.parametrize(
-  "components", [COMPONENTS, ("start", "end"), ("span",)]
+  "components, most, longest",
+  [
+    (COMPONENTS, 1, 1),
+    (COMPONENTS, 1000, 4),
+    (("start", "end"), 7, 3),
+    (("span",), 7, 3),
+  ],
 )
-@pytest.mark.parametrize("most, longest", [(1, 1), (7, 3), (1000, 4)])
 def test_best_spans_are_those_of_brute_force(components, most, longest):
   scores, contexts, *_ = make(seed=5)
   # Equal ones: the earlier one comes first.
