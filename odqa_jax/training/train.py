@@ -49,17 +49,17 @@ from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
 from odqa_jax.runtime.settings import AUTO, Settings, read_settings
 from odqa_jax.training.contents import check_same_contents, contents
-from odqa_jax.training.fitting import chosen_before, fitted
+from odqa_jax.training.fitting import chosen_before
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
-from odqa_jax.training.memory import Run, memory_limit
+from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
-from odqa_jax.training.tokens import device_gatherer
+from odqa_jax.training.tokens import settled, stored_tokens
 
 
 class SavedState(NamedTuple):
@@ -106,6 +106,38 @@ def make_gatherer(
     null_document=settings.retrieval.null_document,
     buckets=settings.data.reader_buckets,
   )
+
+
+def settled_run(
+  run: Run, gatherer: PassageGatherer | None, workdir: Path
+) -> Run:
+  """The run with its micro-batches and the place of its tokens; logs both.
+
+  Args:
+    run: as the settings say.
+    gatherer: of its passages; None where it retrieves none.
+    workdir: a run to be resumed keeps its number while it fits.
+  """
+
+  def stored() -> Held:
+    assert gatherer is not None, "nothing is retrieved"
+    return stored_tokens(run, gatherer)
+
+  limit, before = memory_limit(run.mesh), chosen_before(workdir)
+  made = settled(run, stored, limit, before=before)
+  if run.settings.micro_batches == AUTO and is_primary():
+    print(f"micro-batches: {made.settings.parts}", file=sys.stderr)
+  return made
+
+
+def make_device_gatherer(
+  run: Run, gatherer: PassageGatherer | None
+) -> DeviceGatherer | None:
+  """Places the passages' tokens where `settled` has decided so."""
+  if gatherer is None or run.tokens is None:
+    return None
+  length = run.settings.data.question_length
+  return DeviceGatherer(gatherer, run.mesh, question_length=length)
 
 
 def make_pipeline(
@@ -191,12 +223,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   # ---- Components, task, data ----
   corpus = Corpus(settings.data.corpus)
   initial = initial_components(settings, needs, corpus, mesh)
-  run = Run(settings, needs, initial.components, mesh, len(corpus))
-  if settings.micro_batches == AUTO:
-    settings = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
-    if is_primary():
-      print(f"micro-batches: {settings.parts}", file=sys.stderr)
-    run = dataclasses.replace(run, settings=settings)
+  gatherer = make_gatherer(settings, initial, corpus)
+  run = settled_run(
+    Run(settings, needs, initial.components, mesh, len(corpus)),
+    gatherer,
+    workdir,
+  )
+  settings = run.settings
   task = make_task(settings, initial.components)
   vocabulary = initial.inputs.vocabulary if initial.inputs else None
   examples = load_examples(settings.data, corpus, vocabulary)
@@ -206,7 +239,6 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   steps = number_of_steps(settings, used)
   program = training_program(settings, task, mesh, steps=steps)
   abstract, shardings = program.abstract, program.shardings
-  gatherer = make_gatherer(settings, initial, corpus)
   pipeline = make_pipeline(
     settings,
     initial,
@@ -216,7 +248,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir,
     trained=trains_passages(settings, task, abstract.params),
     whole=program.whole,
-    on_devices=device_gatherer(run, gatherer) if gatherer else None,
+    on_devices=make_device_gatherer(run, gatherer),
   )
   left_out = sum(examples.left_out.values())
 
