@@ -205,6 +205,10 @@ class DualEncoder:
       return (bert.layers - 1) * full + 4 * d**2 + after_keys / length
     return float(bert.layers * full)
 
+  def passage_flops(self, rows: int, length: int) -> float:
+    """FLOPs of `encode_passage`; see `flops_per_token`."""
+    return rows * length * self.flops_per_token(length)
+
   def _projection(self) -> nn.Dense:
     return nn.Dense(self.config.output_dim, kernel_init=init_kernel)
 

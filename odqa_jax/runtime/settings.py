@@ -83,6 +83,12 @@ class DataSettings:
     True,
     "pad to the longest row of a batch: less to compute, more to compile",
   )
+  length_groups: int = _key(
+    1,
+    "groups by length that a step encodes its retrieved passages in, each "
+    "padded on its own; 1: all are padded to the longest",
+    least=1,
+  )
   reader_corpus: str = _key(
     "", "the passages in the reader's own vocabulary; none: the retriever's"
   )

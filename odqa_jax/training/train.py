@@ -52,6 +52,7 @@ from odqa_jax.training.contents import check_same_contents, contents
 from odqa_jax.training.fitting import chosen_before
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
+from odqa_jax.training.length_groups import grouped_task
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
@@ -236,6 +237,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
+  if gatherer is not None and settings.data.length_groups > 1:
+    task = grouped_task(task, run, gatherer, examples)
   steps = number_of_steps(settings, used)
   program = training_program(settings, task, mesh, steps=steps)
   abstract, shardings = program.abstract, program.shardings
