@@ -80,14 +80,10 @@ class DataSettings:
   answer_length: int = _key(32, "longest answer, with its end", least=2)
   reader_title: bool = _key(False, "reader inputs have titles")
   reader_buckets: bool = _key(
-    True,
-    "pad to the longest row of a batch: less to compute, more to compile",
+    True, "pad to the longest row of a batch: compute less, compile more"
   )
   length_groups: int = _key(
-    1,
-    "groups by length that a step encodes its retrieved passages in, each "
-    "padded on its own; 1: all are padded to the longest",
-    least=1,
+    1, "of a step's passages, each padded on its own", least=1
   )
   reader_corpus: str = _key(
     "", "the passages in the reader's own vocabulary; none: the retriever's"
@@ -187,9 +183,7 @@ class RetrievalSettings:
   refresh: str = _key("none", "how it is kept fresh", choices=REFRESH_MODES)
   refresh_every: int = _key(500, "steps between two indexes", least=1)
   tokens: str = _key(
-    "auto",
-    "where passages' tokens are gathered; auto: on a GPU or TPU with room",
-    choices=TOKENS,
+    "auto", "are gathered here; auto: on GPUs, TPUs with room", choices=TOKENS
   )
   null_document: bool = _key(False, "one more candidate, without text")
   force_gold: bool = _key(False, "the gold passage is always among the k")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from odqa_jax.reading.device_gather import gatherer_bytes
+from odqa_jax.reading.device_gather import DeviceGatherer, gatherer_bytes
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.settings import AUTO
@@ -91,6 +91,16 @@ def settled(
     where = f"host: {reason}" if reason else f"devices, {_part(run)} of each"
     print(f"passages' tokens are gathered on the {where}.", file=sys.stderr)
   return run
+
+
+def make_device_gatherer(
+  run: Run, gatherer: PassageGatherer | None
+) -> DeviceGatherer | None:
+  """Places the passages' tokens where `settled` has decided so."""
+  if gatherer is None or run.tokens is None:
+    return None
+  length = run.settings.data.question_length
+  return DeviceGatherer(gatherer, run.mesh, question_length=length)
 
 
 def retrieves(run: Run) -> bool:

@@ -60,7 +60,11 @@ from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
-from odqa_jax.training.tokens import settled, stored_tokens
+from odqa_jax.training.tokens import (
+  make_device_gatherer,
+  settled,
+  stored_tokens,
+)
 
 
 class SavedState(NamedTuple):
@@ -129,16 +133,6 @@ def settled_run(
   if run.settings.micro_batches == AUTO and is_primary():
     print(f"micro-batches: {made.settings.parts}", file=sys.stderr)
   return made
-
-
-def make_device_gatherer(
-  run: Run, gatherer: PassageGatherer | None
-) -> DeviceGatherer | None:
-  """Places the passages' tokens where `settled` has decided so."""
-  if gatherer is None or run.tokens is None:
-    return None
-  length = run.settings.data.question_length
-  return DeviceGatherer(gatherer, run.mesh, question_length=length)
 
 
 def make_pipeline(

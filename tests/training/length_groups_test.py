@@ -140,6 +140,7 @@ class Questions:
   """Examples whose questions have so many tokens."""
 
   def __init__(self, lengths):
+    self.left_out = {}
     self.lengths = np.array(lengths, np.int32)
 
   def __len__(self):

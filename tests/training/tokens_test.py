@@ -15,8 +15,11 @@ from odqa_jax.training import fitting, tokens
 from odqa_jax.training.memory import Run, local_examples, resident, step_bytes
 from odqa_jax.training.meters import Meter
 from odqa_jax.training.tasks.table import check_names
-from odqa_jax.training.tokens import settled, stored_tokens
-from odqa_jax.training.train import make_device_gatherer
+from odqa_jax.training.tokens import (
+  make_device_gatherer,
+  settled,
+  stored_tokens,
+)
 
 ENOUGH = 2**40
 
