@@ -34,10 +34,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"
-  config.model.remat = "dots"
+  config.model.remat = "auto"
   config.reader.preset = args.size
   config.reader.dtype = "bfloat16"
-  config.reader.remat = "full"
+  config.reader.remat = "auto"
 
   config.data.source = "answers"
   config.data.question_length = 256

@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.model.preset = args.size
   config.model.dtype = "bfloat16"
-  config.model.remat = "dots"
+  config.model.remat = "auto"
 
   config.data.source = "ict"
   config.data.question_length = 256

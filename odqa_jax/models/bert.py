@@ -1,5 +1,8 @@
 """BERT (Devlin et al. 2019): post-LayerNorm encoder with the exact GELU.
 
+RoBERTa (Liu et al. 2019) and the discriminator of ELECTRA (Clark et al. 2020)
+are the same layers on other embeddings: see `VARIANTS`.
+
 The parameters are plain nested dicts with the published names; the layers are
 stacked on a leading axis (`encoder/layer/attention/self/query/kernel` is
 `[y, d, d]`) whether they run in a scan or unrolled, so that one checkpoint
@@ -17,7 +20,7 @@ serves both. The modules are applied layer by layer as pure functions.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,6 +35,30 @@ from odqa_jax.models.layers import Params, apply_module, check_choice
 _Seeds = UInt32[Array, "3 2"] | tuple[None, None, None]
 
 init_kernel = nn.initializers.truncated_normal(0.02)
+
+
+class Variant(NamedTuple):
+  """What tells a variant of BERT from BERT.
+
+  Attributes:
+    first_position: row of the position table that token 0 gets: RoBERTa's
+      begins with the rows of its padding, as many as its padding id, and one.
+    head: activation between the two layers of a published head that scores the
+      first token, "tanh" or "gelu".
+    pooled: whether the first of these layers is BERT's pooler, which comes
+      with the encoder and before which nothing is dropped.
+  """
+
+  first_position: int
+  head: str
+  pooled: bool
+
+
+VARIANTS = {
+  "bert": Variant(first_position=0, head="tanh", pooled=True),
+  "roberta": Variant(first_position=2, head="tanh", pooled=False),
+  "electra": Variant(first_position=0, head="gelu", pooled=False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +87,9 @@ class BertConfig:
       by platform and shape.
     platform: what programs are for: "cpu", "gpu" or "tpu"; "" means JAX's
       default backend, another one is for `odqa plan`.
+    variant: of `VARIANTS`.
+    embedding_width: width of the embedding tables, which are then projected to
+      `width`, as in the small ELECTRA; None means `width`, unprojected.
   """
 
   vocab_size: int
@@ -77,12 +107,15 @@ class BertConfig:
   scan: bool = True
   attention: str = "auto"
   platform: str = ""
+  variant: str = "bert"
+  embedding_width: int | None = None
 
   def __post_init__(self) -> None:
     check_choice("attention", self.attention, IMPLEMENTATIONS)
     check_choice("platform", self.platform, PLATFORMS)
     check_choice("dtype", self.dtype, ("float32", "bfloat16"))
     check_choice("remat", self.remat, ("none", *layers.REMAT_POLICIES))
+    check_choice("variant", self.variant, tuple(VARIANTS))
     if self.width % self.heads:
       raise ValueError(
         f"heads={self.heads} does not divide width={self.width}; every head "
@@ -91,6 +124,11 @@ class BertConfig:
     for name in ("dropout", "attention_dropout"):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1).")
+
+  @property
+  def positions(self) -> int:
+    """Rows of the position table."""
+    return VARIANTS[self.variant].first_position + self.max_positions
 
 
 def _dense(
@@ -114,18 +152,25 @@ class _Embeddings(nn.Module):
     ids: Int[Array, "b l"],
     token_type: int,
     seed: UInt32[Array, "2"] | None,
-  ) -> Float[Array, "b l d"]:
-    config = self.config
+    first_lengths: Int[Array, " b"] | None = None,
+  ) -> Float[Array, "b l e"]:
+    config, first = self.config, VARIANTS[self.config.variant].first_position
+    width = config.embedding_width or config.width
 
     def table(rows: int, name: str) -> nn.Embed:
-      return nn.Embed(rows, config.width, embedding_init=init_kernel, name=name)
+      return nn.Embed(rows, width, embedding_init=init_kernel, name=name)
 
     words = table(config.vocab_size, "word_embeddings")(ids)
-    positions = table(config.max_positions, "position_embeddings").embedding
+    positions = table(config.positions, "position_embeddings").embedding
     types = table(config.type_vocab, "token_type_embeddings").embedding
-    shift = positions[: ids.shape[1]] + types[token_type][None]
-    x = nn.LayerNorm(config.eps, name="LayerNorm")(words + shift[None])
-    return layers.dropout(x.astype(config.dtype), config.dropout, seed)
+    shift = positions[first : first + ids.shape[1]] + types[token_type][None]
+    x = words + shift[None]
+    if first_lengths is not None and config.type_vocab > 1:
+      second = ~layers.real_tokens(first_lengths, ids.shape[1])
+      x += jnp.where(second[..., None], (types[1] - types[0])[None, None], 0.0)
+    x = nn.LayerNorm(config.eps, name="LayerNorm")(layers.tokens(x))
+    x = x.astype(config.dtype)
+    return layers.dropout(x, config.dropout, seed).reshape(words.shape)
 
 
 class _Output(nn.Module):
@@ -142,9 +187,9 @@ class _Output(nn.Module):
   ) -> Float[Array, "b l d"]:
     config = self.config
     x = _dense(config, x, config.width, "dense")
-    x = layers.dropout(x, config.dropout, seed)
+    x = layers.dropout(layers.tokens(x), config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
-    return norm(residual.astype(jnp.float32) + x)
+    return norm(layers.tokens(residual) + x).reshape(residual.shape)
 
 
 class _SelfAttention(nn.Module):
@@ -239,7 +284,8 @@ def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
 
   Returns:
     `{"embeddings": ..., "encoder": {"layer": ...}}`, float32, with the layers
-    stacked on the leading axis of every leaf under `layer`.
+    stacked on the leading axis of every leaf under `layer`; and
+    `embeddings_project` where the embeddings have a width of their own.
   """
   embeddings_rng, layers_rng = jax.random.split(rng)
   ids = jnp.zeros((1, 1), jnp.int32)
@@ -249,7 +295,17 @@ def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
   layer = jax.vmap(lambda key: _Layer(config).init(key, x, lengths)["params"])(
     jax.random.split(layers_rng, config.layers)
   )
-  return {"embeddings": embeddings["params"], "encoder": {"layer": layer}}
+  params = {"embeddings": embeddings["params"], "encoder": {"layer": layer}}
+  if config.embedding_width:
+    x = jnp.zeros((1, 1, config.embedding_width))
+    projection = _projection(config).init(jax.random.fold_in(rng, 0), x)
+    params["embeddings_project"] = projection["params"]
+  return params
+
+
+def _projection(config: BertConfig) -> nn.Dense:
+  """From embeddings of a width of their own to states."""
+  return nn.Dense(config.width, dtype=config.dtype, kernel_init=init_kernel)
 
 
 def weights_as_computed(config: BertConfig, params: Params) -> Params:
@@ -268,8 +324,10 @@ def weights_as_computed(config: BertConfig, params: Params) -> Params:
     inside_norm = any(getattr(k, "key", None) == "LayerNorm" for k in path)
     return leaf if inside_norm else leaf.astype(config.dtype)
 
-  encoder = jax.tree_util.tree_map_with_path(cast, params["encoder"])
-  return {**params, "encoder": encoder}
+  dense = {
+    k: params[k] for k in ("encoder", "embeddings_project") if k in params
+  }
+  return {**params, **jax.tree_util.tree_map_with_path(cast, dense)}
 
 
 def apply_bert(
@@ -279,6 +337,7 @@ def apply_bert(
   lengths: Int[Array, " b"],
   *,
   token_type: int = 0,
+  first_lengths: Int[Array, " b"] | None = None,
   first_only: bool = False,
   rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "b q d"]:
@@ -290,6 +349,9 @@ def apply_bert(
     ids: token ids; the padding is a suffix and its value does not matter.
     lengths: real tokens of each row; a row of length 0 gives finite numbers.
     token_type: token type of every token.
+    first_lengths: tokens of each row's first segment, for pairs: they have
+      type 0, the others type 1. Without types to tell them apart by
+      (`type_vocab` 1, as in RoBERTa) all have type 0.
     first_only: compute the last layer for token 0 alone (`q` = 1), which
       leaves out five sixths of that layer; else `q` = `l`.
     rng: dropout key; None means no dropout.
@@ -306,8 +368,11 @@ def apply_bert(
       f"{config.max_positions}; shorten the inputs."
     )
   of_layers, outside = layers.draw_seeds(rng, config.layers, 3)
-  embed, inputs = _Embeddings(config), (ids, token_type, outside[0])
+  embed = _Embeddings(config)
+  inputs = (ids, token_type, outside[0], first_lengths)
   x = apply_module(embed, params["embeddings"], *inputs)
+  if config.embedding_width:
+    x = apply_module(_projection(config), params["embeddings_project"], x)
   per_layer = params["encoder"]["layer"], of_layers
 
   def layer(outputs: int | None, x: Array, inputs: Any) -> tuple[Array, None]:
@@ -326,3 +391,27 @@ def apply_bert(
     run = functools.partial(layer, outputs)
     x, _ = layers.run_layers(run, x, some, remat=config.remat)
   return x
+
+
+def flops_per_token(
+  config: BertConfig, length: int, *, first_only: bool
+) -> float:
+  """FLOPs of the matrix products that one token costs, forward only.
+
+  A product of m x k by k x n counts 2mkn. What is not computed is not counted.
+  A backward pass costs twice as much again.
+
+  Args:
+    config: of the network.
+    length: tokens of the input that the token stands in.
+    first_only: see `apply_bert`: the last layer makes only keys and values for
+      the tokens after the first.
+  """
+  d = config.width
+  after_keys = 4 * d**2 + 4 * d * config.mlp_dim + 4 * length * d
+  full = 4 * d**2 + after_keys
+  projection = 2 * d * (config.embedding_width or 0)
+  if first_only:
+    layers_below = (config.layers - 1) * full
+    return projection + layers_below + 4 * d**2 + after_keys / length
+  return float(projection + config.layers * full)

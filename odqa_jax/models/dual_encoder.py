@@ -24,6 +24,7 @@ from odqa_jax.models import layers
 from odqa_jax.models.bert import (
   BertConfig,
   apply_bert,
+  flops_per_token,
   init_bert,
   init_kernel,
   weights_as_computed,
@@ -31,23 +32,41 @@ from odqa_jax.models.bert import (
 from odqa_jax.models.layers import Params, apply_module, check_choice
 
 
-def _preset(width: int, layers: int, heads: int) -> dict[str, int]:
+def _preset(
+  width: int, layers: int, heads: int, **other: Any
+) -> dict[str, Any]:
   return {
     "vocab_size": 30522,
     "width": width,
     "layers": layers,
     "heads": heads,
     "mlp_dim": 4 * width,
+    **other,
   }
 
 
-PRESETS: dict[str, dict[str, int]] = {
+_ROBERTA = {
+  "variant": "roberta",
+  "vocab_size": 50265,
+  "type_vocab": 1,
+  "eps": 1e-5,
+}
+_ELECTRA = {"variant": "electra"}
+
+PRESETS: dict[str, dict[str, Any]] = {
   "tiny": _preset(width=128, layers=2, heads=2),
   "mini": _preset(width=256, layers=4, heads=4),
   "small": _preset(width=512, layers=4, heads=8),
   "minilm": _preset(width=384, layers=6, heads=12),
   "base": _preset(width=768, layers=12, heads=12),
   "large": _preset(width=1024, layers=24, heads=16),
+  "roberta-base": _preset(width=768, layers=12, heads=12, **_ROBERTA),
+  "roberta-large": _preset(width=1024, layers=24, heads=16, **_ROBERTA),
+  "electra-small": _preset(
+    width=256, layers=12, heads=4, embedding_width=128, **_ELECTRA
+  ),
+  "electra-base": _preset(width=768, layers=12, heads=12, **_ELECTRA),
+  "electra-large": _preset(width=1024, layers=24, heads=16, **_ELECTRA),
 }
 
 
@@ -188,22 +207,13 @@ class DualEncoder:
     return {side: weights_as_computed(self.config.bert, params[side])}
 
   def flops_per_token(self, length: int) -> float:
-    """FLOPs of the matrix products that one token costs, forward only.
-
-    A product of m x k by k x n counts 2mkn. What is not computed is not
-    counted: with "cls" pooling the last layer makes only keys and values for
-    the tokens after the first. A backward pass costs twice as much again.
+    """FLOPs that one token costs; see `bert.flops_per_token`.
 
     Args:
       length: tokens of the input that the token stands in.
     """
-    bert = self.config.bert
-    d = bert.width
-    after_keys = 4 * d**2 + 4 * d * bert.mlp_dim + 4 * length * d
-    full = 4 * d**2 + after_keys
-    if self.config.pooling == "cls":
-      return (bert.layers - 1) * full + 4 * d**2 + after_keys / length
-    return float(bert.layers * full)
+    first_only = self.config.pooling == "cls"
+    return flops_per_token(self.config.bert, length, first_only=first_only)
 
   def _projection(self) -> nn.Dense:
     return nn.Dense(self.config.output_dim, kernel_init=init_kernel)

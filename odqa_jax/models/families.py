@@ -18,6 +18,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import PRNGKeyArray
 
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
+from odqa_jax.models.passage_scorer import (
+  PassageClassifier,
+  Reranker,
+  ScorerConfig,
+)
 from odqa_jax.models.t5 import T5, T5Config
 
 Params = Any
@@ -68,6 +74,9 @@ class Family:
 FAMILIES: dict[str, Family] = {
   "dual_encoder": Family(EncoderConfig, DualEncoder),
   "t5": Family(T5Config, T5),
+  "reranker": Family(ScorerConfig, Reranker),
+  "passage_classifier": Family(ScorerConfig, PassageClassifier),
+  "extractive_reader": Family(SpanConfig, ExtractiveReader),
 }
 
 

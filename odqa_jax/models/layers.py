@@ -119,6 +119,16 @@ def apply_module(module: nn.Module, params: Any, *args: Any) -> Any:
   return module.apply({"params": _whole(params)}, *args)
 
 
+def tokens(x: Float[Array, "b l d"]) -> Float[Array, "n d"]:
+  """All tokens as rows of one matrix.
+
+  What is computed token by token is so written: of three axes, XLA may let the
+  first be the innermost in a GPU's memory, where it is for the gradients of
+  biases, and then turns every array that a product is to read.
+  """
+  return x.reshape(-1, x.shape[-1])
+
+
 def by_token(
   dense: Callable[[Array], Array], x: Float[Array, "b l d"]
 ) -> Float[Array, "b l f"]:
@@ -198,6 +208,42 @@ _drop.defvjp(
   lambda x, rate, seed: (_drop(x, rate, seed), seed),
   lambda rate, seed, gradient: (_drop(gradient, rate, seed), None),
 )
+
+
+def relu_dropout(
+  x: Float[Array, "*shape"], rate: float, seed: UInt32[Array, "2"] | None
+) -> Float[Array, "*shape"]:
+  """`dropout` of max(x, 0)."""
+  return _relu_drop(x, 0.0 if seed is None else rate, seed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _relu_drop(
+  x: Float[Array, "*shape"], rate: float, seed: UInt32[Array, "2"] | None
+) -> Float[Array, "*shape"]:
+  """`relu_dropout`, whose backward pass needs its result alone.
+
+  That is kept for the product behind it; where it is 0, so is the gradient. The
+  mask is not computed again, which took a GPU longer than to read and write.
+  """
+  return dropout(jax.nn.relu(x), rate, seed)
+
+
+def _relu_drop_forward(
+  x: Float[Array, "*shape"], rate: float, seed: UInt32[Array, "2"] | None
+) -> tuple[Float[Array, "*shape"], Array]:
+  out = _relu_drop(x, rate, seed)
+  return out, out
+
+
+def _relu_drop_backward(
+  rate: float, out: Float[Array, "*shape"], gradient: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], None]:
+  scale = jnp.asarray(1 / (1 - rate), gradient.dtype)
+  return jnp.where(out > 0, gradient * scale, jnp.zeros_like(gradient)), None
+
+
+_relu_drop.defvjp(_relu_drop_forward, _relu_drop_backward)
 
 
 def _hash_positions(

@@ -336,9 +336,9 @@ class _FeedForward(nn.Module):
 
     if config.gated:
       hidden = jax.nn.gelu(widened("wi_0"), approximate=True) * widened("wi_1")
+      hidden = layers.dropout(hidden, config.dropout, first)
     else:
-      hidden = jax.nn.relu(widened("wi"))
-    hidden = layers.dropout(hidden, config.dropout, first)
+      hidden = layers.relu_dropout(widened("wi"), config.dropout, first)
     out = layers.by_token(_dense(config, config.width, "wo"), hidden)
     return layers.dropout(out, config.dropout, second)
 

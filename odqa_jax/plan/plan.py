@@ -32,7 +32,7 @@ from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import memory
-from odqa_jax.training.fitting import fitted
+from odqa_jax.training.fitting import fitted, recomputed
 
 PROGRAMS = ("search", "encode", "train")
 _GIB = 2**30
@@ -107,8 +107,7 @@ def plan(
   limit = peak.memory if given is None else int(given * _GIB)
   if "train" in wanted:
     with cudnn_of(devices[0]):
-      fitting = fitted(setting, limit)
-    setting = dataclasses.replace(setting, settings=fitting)
+      setting = fitted(setting, limit)
   figures = {
     "topology": topology,
     "device": devices[0].device_kind,
@@ -118,6 +117,7 @@ def plan(
     "width": setting.width,
     "index_dtype": setting.dtype,
     "micro_batches": setting.settings.micro_batches,
+    "remat": recomputed(setting),
   }
   return figures | measure_programs(setting, wanted, peak, limit)
 

@@ -103,6 +103,12 @@ def planned_components(
     ValueError: if a size can be told from weights only.
   """
   needs = check_names(settings)
+  if "retriever" not in needs.components:
+    raise ValueError(
+      f"config.task={settings.task} has no retriever, and plans are of tasks "
+      "that have one; its training says itself whether it fits a device, with "
+      "--config.micro_batches=auto."
+    )
   blocks: dict[str, Any] = {"model": dual_encoder.PRESETS}
   if "reader" in needs.components:
     blocks["reader"] = t5.PRESETS
@@ -113,7 +119,7 @@ def planned_components(
         f"does not read; give --config.{block}.preset, one of "
         f"{', '.join(presets)}."
       )
-  encoder = encoder_config(settings.model, vocabulary)
+  encoder = encoder_config(settings.model, vocabulary, platform)
   bert = dataclasses.replace(encoder.bert, platform=platform)
   components: dict[str, Any] = {
     "retriever": dual_encoder.DualEncoder(
@@ -126,7 +132,7 @@ def planned_components(
     if settings.data.reader_corpus:
       rows = t5.PRESETS["base"]["vocab_size"]
       ids = ReaderSizes(rows, 0, 0, 1)
-    reader = reader_config(settings.reader, ids)
+    reader = reader_config(settings.reader, ids, platform)
     components["reader"] = t5.T5(dataclasses.replace(reader, platform=platform))
   return needs, components
 

@@ -100,6 +100,10 @@ def passage_fingerprint(
   run = ("dropout", "attention_dropout", "remat", "scan")
   for name in (*run, "attention", "platform"):
     settings["bert"].pop(name)
+  # Those of BERT itself are left out: its indexes are older than its variants.
+  for name, plain in (("variant", "bert"), ("embedding_width", None)):
+    if settings["bert"][name] == plain:
+      settings["bert"].pop(name)
   digest.update(repr((settings, passage_length, title)).encode())
   for path, leaf in jax.tree_util.tree_flatten_with_path(side)[0]:
     digest.update(path_name(path).encode())

@@ -18,7 +18,13 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from odqa_jax.runtime.settings import Settings, keys, nearest, read_settings
+from odqa_jax.runtime.settings import (
+  Settings,
+  keys,
+  nearest,
+  read_settings,
+  word_for,
+)
 
 # Keys that may differ between the beginning of a run and its resumption.
 HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
@@ -121,11 +127,10 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
         f"config.{path} is a block; set one of {list(node[leaf])}."
       )
     with node.ignore_type():
-      words = _WORDS.get(f"config.{path}", ())
-      like = 0 if words else node[leaf]
-      node[leaf] = (
-        text if text in words else _cast(text, like, f"config.{path}")
-      )
+      field = _WORDED.get(f"config.{path}")
+      like = word_for(field)() if field else node[leaf]
+      word = field and text in field.metadata["words"]
+      node[leaf] = text if word else _cast(text, like, f"config.{path}")
   return config
 
 
@@ -179,18 +184,14 @@ def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
   return config
 
 
-# Keys that take words in place of numbers.
-_WORDS = {
-  name: field.metadata["words"]
-  for name, field in keys()
-  if field.metadata.get("words")
-}
+# Keys that take words in place of numbers, or of True and False.
+_WORDED = {name: field for name, field in keys() if field.metadata.get("words")}
 
 
 def base_config() -> ConfigDict:
   """What every training config has; a recipe changes values, not keys."""
   config = ConfigDict(dataclasses.asdict(Settings()))
-  for name in _WORDS:
+  for name in _WORDED:
     *parents, leaf = name.split(".")[1:]
     node = functools.reduce(lambda node, parent: node[parent], parents, config)
     # A config refuses values of another type than its default's.

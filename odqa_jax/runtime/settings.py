@@ -5,7 +5,7 @@
 
 A config is a `ConfigDict` of these keys, which recipes and the command line
 change; library code gets the blocks or values that it needs. To add a setting:
-a field here, and its line in `configs/README.md`.
+a field here, or in `data_settings.py`, and its line in `configs/README.md`.
 
 Names that a table of another folder lists (tasks, sources, presets) are checked
 by `training.tasks.table.check_names`, also before any data is opened.
@@ -13,13 +13,17 @@ by `training.tasks.table.check_names`, also before any data is opened.
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from odqa_jax.runtime.data_settings import DataSettings
+from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
 
+EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
@@ -28,64 +32,11 @@ REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
 DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "full", "auto")
 SHARDINGS = ("zero", "fsdp", "replicated")
 ATTENTION = ("auto", "xla", "cudnn", "pallas")
-# In place of a number that the memory of the devices decides.
+# In place of what the devices decide.
 AUTO = "auto"
-
-
-def _key(
-  default: Any,
-  meaning: str,
-  *,
-  choices: tuple[str, ...] = (),
-  least: int | float | None = None,
-  words: tuple[str, ...] = (),
-) -> Any:
-  """A field with what `configs/README.md` says of it, and its limits.
-
-  `words` may stand in place of a number.
-  """
-  limits = {
-    "meaning": meaning, "choices": choices, "least": least, "words": words
-  }  # fmt: skip
-  return dataclasses.field(default=default, metadata=limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-  """What is trained on, and how it becomes token ids."""
-
-  source: str = _key("pairs", "examples: ict, pairs, answers or salient")
-  corpus: str = _key("", "the evidence: a corpus folder")
-  questions: str = _key("", "question sets, separated by commas")
-  pairs: str = _key("", "mined pairs of each of these sets, likewise")
-  spans: str = _key("", "a spans folder, for masked salient spans")
-  fraction: float = _key(1.0, "share of the examples that is trained on")
-  strict: bool = _key(
-    False, "refuse a question that cannot be trained on, in place of a count"
-  )
-  question_length: int = _key(64, "longest question in tokens", least=3)
-  passage_length: int = _key(256, "longest passage in tokens", least=3)
-  hard_negatives: int = _key(1, "drawn for each question, anew", least=0)
-  title: bool = _key(True, "passages begin with their title")
-  keep_query: float = _key(
-    0.1, "ICT: how often the query's sentence stays in its block", least=0
-  )
-  spans_per_example: int = _key(1, "entities masked in a sentence", least=1)
-  reader_length: int = _key(
-    256, "longest reader input, question and passage together", least=8
-  )
-  answer_length: int = _key(32, "longest answer, with its end", least=2)
-  reader_title: bool = _key(False, "reader inputs have titles")
-  reader_buckets: bool = _key(
-    True,
-    "pad to the longest row of a batch: less to compute, more to compile",
-  )
-  reader_corpus: str = _key(
-    "", "the passages in the reader's own vocabulary; none: the retriever's"
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +56,14 @@ class ModelSettings:
   max_positions: int = _key(512, "longest input that it takes", least=3)
   dropout: float = _key(0.1, "rate, in attention too", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
-  remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
-  scan: bool = _key(True, "one compiled layer for all of them")
+  remat: str = _key(
+    "none",
+    "recomputed in the backward pass; auto: on GPUs as little as memory allows",
+    choices=REMAT,
+  )
+  scan: bool | str = _key(
+    AUTO, "one compiled layer for all of them; auto: not on GPUs", words=(AUTO,)
+  )
   attention: str = _key(
     "auto",
     "what computes it: cudnn on GPUs (which drops no attention weights), "
@@ -125,8 +82,14 @@ class ReaderSettings:
   )
   dropout: float = _key(0.1, "rate", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
-  remat: str = _key("none", "recomputed in the backward pass", choices=REMAT)
-  scan: bool = _key(True, "one compiled layer for all of them")
+  remat: str = _key(
+    "none",
+    "recomputed in the backward pass; auto: on GPUs as little as memory allows",
+    choices=REMAT,
+  )
+  scan: bool | str = _key(
+    AUTO, "one compiled layer for all of them; auto: not on GPUs", words=(AUTO,)
+  )
   attention: str = _key(
     "auto",
     "what computes it: cudnn on GPUs (which drops no attention weights), "
@@ -156,6 +119,11 @@ class ObjectiveSettings:
   )
   passage_encoder: bool = _key(
     True, "end-to-end training updates the passage encoder as well"
+  )
+  extractive: str = _key(
+    "independent",
+    "extractive reader: four likelihoods over all passages, or dpr",
+    choices=EXTRACTIVE,
   )
   bias: str = _key(
     "prob", "Joint: what λ weighs in the cross-attention", choices=BIASES
@@ -254,7 +222,7 @@ class Settings:
     "",
     "first weights: a published folder, minilm, a workdir; none: random",
   )
-  data: DataSettings = DataSettings()
+  data: DataSettings = dataclasses.field(default_factory=DataSettings)
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
@@ -333,13 +301,20 @@ def _read(block: Any, config: Any, prefix: str) -> Any:
   return block(**values)
 
 
+def word_for(field: dataclasses.Field[Any]) -> type:
+  """The type of a key's values that are none of its words."""
+  kind: type = typing.get_args(field.type)[0]
+  return kind
+
+
 def _checked(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
   choices, least = field.metadata["choices"], field.metadata["least"]
   words = field.metadata["words"]
   if value in words:
     return value
-  if words and isinstance(value, str):
-    raise ValueError(f"{name}={value!r}: a number, or {', '.join(words)}.")
+  if words and not isinstance(value, word_for(field) | float):
+    kind = "True, False" if word_for(field) is bool else "a number"
+    raise ValueError(f"{name}={value!r}: {kind}, or {', '.join(words)}.")
   if choices and value not in choices:
     raise ValueError(f"{name}={value!r}; {nearest(value, choices)}")
   if least is not None and not value >= least:

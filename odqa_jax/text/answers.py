@@ -98,8 +98,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=4096)
-def _search_pattern(pattern: str) -> re.Pattern[str]:
-  """The decomposed pattern.
+def search_pattern(pattern: str) -> re.Pattern[str]:
+  """The pattern of a regex answer, for text that is decomposed (NFD).
 
   CuratedTREC has accented letters behind a backslash; decomposed, it would
   stand before a plain letter and mean another escape, so it goes first.
@@ -121,6 +121,17 @@ def matches_regex(prediction: str, patterns: Sequence[str]) -> float:
   return float(any(_compiled(p).match(prediction) for p in patterns))
 
 
+def token_borders(character: str) -> Literal["word", "mark", "space"]:
+  """What a character of decomposed text is to `has_answer`.
+
+  Part of a word, a token of its own, or between tokens.
+  """
+  kind = unicodedata.category(character)[0]
+  if kind in "LNM":
+    return "word"
+  return "space" if kind in "ZC" else "mark"
+
+
 class _TokenBorders(dict[int, str]):
   """Character → itself inside a word, spaced out, or a space; for translate.
 
@@ -132,13 +143,8 @@ class _TokenBorders(dict[int, str]):
 
   def __missing__(self, code: int) -> str:
     character = chr(code)
-    kind = unicodedata.category(character)[0]
-    if kind in "LNM":
-      self[code] = character
-    elif kind in "ZC":
-      self[code] = " "
-    else:
-      self[code] = f" {character} "
+    spaced = {"word": character, "mark": f" {character} ", "space": " "}
+    self[code] = spaced[token_borders(character)]
     return self[code]
 
 
@@ -187,7 +193,7 @@ def has_answer(
     )
   if answer_type == "regex":
     text = unicodedata.normalize("NFD", text)
-    return any(_search_pattern(answer).search(text) for answer in answers)
+    return any(search_pattern(answer).search(text) for answer in answers)
   raise ValueError(
     f"answer_type {answer_type!r} is unknown; it is 'string' or 'regex'."
   )

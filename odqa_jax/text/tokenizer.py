@@ -62,6 +62,7 @@ class Tokenizer:
   Attributes:
     vocab_size: number of ids; every id is below it.
     pad_id: id of `[PAD]`; likewise `unk_id`, `cls_id`, `sep_id`, `mask_id`.
+    pair_separator: the ids between the segments of a pair.
     cuts_at_spaces: whether the ids of a text are those of its words.
     fingerprint: sha256 (hex) of the vocabulary and rules; the same whichever
       file format they were read from.
@@ -120,6 +121,7 @@ class Tokenizer:
     self.cls_id: int = vocab["[CLS]"]
     self.sep_id: int = vocab["[SEP]"]
     self.mask_id: int = vocab["[MASK]"]
+    self.pair_separator: tuple[int, ...] = (self.sep_id,)
     self._backend.post_processor = processors.TemplateProcessing(
       single="[CLS]:0 $A:0 [SEP]:0",
       pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",

@@ -7,6 +7,7 @@ first weights, wherever they lie now.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from odqa_jax.data.examples.sources import SOURCES
 from odqa_jax.models.hf.minilm import resolve_folder
@@ -43,7 +44,9 @@ def _artifacts(names: str, kind: str) -> str:
 
 
 def _artifact(name: str, kind: str) -> list[str]:
-  """What an artifact holds, and by which tokenizer."""
+  """What an artifact holds, and by which tokenizer; a file has no manifest."""
+  if Path(name).is_file():
+    return [file_hash(Path(name)), ""]
   manifest = read_manifest(name, kind)
   # Where there is no fingerprint, the files are the content.
   files = {n: entry["sha256"] for n, entry in manifest["files"].items()}

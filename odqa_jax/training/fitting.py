@@ -1,6 +1,6 @@
-"""`config.micro_batches = "auto"`: as few as the devices' memory allows.
+"""What `config.micro_batches` and `remat` leave to the memory: "auto".
 
-    settings = fitted(run, memory_limit(mesh))
+    run = fitted(run, memory_limit(mesh))
 
 A run that cannot fit is refused here, in less than a minute, before anything is
 compiled or loaded.
@@ -12,11 +12,14 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import jax
 
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.settings import AUTO, RetrievalSettings, Settings
+from odqa_jax.training.layer_runs import LEVELS, unrolled
 from odqa_jax.training.memory import (
   MARGIN,
   Held,
@@ -25,6 +28,8 @@ from odqa_jax.training.memory import (
   resident,
   step_bytes,
 )
+from odqa_jax.training.tasks.losses import InBatchLoss
+from odqa_jax.training.tasks.table import make_task
 
 _GIB = 2**30
 # As many devices as are ever proposed.
@@ -39,35 +44,131 @@ class _Choice(NamedTuple):
   examples: int
 
 
-def fitted(run: Run, limit: int, *, before: int | None = None) -> Settings:
-  """The settings with a number of micro-batches that fits.
+class Chosen(NamedTuple):
+  """What a run that is taken up again has had.
+
+  Attributes:
+    micro_batches: how many.
+    remat: component → what its layers compute again.
+  """
+
+  micro_batches: int
+  remat: dict[str, str]
+
+
+R = TypeVar("R", bound=Run)
+
+
+def is_open(settings: Settings) -> bool:
+  """Whether anything is left to the memory of the devices."""
+  blocks = (settings.model, settings.reader)
+  return AUTO in (settings.micro_batches, *(block.remat for block in blocks))
+
+
+def recomputed(run: Run) -> dict[str, str]:
+  """Component → what its layers compute again."""
+  networks: dict[str, Any] = {k: c.config for k, c in run.components.items()}
+  return {
+    name: str(getattr(config, "bert", config).remat)
+    for name, config in networks.items()
+  }
+
+
+def fitted(run: R, limit: int, *, before: Chosen | None = None) -> R:
+  """The run with micro-batches, and as little computed again, as fits.
+
+  Micro-batches are as few as they can be; of those that only split a sum, any
+  number costs less than to compute layers again. Of others each is computed
+  twice, so that one with layers computed again is tried first.
 
   Args:
     run: what is trained. A number of its own is kept if it fits; it is refused
       if even without the margin of the estimate it does not.
     limit: bytes that programs may use on a device.
-    before: the number that a run to be resumed has had: kept if it still fits,
-      as another one rounds otherwise.
+    before: what a run to be resumed has had: kept if it still fits, as
+      another choice rounds otherwise.
 
   Raises:
     ValueError: with what would fit.
   """
-  if run.settings.micro_batches != AUTO:
-    return _checked(run, limit)
+  levels = _levels(run)
   if before is not None:
-    same = dataclasses.replace(run.settings, micro_batches=before)
+    same = _with_remat(_in_parts(run, before.micro_batches), before.remat)
     with contextlib.suppress(ValueError):
-      return _checked(dataclasses.replace(run, settings=same), limit)
-  number = fewest_micro_batches(run, limit)
-  return dataclasses.replace(run.settings, micro_batches=number)
+      return _checked(same, limit)
+  if run.settings.micro_batches != AUTO:
+    for level in levels[:-1]:
+      if _fits_with_margin(level, run.settings.parts, limit):
+        return level
+    return _checked(levels[-1], limit)
+  if computed_twice(run):
+    for level in levels:
+      if _fits_with_margin(level, 1, limit):
+        return _in_parts(level, 1)
+  for level in levels[:-1]:
+    with contextlib.suppress(ValueError):
+      return _in_parts(level, fewest_micro_batches(level, limit))
+  return _in_parts(levels[-1], fewest_micro_batches(levels[-1], limit))
 
 
-def _checked(run: Run, limit: int) -> Settings:
-  """The settings as they are, if they fit; see `fitted`."""
+def computed_twice(run: Run) -> bool:
+  """Whether more than one micro-batch needs a second forward pass of each."""
+  settings = dataclasses.replace(run.settings, micro_batches=1)
+  return isinstance(make_task(settings, run.components).loss, InBatchLoss)
+
+
+def _in_parts(run: R, number: int) -> R:
+  settings = dataclasses.replace(run.settings, micro_batches=number)
+  return dataclasses.replace(run, settings=settings)
+
+
+def _levels(run: R) -> list[R]:
+  """The run with what may be computed again, from nothing to everything.
+
+  On a GPU alone: elsewhere `layer_run` has decided.
+  """
+  model, reader = run.settings.model, run.settings.reader
+  blocks = {name: model for name in run.components} | {"reader": reader}
+  names = [name for name in run.components if blocks[name].remat == AUTO]
+  config = next(iter(run.components.values())).config
+  platform = getattr(config, "bert", config).platform
+  if not names or not unrolled(platform or jax.default_backend()):
+    return [run]
+  return [_with_remat(run, dict.fromkeys(names, level)) for level in LEVELS]
+
+
+def _with_remat(run: R, remat: Mapping[str, str]) -> R:
+  """The run with what some of its networks compute again."""
+  components: dict[str, Any] = dict(run.components)
+  for name, level in remat.items():
+    components[name] = _changed(run.components[name], {"remat": level})
+  return dataclasses.replace(run, components=components)
+
+
+def _configs(run: Run) -> list[Any]:
+  return [network.config for network in run.components.values()]
+
+
+def _changed(network: Any, values: Mapping[str, Any]) -> Any:
+  """A network with other values in the config of its stack of layers."""
+  config = network.config
+  if hasattr(config, "bert"):
+    bert = dataclasses.replace(config.bert, **values)
+    return type(network)(dataclasses.replace(config, bert=bert))
+  return type(network)(dataclasses.replace(config, **values))
+
+
+def _fits_with_margin(run: Run, number: int, limit: int) -> bool:
+  step = step_bytes(run, -(-local_examples(run) // number))
+  return _fits(resident(run), run.mesh.size, step, limit)
+
+
+def _checked(run: R, limit: int) -> R:
+  """The run as it is, if it fits; see `fitted`."""
   parts, number = resident(run), run.settings.parts
   step = step_bytes(run, -(-local_examples(run) // number))
   if _fits(parts, run.mesh.size, round(step / MARGIN), limit):
-    return run.settings
+    return run
   fewest = fewest_micro_batches(run, limit)
   raise ValueError(
     f"config.micro_batches={number} does not fit a device with {_gib(limit)} "
@@ -76,11 +177,12 @@ def _checked(run: Run, limit: int) -> Settings:
   )
 
 
-def chosen_before(workdir: Path) -> int | None:
-  """The number of micro-batches of a run that a workdir holds, if any."""
+def chosen_before(workdir: Path) -> Chosen | None:
+  """What a run has had that a workdir holds, if any."""
   try:
     folder, step = find_step(workdir)
-    return read_extra(folder, step)["micro_batches"]
+    extra = read_extra(folder, step)
+    return Chosen(extra["micro_batches"], extra.get("remat", {}))
   except ValueError:
     return None  # Nothing is there, or what is will be judged when it is read.
 
@@ -170,7 +272,7 @@ def _alternatives(run: Run) -> Iterator[tuple[str, Run]]:
   blocks = ["model", *(["reader"] if "reader" in run.needs.components else [])]
   for key, value in (("remat", "full"), ("preset", _SMALLER)):
     other = _with_networks(run, key, value)
-    if other.components != run.components:
+    if _configs(other) != _configs(run):
       flags = " ".join(f"--config.{block}.{key}={value}" for block in blocks)
       yield flags, other
 
@@ -183,25 +285,15 @@ def _with_retrieval(run: Run, retrieval: RetrievalSettings) -> Run:
 def _with_networks(run: Run, key: str, value: str) -> Run:
   """The run with `remat`, or with the sizes of a preset, in its networks."""
   changed: dict[str, Any] = dict(run.components)
-
-  def change(config: Any, presets: Mapping[str, Any]) -> Any:
-    if key == "remat":
-      return dataclasses.replace(config, remat=value)
-    sizes = {k: v for k, v in presets[value].items() if k != "vocab_size"}
-    smaller = sizes["width"] < config.width
-    return dataclasses.replace(config, **sizes) if smaller else config
-
-  encoder = run.components["retriever"].config
-  bert = change(encoder.bert, dual_encoder.PRESETS)
-  if bert != encoder.bert:
-    changed["retriever"] = dual_encoder.DualEncoder(
-      dataclasses.replace(encoder, bert=bert)
-    )
-  if "reader" in run.components:
-    config = run.components["reader"].config
-    reader = change(config, t5.PRESETS)
-    if reader != config:
-      changed["reader"] = t5.T5(reader)
+  for name, network in run.components.items():
+    config = getattr(network.config, "bert", network.config)
+    values: dict[str, Any] = {"remat": value}
+    if key != "remat":
+      presets = t5.PRESETS if name == "reader" else dual_encoder.PRESETS
+      values = {k: v for k, v in presets[value].items() if k != "vocab_size"}
+      if values["width"] >= config.width:
+        continue
+    changed[name] = _changed(network, values)
   return dataclasses.replace(run, components=changed)
 
 

@@ -9,6 +9,11 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
 from odqa_jax.models.families import Components, InitialNetwork, describe
 from odqa_jax.runtime.settings import Settings
+from odqa_jax.text.byte_pairs import BytePairTokenizer
+from odqa_jax.text.pairs import PairVocabulary
+from odqa_jax.text.reader_vocabulary import ReaderVocabulary
+from odqa_jax.text.tokenizer import Tokenizer
+from odqa_jax.training.initial_head import HEADS, initial_head
 from odqa_jax.training.initial_reader import initial_reader, reader_inputs
 from odqa_jax.training.initial_retriever import initial_retriever
 from odqa_jax.training.tasks.task import Needs
@@ -22,6 +27,8 @@ class Initial:
     components: the networks of the task.
     params: of those whose first parameters are not random.
     inputs: how the reader's inputs are packed; None without a reader.
+    tokenizer: of the retriever, or of the network that reads passages.
+    vocabulary: of the examples, for those who read; None for a retriever.
     descriptions: of every component, as a checkpoint holds them.
     loaded_from: lines that say what was loaded.
   """
@@ -29,6 +36,8 @@ class Initial:
   components: Components
   params: dict[str, Any]
   inputs: ReaderInputs | None
+  tokenizer: Tokenizer | BytePairTokenizer
+  vocabulary: ReaderVocabulary | PairVocabulary | None
   descriptions: dict[str, dict[str, Any]]
   loaded_from: str
 
@@ -42,22 +51,34 @@ def initial_components(
     ValueError: if vocabulary or sizes do not fit, naming both sides.
   """
   data = settings.data
-  networks: dict[str, InitialNetwork] = {
-    "retriever": initial_retriever(settings, corpus, mesh)
-  }
-  descriptions: dict[str, dict[str, Any]] = {
-    "retriever": {
-      "tokenizer": corpus.tokenizer.fingerprint,
-      "question_length": data.question_length,
-      "passage_length": data.passage_length,
-      "title": data.title,
-    }
-  }
+  networks: dict[str, InitialNetwork] = {}
+  descriptions: dict[str, dict[str, Any]] = {}
   inputs = None
+  tokenizer: Tokenizer | BytePairTokenizer = corpus.tokenizer
+  vocabulary: ReaderVocabulary | PairVocabulary | None = None
+  lengths = {"question_length": data.question_length, "title": data.title}
+  if "retriever" in needs.components:
+    networks["retriever"] = initial_retriever(settings, corpus, mesh)
+    descriptions["retriever"] = {
+      "tokenizer": corpus.tokenizer.fingerprint,
+      "passage_length": data.passage_length,
+      **lengths,
+    }
   if "reader" in needs.components:
     inputs = reader_inputs(settings, corpus)
     networks["reader"] = initial_reader(settings, inputs.vocabulary, mesh)
     descriptions["reader"] = {"tokenizer": inputs.vocabulary.fingerprint}
+    vocabulary = inputs.vocabulary
+  for role in HEADS.keys() & set(needs.components):
+    networks[role], tokenizer = initial_head(role, settings, corpus, mesh)
+    vocabulary = PairVocabulary(tokenizer)
+    descriptions[role] = {
+      "tokenizer": tokenizer.fingerprint,
+      "passage_length": data.passage_length,
+      "pair_length": data.pair_length,
+      "span_length": data.span_length,
+      **lengths,
+    }
   for name, start in networks.items():
     descriptions[name] |= describe(start.network)
   return Initial(
@@ -68,6 +89,8 @@ def initial_components(
       if start.params is not None
     },
     inputs=inputs,
+    tokenizer=tokenizer,
+    vocabulary=vocabulary,
     descriptions=descriptions,
     loaded_from="\n".join(start.loaded_from for start in networks.values()),
   )

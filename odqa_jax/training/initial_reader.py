@@ -23,13 +23,16 @@ from odqa_jax.text.reader_vocabulary import (
   ReaderVocabulary,
   reader_vocabulary,
 )
+from odqa_jax.training.layer_runs import layer_run
 
 # How the same function is computed, which a new stage may change.
-_RUN_SETTINGS = ("dropout", "dtype", "remat", "scan", "attention")
+_RUN_SETTINGS = ("dropout", "dtype", "attention")
 
 
-def reader_config(reader: ReaderSettings, vocabulary: ReaderIds) -> T5Config:
-  """The T5 that `config.reader` describes."""
+def reader_config(
+  reader: ReaderSettings, vocabulary: ReaderIds, platform: str = ""
+) -> T5Config:
+  """The T5 that `config.reader` describes, for a platform."""
   return T5Config(
     **(
       PRESETS[reader.preset]
@@ -45,13 +48,14 @@ def reader_config(reader: ReaderSettings, vocabulary: ReaderIds) -> T5Config:
         ),
         "span_head": bool(reader.span_loss),
       }
-      | _run_settings(reader)
+      | _run_settings(reader, platform)
     )
   )
 
 
-def _run_settings(reader: ReaderSettings) -> dict[str, Any]:
-  return {name: getattr(reader, name) for name in _RUN_SETTINGS}
+def _run_settings(reader: ReaderSettings, platform: str = "") -> dict[str, Any]:
+  given = {name: getattr(reader, name) for name in _RUN_SETTINGS}
+  return given | layer_run(reader, platform)
 
 
 def reader_inputs(settings: Settings, corpus: Corpus) -> ReaderInputs:
@@ -121,7 +125,7 @@ def initial_reader(
 def _from_folder(
   reader: ReaderSettings, path: Path, vocabulary: ReaderVocabulary
 ) -> InitialNetwork:
-  theirs, params = load_t5(path, scan=reader.scan)
+  theirs, params = load_t5(path)
   ours = (vocabulary.size, vocabulary.eos_id)
   # Published tables have rows that no token uses.
   if theirs.vocab_size < ours[0] or theirs.eos_id != ours[1]:

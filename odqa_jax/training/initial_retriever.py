@@ -25,6 +25,7 @@ from odqa_jax.retrieval.retriever import (
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.mesh import replicated
 from odqa_jax.runtime.settings import ModelSettings, Settings
+from odqa_jax.training.layer_runs import layer_run
 
 
 def initial_retriever(
@@ -60,7 +61,7 @@ def initial_retriever(
   params = params["retriever"]
   if theirs.shared and not model.shared:
     theirs, params = _doubled(theirs, params)
-  mine = _with_run_settings(theirs, model)
+  mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
   if model.preset != "init":
     mine = encoder_config(model, vocabulary)
     mine = dataclasses.replace(mine, passage_type=theirs.passage_type)
@@ -70,8 +71,10 @@ def initial_retriever(
   )
 
 
-def encoder_config(model: ModelSettings, vocab_size: int) -> EncoderConfig:
-  """The dual encoder that `config.model` describes."""
+def encoder_config(
+  model: ModelSettings, vocab_size: int, platform: str = ""
+) -> EncoderConfig:
+  """The dual encoder that `config.model` describes, for a platform."""
   sizes: dict[str, Any] = dict(PRESETS[model.preset])
   bert = BertConfig(
     **(
@@ -82,8 +85,9 @@ def encoder_config(model: ModelSettings, vocab_size: int) -> EncoderConfig:
         "dropout": model.dropout,
         "attention_dropout": model.dropout,
         "dtype": model.dtype,
-        "remat": model.remat,
-        "scan": model.scan,
+      }
+      | layer_run(model, platform)
+      | {
         "attention": model.attention,
       }
     )
@@ -125,26 +129,22 @@ def _check_same_tokenizer(path: Path, fingerprint: str, corpus: Corpus) -> None:
     )
 
 
-def _with_run_settings(
-  theirs: EncoderConfig, model: ModelSettings
-) -> EncoderConfig:
+def run_settings(bert: BertConfig, model: ModelSettings) -> BertConfig:
   """Sizes from the weights; how they are run from the config."""
-  bert = dataclasses.replace(
-    theirs.bert,
+  return dataclasses.replace(
+    bert,
     dropout=model.dropout,
     attention_dropout=model.dropout,
     dtype=model.dtype,
-    remat=model.remat,
-    scan=model.scan,
+    **layer_run(model),
     attention=model.attention,
   )
-  return dataclasses.replace(theirs, bert=bert)
 
 
 def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
-  theirs, params, facts = load_encoder(path, scan=model.scan)
+  theirs, params, facts = load_encoder(path)
   folder_tokenizer(path, theirs.bert.vocab_size)
-  mine = _with_run_settings(theirs, model)
+  mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
   if mine.shared != model.shared:
     if not mine.shared:
       raise ValueError(

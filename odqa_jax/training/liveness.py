@@ -102,11 +102,16 @@ def _peak(jaxpr: Any) -> int:
 
 def _find_buffers(operations: list[_Operation]) -> None:
   """Sets `buffered` and `end` of all values."""
-  names = [operation.name for operation in operations]
-  for name, operation in zip(names, operations, strict=True):
+  whole: list[bool] = [False] * len(operations)
+  for position, operation in reversed(list(enumerate(operations))):
+    name = operation.name
     for value in operation.outputs:
       fused = name not in _UNFUSED and name not in _REDUCTIONS
-      read_whole = any(names[i] in _UNFUSED for i in value.readers)
+      # What only looks at a value otherwise reads it as its own readers do.
+      read_whole = any(
+        operations[i].name in _UNFUSED or whole[i] for i in value.readers
+      )
+      whole[position] |= read_whole and name in _FREE
       value.buffered = value.returned or (
         not fused or (read_whole and name not in _FREE)
       )

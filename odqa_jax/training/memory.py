@@ -69,7 +69,10 @@ def abstract_batch(
     "i": data.reader_length,
     "t": data.answer_length,
     "m": 1,
+    "o": data.occurrences,
   }
+  if "first_lengths" in needs.batch and "irrelevant" not in needs.batch:
+    sizes |= {"k": data.passages, "l": data.pair_length}
   features = OVERLAP if settings.reader.overlap_features else {}
   fields = {**needs.batch, **(features if needs.retrieval else {})}
   return {

@@ -81,7 +81,7 @@ class Meter:
     self.steps += 1
     self.flops += flops
     real = batch["example_mask"]
-    lengths = {k: v for k, v in batch.items() if k.endswith("_lengths")}
+    lengths = _lengths(batch)
     if isinstance(real, jax.Array):
       self.waiting.append(_counts(real, lengths))
       return
@@ -113,6 +113,13 @@ class Meter:
     self.flops = self.paused = 0.0
     self.mark = time.monotonic()
     return rates
+
+
+def _lengths(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """The real tokens of all inputs of a batch."""
+  if "lengths" in batch:
+    return {"passage_lengths": batch["lengths"]}
+  return {k: v for k, v in batch.items() if k.endswith("_lengths")}
 
 
 @jax.jit

@@ -47,9 +47,14 @@ from odqa_jax.runtime.mesh import (
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
-from odqa_jax.runtime.settings import AUTO, Settings, read_settings
+from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.training.contents import check_same_contents, contents
-from odqa_jax.training.fitting import chosen_before, fitted
+from odqa_jax.training.fitting import (
+  chosen_before,
+  fitted,
+  is_open,
+  recomputed,
+)
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
 from odqa_jax.training.memory import Run, memory_limit
@@ -192,14 +197,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   corpus = Corpus(settings.data.corpus)
   initial = initial_components(settings, needs, corpus, mesh)
   run = Run(settings, needs, initial.components, mesh, len(corpus))
-  if settings.micro_batches == AUTO:
-    settings = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
+  if is_open(settings):
+    run = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
+    settings = run.settings
+    initial = dataclasses.replace(initial, components=run.components)
     if is_primary():
       print(f"micro-batches: {settings.parts}", file=sys.stderr)
-    run = dataclasses.replace(run, settings=settings)
   task = make_task(settings, initial.components)
-  vocabulary = initial.inputs.vocabulary if initial.inputs else None
-  examples = load_examples(settings.data, corpus, vocabulary)
+  examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
@@ -214,7 +219,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     gatherer,
     mesh,
     workdir,
-    trained=trains_passages(settings, task, abstract.params),
+    trained=needs.retrieval
+    and trains_passages(settings, task, abstract.params),
     whole=program.whole,
     on_devices=device_gatherer(run, gatherer) if gatherer else None,
   )
@@ -239,6 +245,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     "contents": contents(settings),
     "best": best,
     "micro_batches": settings.parts,
+    "remat": recomputed(run),
   }
   with Checkpoints(
     workdir / "checkpoints", keep=settings.checkpoint.keep, best=best
@@ -267,7 +274,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       pipeline.begin(state.params)
       window = Window()
       if is_primary():
-        corpus.tokenizer.save(workdir / "tokenizer")
+        initial.tokenizer.save(workdir / "tokenizer")
         if initial.inputs is not None:
           reader_tokenizer = initial.inputs.store.any_tokenizer
           reader_tokenizer.save(workdir / "reader_tokenizer")

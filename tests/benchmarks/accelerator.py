@@ -1,6 +1,7 @@
 """Every figure of a GPU or TPU, on whatever device is here.
 
     python tests/benchmarks/accelerator.py [--minutes 8] [--parts search,joint]
+      [--profile DIR]
 
 Equality of the kernels first, then training steps, search and encoding; random
 weights and tokens, no data and no network. A line of JSON for every part as it
@@ -11,6 +12,7 @@ longer than it may, or ends the process, is reported and the next goes on.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import selectors
@@ -126,11 +128,15 @@ def run_parts(
   return {"parts": results, "not_run": [p for p in budgets if p not in results]}
 
 
-def work(parts: list[str], *, tiny: bool) -> None:
+def work(parts: list[str], *, tiny: bool, profile: Path | None) -> None:
   """Runs parts in this process, and says when each begins and what it gave."""
   # The package of this checkout, installed or not.
   sys.path.insert(0, str(Path(__file__).parents[2]))
   from device_parts import PARTS, SIZES, device
+
+  sizes = dataclasses.replace(
+    SIZES["tiny" if tiny else "full"], profile=profile
+  )
 
   # Libraries print what they like; only these lines go to the parent.
   said = os.fdopen(os.dup(1), "w")
@@ -144,7 +150,7 @@ def work(parts: list[str], *, tiny: bool) -> None:
     say(begin=part)
     started = time.monotonic()
     try:
-      figures = PARTS[part](SIZES["tiny" if tiny else "full"])
+      figures = PARTS[part](sizes)
     # Whatever it is, the next part is to run.
     except Exception as error:
       traceback.print_exc()
@@ -159,15 +165,20 @@ def main() -> None:
   parser.add_argument("--minutes", type=float, default=8.0)
   parser.add_argument("--parts", default=",".join(BUDGETS))
   parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
+  parser.add_argument(
+    "--profile", type=Path, help="folder for the kernels of training steps"
+  )
   parser.add_argument("--work", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.work:
-    work(args.work.split(","), tiny=args.tiny)
+    work(args.work.split(","), tiny=args.tiny, profile=args.profile)
     return
   wanted = args.parts.split(",")
   if unknown := [part for part in wanted if part not in BUDGETS]:
     parser.error(f"--parts {unknown[0]!r}: choose of {', '.join(BUDGETS)}.")
   command = [sys.executable, __file__, *(["--tiny"] if args.tiny else [])]
+  if args.profile:
+    command += ["--profile", str(args.profile)]
   budgets = {part: BUDGETS[part] for part in wanted}
   table = run_parts([*command, "--work"], budgets, args.minutes)
   print(json.dumps(table), flush=True)

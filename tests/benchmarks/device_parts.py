@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from kernels import write_profile
 
 from odqa_jax.data.examples.batch import OVERLAP
 from odqa_jax.models.attention import attention
@@ -66,6 +67,7 @@ class Sizes:
     width: of the embeddings, and of attention by itself.
     heads: of that attention.
     seconds: of every measurement.
+    profile: where the kernels of training steps are written, if anywhere.
   """
 
   size: str = "base"
@@ -81,6 +83,7 @@ class Sizes:
   width: int = 768
   heads: int = 12
   seconds: float = 5.0
+  profile: Path | None = None
 
 
 SIZES = {
@@ -418,7 +421,7 @@ def _setting(recipe: str, sizes: Sizes, **overrides: Any) -> Setting:
     k=K,
   )
   limit = device_limit(jax.devices()[0])
-  return dataclasses.replace(setting, settings=fitted(setting, limit))
+  return fitted(setting, limit)
 
 
 def _random_batch(setting: Setting) -> dict[str, jax.Array]:
@@ -465,6 +468,8 @@ def _step_figures(setting: Setting, sizes: Sizes) -> dict[str, Any]:
   memory = step.memory_analysis()
   if not np.isfinite(loss / weight):
     raise FloatingPointError(f"the loss is {loss / weight}")
+  if sizes.profile:
+    write_profile(sizes.profile, setting.settings.task, run, step)
   return {
     "ms": round(1e3 * seconds, 2),
     "mfu": share_of_peak(useful_flops(setting, batch), seconds),

@@ -59,6 +59,11 @@ PARAMETERS = {
   "minilm": 22_565_376,
   "base": 108_891_648,
   "large": 334_092_288,
+  "roberta-base": 124_055_040,
+  "roberta-large": 354_310_144,
+  "electra-small": 13_483_008,
+  "electra-base": 108_891_648,
+  "electra-large": 334_092_288,
 }
 
 
@@ -72,7 +77,9 @@ def test_parameter_count(preset):
   d, f, y = config.width, config.mlp_dim, config.layers
   shapes = jax.eval_shape(lambda: init_bert(config, jax.random.key(0)))
   count = sum(x.size for x in jax.tree.leaves(shapes))
-  embeddings = (30522 + 512 + 2) * d + 2 * d
+  e = config.embedding_width or d
+  rows = 50265 + 514 + 1 if config.variant == "roberta" else 30522 + 512 + 2
+  embeddings = rows * e + 2 * e + (e * d + d if e != d else 0)
   layer = 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
   assert embeddings + y * layer == PARAMETERS[preset]
   assert count == PARAMETERS[preset]

@@ -4,16 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from small_retriever import small_retriever
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
   encode_question_tokens,
   encode_questions,
   index_corpus,
+  passage_fingerprint,
   search_questions,
   truncate,
 )
@@ -94,3 +97,20 @@ def test_questions_take_the_width_of_the_index(corpus: Corpus, tmp_path: Path):
     for x in (retriever, narrow)
   )
   np.testing.assert_array_equal(found[0], wanted[0])
+
+
+def test_fingerprints_of_older_indexes_stay():
+  bert = BertConfig(9, 4, 1, 2, 8, max_positions=5)
+  config = EncoderConfig(bert, shared=True)
+  shapes = jax.eval_shape(DualEncoder(config).init, jax.random.key(0))
+  leaves, tree = jax.tree.flatten(shapes)
+  filled = [np.full(x.shape, i, np.float32) for i, x in enumerate(leaves)]
+  params = tree.unflatten(filled)
+  found = passage_fingerprint(config, params, 5, True)
+  # As it was before BERT had variants.
+  assert found == (
+    "911b841c5d6fe2748efb24466821d58841030cb23b2ab09ba50c8ab1d747053b"
+  )
+  electra = dataclasses.replace(bert, variant="electra")
+  config = dataclasses.replace(config, bert=electra)
+  assert passage_fingerprint(config, params, 5, True) != found

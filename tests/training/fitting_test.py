@@ -1,5 +1,6 @@
 """The number of micro-batches that memory allows, and what is said if none."""
 
+import dataclasses
 import re
 import shutil
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from runs import make_run, task_settings
 
+from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.config import apply_overrides, base_config
 from odqa_jax.runtime.mesh import make_mesh, replicated
 from odqa_jax.runtime.settings import AUTO, read_settings
 from odqa_jax.training import fitting, memory
 from odqa_jax.training import train as train_module
-from odqa_jax.training.fitting import chosen_before, fitted
+from odqa_jax.training.fitting import Chosen, chosen_before, fitted
 from odqa_jax.training.train import train
 
 _MIB = 2**20
@@ -40,16 +42,16 @@ def test_the_fewest_that_fit_are_taken(toy_config, devices):
   local = 32 // devices
   for number in (1, 2, 4):
     limit = needed(run, local // number)
-    assert fitted(run, limit).parts == number
-    assert fitted(run, limit - 1).parts == 2 * number
+    assert fitted(run, limit).settings.parts == number
+    assert fitted(run, limit - 1).settings.parts == 2 * number
 
 
 @pytest.mark.slow
 def test_a_number_of_ones_own_is_kept_or_refused(toy_config):
   run = auto_run(toy_config, micro_batches=2)
-  assert fitted(run, needed(run, 16)) == run.settings
+  assert fitted(run, needed(run, 16)) == run
   # What only the margin makes too large is for the compiler to decide.
-  assert fitted(run, needed(run, 16) - 1) == run.settings
+  assert fitted(run, needed(run, 16) - 1) == run
   with pytest.raises(
     ValueError, match=r"use --config\.micro_batches=8"
   ) as error:
@@ -63,8 +65,9 @@ def test_a_number_of_ones_own_is_kept_or_refused(toy_config):
 def test_a_resumed_run_keeps_its_number_while_it_fits(toy_config):
   run = auto_run(toy_config)
   enough = needed(run, 32)
-  assert fitted(run, enough, before=8).parts == 8
-  assert fitted(run, needed(run, 4), before=2).parts == 8
+  had = {n: Chosen(n, {"retriever": "none"}) for n in (2, 8)}
+  assert fitted(run, enough, before=had[8]).settings.parts == 8
+  assert fitted(run, needed(run, 4), before=had[2]).settings.parts == 8
 
 
 @pytest.mark.slow
@@ -108,7 +111,94 @@ def test_more_devices_are_proposed_where_parts_are_split(toy_config):
     assert (held + memory.step_bytes(run, 1) <= 2**31) == fits
 
 
+# ---- What is computed again ----
+
+
+def gpu_run(toy_config, task, **settings):
+  """A run planned for one GPU, with all left to its memory."""
+  config = toy_config(
+    **task_settings(
+      task,
+      **{"micro_batches": AUTO, "model.remat": AUTO, "reader.remat": AUTO},
+      **settings,
+    )
+  )
+  run = make_run(config, 1)
+  retriever, *_ = run.components.values()
+  bert = dataclasses.replace(retriever.config.bert, platform="gpu", scan=False)
+  bert = dataclasses.replace(bert, attention="xla", layers=4)
+  encoder = dataclasses.replace(retriever.config, bert=bert)
+  components = run.components | {"retriever": DualEncoder(encoder)}
+  return dataclasses.replace(run, components=components)
+
+
+def at_level(run, level):
+  names = dict.fromkeys(run.components, level)
+  return fitting._with_remat(run, names)
+
+
+@pytest.mark.slow
+def test_of_a_contrastive_batch_layers_are_computed_again_first(toy_config):
+  """As two micro-batches would be encoded twice."""
+  run = gpu_run(toy_config, "contrastive")
+  for level in ("none", "dots", "full"):
+    fits = fitted(run, needed(at_level(run, level), 32))
+    assert fitting.recomputed(fits) == {"retriever": level}
+    assert fits.settings.parts == 1
+  # What does not fit at all takes micro-batches, and computes nothing again.
+  fits = fitted(run, needed(at_level(run, "full"), 32) - 1)
+  assert fits.settings.parts > 1
+  assert fitting.recomputed(fits) == {"retriever": "none"}
+
+
+@pytest.mark.slow
+def test_of_a_sum_micro_batches_are_taken_first(toy_config):
+  run = gpu_run(toy_config, "joint")
+  least = at_level(run, "none")
+  size = memory.local_examples(run)
+  for parts in (1, 2):
+    fits = fitted(run, needed(least, size // parts))
+    assert fits.settings.parts == parts
+    assert set(fitting.recomputed(fits).values()) == {"none"}
+  fits = fitted(run, needed(least, 1) - 1)
+  assert set(fitting.recomputed(fits).values()) == {"dots"}
+
+
+@pytest.mark.slow
+def test_a_level_of_ones_own_and_other_platforms_are_kept(toy_config):
+  run = gpu_run(toy_config, "joint", **{"reader.remat": "full"})
+  assert fitting.recomputed(fitted(run, 2**50)) == {
+    "retriever": "none",
+    "reader": "full",
+  }
+  config = toy_config(
+    **task_settings("joint", **{"model.remat": AUTO, "reader.remat": AUTO})
+  )
+  fits = fitted(make_run(config, 1), 2**50)
+  assert fitting.recomputed(fits) == {"retriever": "dots", "reader": "full"}
+
+
 # ---- The setting ----
+
+
+@pytest.mark.parametrize(
+  ("text", "value"), [("auto", AUTO), ("false", False), ("True", True)]
+)
+def test_a_word_stands_in_place_of_true_and_false(text, value):
+  config = base_config().lock()
+  assert read_settings(config).model.scan == AUTO
+  apply_overrides(config, [f"model.scan={text}"])
+  assert read_settings(config).model.scan is value or value == AUTO
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "Auto"])
+def test_another_word_than_true_and_false_is_refused(text):
+  config = base_config().lock()
+  with pytest.raises(ValueError, match=r"config\.model\.scan"):
+    apply_overrides(config, [f"model.scan={text}"])
+  config.model.scan = text
+  with pytest.raises(ValueError, match="True, False, or auto"):
+    read_settings(config)
 
 
 def test_the_word_stands_in_place_of_a_number():
@@ -156,12 +246,12 @@ def test_a_run_is_that_of_the_number_it_chose(toy_config, tmp_path, limited):
   auto = toy_config(micro_batches=AUTO, **settings)
   limited(2**40)
   train(auto, tmp_path / "whole")
-  assert chosen_before(tmp_path / "whole") == 1
+  assert chosen_before(tmp_path / "whole").micro_batches == 1
   _, step = find_step(tmp_path / "whole")
   assert step == 2
   limited(_smallest(auto))
   train(auto, tmp_path / "parts")
-  number = chosen_before(tmp_path / "parts")
+  number = chosen_before(tmp_path / "parts").micro_batches
   assert number == 2
   train(toy_config(micro_batches=number, **settings), tmp_path / "same")
   same = jax.tree.map(
@@ -189,7 +279,7 @@ def test_a_run_goes_on_with_its_number(toy_config, tmp_path, limited):
   shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "6")
   limited(2**40)
   train(config, tmp_path / "stopped")
-  assert chosen_before(tmp_path / "stopped") == 2
+  assert chosen_before(tmp_path / "stopped").micro_batches == 2
   same = jax.tree.map(
     np.array_equal,
     params_of(tmp_path / "whole"),

@@ -6,7 +6,7 @@ loaders, gathering, plans and inference all read it. Axes:
     b  examples           q  tokens of a question         k  passages of one
     l  tokens of a passage   r  question in the reader's vocabulary
     i  tokens of a reader's input   t  tokens of an answer
-    m  rows that a question may not retrieve
+    m  rows that a question may not retrieve   o  places of an answer
 
 Padding is a suffix everywhere, and lengths say how many tokens are real.
 """
@@ -26,7 +26,7 @@ class Field(NamedTuple):
   Attributes:
     axes: its axes, separated by blanks.
     meaning: what it holds.
-    dtype: int32, but for the mask.
+    dtype: int32, but for masks.
   """
 
   axes: str
@@ -60,6 +60,23 @@ PASSAGES: Fields = {
   "passage_lengths": Field("b k", "their tokens"),
   "passage_rows": Field("b k", "of the corpus; below 0: not from there"),
 }
+# ---- Filled by the loader with the passages of a run ----
+PAIR_INPUTS: Fields = {
+  "ids": Field("b k l", "a passage, with or without its question"),
+  "lengths": Field("b k", "their tokens; 0: no passage here"),
+  "first_lengths": Field("b k", "tokens before the second segment"),
+  "passage_rows": Field("b k", "of the corpus; −1: no passage here"),
+  "passage_mask": Field("b k", "False: no passage here", np.bool_),
+}
+SPANS: Fields = {
+  "context_starts": Field("b k", "first token of the passage's text"),
+  "context_ends": Field("b k", "the token after its last"),
+  "answer_starts": Field("b k o", "first token of an answer; −1: none"),
+  "answer_ends": Field("b k o", "its last token"),
+}
+IRRELEVANT: Fields = {
+  "irrelevant": Field("b k", "whether no question needs it", np.bool_)
+}
 # ---- Filled by gathering ----
 READER_INPUT: Fields = {
   "reader_ids": Field("b k i", "question and passage, for the reader"),
@@ -78,6 +95,10 @@ PAIRS = {**QUESTION, **PASSAGES, **MASK}
 # ... or questions, whose passages are retrieved by the training loop.
 QUESTIONS = {**QUESTION, **READER_QUESTION, **ANSWER, **RETRIEVABLE, **MASK}
 RETRIEVED = {**QUESTIONS, **PASSAGES, **READER_INPUT, **ANSWER_PLACES}
+# Passages that a retriever found before: to rerank, to read, to prune.
+RANKED = {**PAIR_INPUTS, **MASK}
+READ = {**PAIR_INPUTS, **SPANS, **MASK}
+JUDGED = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
 # What a search takes of a batch, in the order of its arguments.
 SEARCHED = (*QUESTION, *RETRIEVABLE, "reader_question_lengths")
 

@@ -11,19 +11,29 @@ from pathlib import Path
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples import batch
 from odqa_jax.data.examples.answers import AnswerExamples
+from odqa_jax.data.examples.golden import GoldenExamples, golden_passages
 from odqa_jax.data.examples.ict import IctExamples
 from odqa_jax.data.examples.loader import Examples, tell_left_out
 from odqa_jax.data.examples.pairs import PairExamples
+from odqa_jax.data.examples.reranking import RerankingExamples
+from odqa_jax.data.examples.retrieved import open_retrieved
 from odqa_jax.data.examples.salient import SalientExamples
+from odqa_jax.data.examples.spans import SpanExamples
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.runtime.settings import DataSettings, nearest
+from odqa_jax.text.pairs import PairVocabulary
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
+
+# Of what the task trains: a generative reader, or a network that reads pairs.
+Vocabulary = ReaderVocabulary | PairVocabulary
+# A set of passages to prune by is the same in every run.
+_GOLDEN_SEED = 1234
 
 
 def ict_examples(
-  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """Sentences and their blocks, from the corpus alone."""
   del vocabulary
@@ -37,7 +47,7 @@ def ict_examples(
 
 
 def pair_examples(
-  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """Questions with positives and hard negatives mined beforehand.
 
@@ -80,10 +90,10 @@ def pair_examples(
 
 
 def answer_examples(
-  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """Questions with answers, for tasks with a reader; several sets as one."""
-  assert vocabulary is not None
+  assert isinstance(vocabulary, ReaderVocabulary)
   questions = [
     question
     for folder in data.questions.split(",")
@@ -101,10 +111,10 @@ def answer_examples(
 
 
 def salient_examples(
-  data: DataSettings, corpus: Corpus, vocabulary: ReaderVocabulary | None
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """Sentences with masked entities, for tasks with a reader."""
-  assert vocabulary is not None
+  assert isinstance(vocabulary, ReaderVocabulary)
   if not data.spans:
     raise ValueError(
       "config.data.source=salient needs config.data.spans, the folder that "
@@ -121,6 +131,75 @@ def salient_examples(
   )
 
 
+def _pair_vocabulary(
+  corpus: Corpus, vocabulary: Vocabulary | None
+) -> PairVocabulary:
+  """That of the network; none: it has the corpus's word pieces."""
+  if isinstance(vocabulary, PairVocabulary):
+    return vocabulary
+  return PairVocabulary(corpus.tokenizer)
+
+
+def reranking_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """The gold passage of a question, and others that a retriever found."""
+  return RerankingExamples(
+    open_retrieved(data.questions, data.run, corpus),
+    _pair_vocabulary(corpus, vocabulary),
+    passages=data.passages,
+    question_length=data.question_length,
+    length=data.pair_length,
+    title=data.title,
+    strict=data.strict,
+  )
+
+
+def span_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """What a retriever found for a question, with the answers in it."""
+  return SpanExamples(
+    open_retrieved(data.questions, data.run, corpus),
+    _pair_vocabulary(corpus, vocabulary),
+    passages=data.passages,
+    question_length=data.question_length,
+    length=data.pair_length,
+    title=data.title,
+    span_length=data.span_length,
+    occurrences=data.occurrences,
+    strict=data.strict,
+  )
+
+
+def golden_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """Gold passages, and others at random.
+
+  Raises:
+    ValueError: if the corpus was made with another tokenizer than the pruner's.
+  """
+  mine = _pair_vocabulary(corpus, vocabulary).fingerprint
+  if mine != corpus.tokenizer.fingerprint:
+    raise ValueError(
+      f"{corpus.directory} was made with the tokenizer "
+      f"{corpus.tokenizer.fingerprint[:12]}, and the pruner reads ids of "
+      f"{mine[:12]}; prepare the corpus with the pruner's tokenizer."
+    )
+  questions = [
+    question
+    for folder in data.questions.split(",")
+    for question in QuestionSet(Path(folder))
+  ]
+  golden = golden_passages(
+    questions, corpus, negatives=data.random_negatives, seed=_GOLDEN_SEED
+  )
+  return GoldenExamples(
+    golden, corpus, length=data.passage_length, title=data.title
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
   """A row of `SOURCES`.
@@ -131,7 +210,7 @@ class Source:
     reads: the keys of `config.data` that it reads, besides the corpus.
   """
 
-  make: Callable[[DataSettings, Corpus, ReaderVocabulary | None], Examples]
+  make: Callable[[DataSettings, Corpus, Vocabulary | None], Examples]
   fields: batch.Fields
   reads: tuple[str, ...] = ()
 
@@ -141,6 +220,9 @@ SOURCES: dict[str, Source] = {
   "pairs": Source(pair_examples, batch.PAIRS, ("questions", "pairs")),
   "answers": Source(answer_examples, batch.QUESTIONS, ("questions",)),
   "salient": Source(salient_examples, batch.QUESTIONS, ("spans",)),
+  "retrieved": Source(reranking_examples, batch.RANKED, ("questions", "run")),
+  "retrieved_spans": Source(span_examples, batch.READ, ("questions", "run")),
+  "golden": Source(golden_examples, batch.JUDGED, ("questions",)),
 }
 
 
@@ -163,14 +245,15 @@ def check_source(name: str, fields: batch.Fields) -> None:
 def load_examples(
   data: DataSettings,
   corpus: Corpus,
-  vocabulary: ReaderVocabulary | None = None,
+  vocabulary: Vocabulary | None = None,
 ) -> Examples:
   """The examples that `config.data.source` names.
 
   Args:
     data: the block `config.data`.
     corpus: the evidence.
-    vocabulary: of the task's reader, if it has one.
+    vocabulary: of the task's generative reader, or of its network of pairs;
+      None for tasks without either, and for pairs in the corpus's word pieces.
   """
   examples = SOURCES[data.source].make(data, corpus, vocabulary)
   tell_left_out(examples)

@@ -22,6 +22,11 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
+from odqa_jax.models.hf.bert_config import (
+  bert_config,
+  read_bert_config,
+  write_config,
+)
 from odqa_jax.models.layers import Params
 
 # What published folders cannot say about our encoders stands in this file.
@@ -193,7 +198,7 @@ def _load_single(
 ) -> tuple[EncoderConfig, Params, dict[str, Any]]:
   """One encoder for both sides; half a DPR model is an error."""
   config, tree, facts = _load_side(directory, ours)
-  if folders.read_bert_config(directory)["model_type"] == "dpr":
+  if read_bert_config(directory)["model_type"] == "dpr":
     raise ValueError(
       f"{directory}: one half of a DPR model; make a folder that holds the "
       "question encoder as question/ and the passage encoder as passage/."
@@ -228,8 +233,8 @@ def _load_side(
   directory: Path, ours: Mapping[str, Any]
 ) -> tuple[EncoderConfig, Params, dict[str, Any]]:
   """One model, configured as an encoder that serves both sides."""
-  published_config = folders.read_bert_config(directory)
-  bert = folders.bert_config(published_config)
+  published_config = read_bert_config(directory)
+  bert = bert_config(published_config)
   width = published_config["projection_dim"]
   tree, ignored = _load_tree(directory, bert, width)
   head = folders.read_modules(directory)
@@ -305,9 +310,7 @@ def _save_one(
   projection = _projection(config, tree)
   tree = {key: tree[key] for key in ("embeddings", "encoder")}
   published.write_tree(folder / "model.safetensors", tree, published.BERT)
-  folders.write_config(
-    folder, config.bert, model_type="bert", architectures=["BertModel"]
-  )
+  write_config(folder, config.bert, architectures=["BertModel"])
   dense = folders.write_modules(folder, config, length)
   if dense:
     published.write_tree(
@@ -334,7 +337,7 @@ def _save_dpr(
   published.write_tree(
     folder / "model.safetensors", tree, published.BERT, rename
   )
-  folders.write_config(
+  write_config(
     folder,
     config.bert,
     model_type="dpr",

@@ -1,7 +1,8 @@
 """The JSON files of published model folders, read and written.
 
 `config.json` (transformers), `modules.json` and the settings beside it
-(sentence-transformers). The tensors are the business of `tensors.py`.
+(sentence-transformers). What the first holds of a BERT is the business of
+`bert_config.py`, the tensors are that of `tensors.py`.
 """
 
 import contextlib
@@ -18,35 +19,6 @@ from odqa_jax.models.dual_encoder import EncoderConfig
 from odqa_jax.runtime import artifact
 from odqa_jax.runtime.files import write_json
 
-# (our field, name in a published config.json)
-_CONFIG_FIELDS = (
-  ("vocab_size", "vocab_size"),
-  ("width", "hidden_size"),
-  ("layers", "num_hidden_layers"),
-  ("heads", "num_attention_heads"),
-  ("mlp_dim", "intermediate_size"),
-  ("max_positions", "max_position_embeddings"),
-  ("type_vocab", "type_vocab_size"),
-  ("dropout", "hidden_dropout_prob"),
-  ("attention_dropout", "attention_probs_dropout_prob"),
-  ("eps", "layer_norm_eps"),
-)
-# What a config.json that leaves a key out stands for (transformers'
-# BertConfig); Google's own files have no layer_norm_eps. That the sizes are
-# those of the weights is seen when these are read.
-CONFIG_DEFAULTS: dict[str, Any] = {
-  "vocab_size": 30522,
-  "hidden_size": 768,
-  "num_hidden_layers": 12,
-  "num_attention_heads": 12,
-  "intermediate_size": 3072,
-  "max_position_embeddings": 512,
-  "type_vocab_size": 2,
-  "hidden_dropout_prob": 0.1,
-  "attention_probs_dropout_prob": 0.1,
-  "layer_norm_eps": 1e-12,
-  "projection_dim": 0,
-}
 # Keys of any model that make it compute something else, or stand for weights
 # that are not plain arrays.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -144,60 +116,6 @@ def _check_number(path: Path, name: str, value: Any, *, like: Any) -> None:
     rule = f"a whole number from {least} to {most}"
   if not good or isinstance(value, bool):
     raise ValueError(f"{path}: {name}={value!r} is not {rule}; mend it.")
-
-
-def _check_class(path: Path, config: Mapping[str, Any]) -> None:
-  """Refuses the class of another network where no model_type is given.
-
-  Raises:
-    ValueError: naming the class.
-  """
-  for name in config.get("architectures") or ():
-    if not str(name).startswith(("Bert", "DPR")):
-      raise ValueError(
-        f"{path}: architectures={config['architectures']!r}, but only BERT and "
-        "DPR can be loaded; choose a model with the BERT architecture."
-      )
-
-
-def read_bert_config(directory: Path) -> dict[str, Any]:
-  """The config.json of a BERT, with or without DPR's projection."""
-  known: dict[str, tuple[Any, ...]] = {
-    "model_type": ("bert", "dpr"),
-    # The second is the same function, written in Python.
-    "hidden_act": ("gelu", "gelu_python"),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-  }
-  defaults = {name: values[0] for name, values in known.items()}
-  remedy = "a model with the BERT architecture"
-  fields = (*_CONFIG_FIELDS, ("projection", "projection_dim"))
-  config = read_config(
-    directory, defaults | CONFIG_DEFAULTS, known, fields, remedy
-  )
-  _check_class(directory / "config.json", config)
-  for name in ("adapter_config.json", "adapter_model.safetensors"):
-    if (directory / name).exists():
-      raise ValueError(
-        f"{directory / name}: an adapter beside the weights changes what they "
-        "compute, and is not read; merge it into them (PEFT: "
-        "merge_and_unload), save the model, and name that folder."
-      )
-  return config
-
-
-def bert_config(config: Mapping[str, Any]) -> BertConfig:
-  """Our form of what `read_bert_config` returns."""
-  return BertConfig(**{ours: config[theirs] for ours, theirs in _CONFIG_FIELDS})
-
-
-def write_config(directory: Path, config: BertConfig, **extra: Any) -> None:
-  """Writes config.json; `extra` is model type and class name."""
-  fields = {theirs: getattr(config, ours) for ours, theirs in _CONFIG_FIELDS}
-  write_json(
-    directory / "config.json",
-    {"hidden_act": "gelu", "pad_token_id": 0, **fields, **extra},
-  )
 
 
 @dataclasses.dataclass(frozen=True)

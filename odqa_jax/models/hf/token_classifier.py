@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 
 from odqa_jax.models.bert import BertConfig
-from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
+from odqa_jax.models.hf.bert_config import bert_config, read_bert_config
 from odqa_jax.models.layers import Params
 from odqa_jax.models.token_classifier import init_token_classifier
 
@@ -24,8 +24,8 @@ def load_token_classifier(
     ValueError: not a BERT, unnamed labels, or weights that do not fit.
     FileNotFoundError: there is no config.json or no weights.
   """
-  given = folders.read_bert_config(directory)
-  config = folders.bert_config(given)
+  given = read_bert_config(directory)
+  config = bert_config(given)
   labels = _labels(given.get("id2label") or {}, directory / "config.json")
   spec = jax.eval_shape(
     lambda rng: init_token_classifier(config, len(labels), rng),

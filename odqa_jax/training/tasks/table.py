@@ -10,6 +10,7 @@ from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.runtime.settings import Settings, nearest
 from odqa_jax.training.tasks.contrastive import contrastive
+from odqa_jax.training.tasks.passages import extractive, pruner, reranker
 from odqa_jax.training.tasks.reader import fusion, individual, joint
 from odqa_jax.training.tasks.task import Needs, Task, TaskRow
 
@@ -21,11 +22,18 @@ TASKS: dict[str, TaskRow] = {
   "individual": TaskRow(READER, individual),
   "joint": TaskRow(READER, joint),
   "fid": TaskRow(READER, fusion),
+  "reranker": TaskRow(Needs(("reranker",), batch.RANKED), reranker),
+  "extractive": TaskRow(Needs(("extractive_reader",), batch.READ), extractive),
+  "pruner": TaskRow(Needs(("passage_classifier",), batch.JUDGED), pruner),
 }
 # Sizes by name, and the block of the config that names one.
+_BERTS = ("model", dual_encoder.PRESETS)
 _PRESETS = {
-  "retriever": ("model", dual_encoder.PRESETS),
+  "retriever": _BERTS,
   "reader": ("reader", t5.PRESETS),
+  "reranker": _BERTS,
+  "extractive_reader": _BERTS,
+  "passage_classifier": _BERTS,
 }
 
 
@@ -52,6 +60,12 @@ def check_names(settings: Settings) -> Needs:
         f"{nearest(preset, [*presets, 'init'])}"
       )
   check_source(settings.data.source, needs.fields)
+  if settings.evaluate.questions and "retriever" not in needs.components:
+    raise ValueError(
+      f"config.evaluate.questions={settings.evaluate.questions!r}: a retriever "
+      f"is measured while it trains, and config.task={settings.task!r} has "
+      "none; leave it out, and measure the checkpoint afterwards."
+    )
   return needs
 
 

@@ -86,11 +86,15 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(folder):
 @pytest.mark.torch
 def test_the_defaults_are_those_of_transformers():
   transformers = pytest.importorskip("transformers")
-  from odqa_jax.models.hf import folders, t5
+  from odqa_jax.models.hf import bert_config, t5
 
   theirs = transformers.BertConfig().to_dict()
-  ours = folders.CONFIG_DEFAULTS
+  ours = bert_config.CONFIG_DEFAULTS
   assert {k: theirs.get(k, 0) for k in ours} == ours
+  for kind, changed in bert_config.VARIANT_DEFAULTS.items():
+    theirs = transformers.AutoConfig.for_model(kind).to_dict()
+    variant = ours | changed
+    assert {k: theirs.get(k, 0) for k in variant} == variant
   theirs = transformers.T5Config().to_dict()
   assert {k: theirs[k] for k in t5.DEFAULTS} == t5.DEFAULTS
 

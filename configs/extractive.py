@@ -1,0 +1,62 @@
+r"""An extractive reader: the answer as a span of one of many passages.
+
+R2-D2 (Fajcik et al. 2021) and its published code: ELECTRA-large on 128 passages
+of one question, which is a batch, rate 2e-5, weight decay 0.01, gradients cut
+at 5, 200,000 steps, warm-up 10 %. Starts, ends, spans and passages are each
+normalised over all passages. `loss=dpr` trains the reader of DPR instead, which
+ranks 24 passages and finds the span in the first.
+
+    odqa train --config configs/extractive.py --workdir work/extractive \
+      --config.init_from=electra-large/ --config.data.corpus=data/corpus \
+      --config.data.questions=data/questions/nq-train \
+      --config.data.run=nq-train.json
+
+The run is that of `reranker.py`, or what the reranker makes of it.
+`--config.init_from=minilm` trains a small one. Hardware and time at this size:
+not run. `:debug` runs 10 steps of a tiny model.
+"""
+
+from ml_collections import ConfigDict
+
+from odqa_jax.runtime.config import base_config, debug, parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(arg, size="electra-large", loss="independent", debug=False)
+  config = base_config()
+
+  config.task = "extractive"
+  config.steps = 200_000
+  config.batch_size = 1
+  config.micro_batches = "auto"
+
+  config.model.preset = args.size
+  config.model.dtype = "bfloat16"
+  config.model.remat = "auto"
+
+  config.data.source = "retrieved_spans"
+  config.data.passages = 128
+  config.data.pair_length = 256
+  config.data.span_length = 30
+
+  config.objective.extractive = args.loss
+  if args.loss == "dpr":
+    config.batch_size = 16
+    config.data.passages = 24
+    config.data.pair_length = 350
+    config.data.span_length = 10
+    config.data.occurrences = 10
+
+  config.optimizer.learning_rate = 2e-5
+  config.optimizer.warmup = 0.1
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.clip_norm = 5.0
+
+  config.checkpoint.every = 10_000
+
+  if args.debug:
+    debug(config)
+    config.batch_size = 4
+    config.data.passages = 4
+    config.data.pair_length = 96
+  return config

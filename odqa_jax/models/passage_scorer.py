@@ -1,0 +1,144 @@
+"""One number for a passage: a reranker's score, a pruner's irrelevance.
+
+Two layers on the state of the first token, shaped as published classifiers of
+sequences have them: BERT's pooler and classifier, RoBERTa's and ELECTRA's
+`classifier.dense` and `classifier.out_proj`.
+
+>>> import jax, jax.numpy as jnp
+>>> from odqa_jax.models.bert import BertConfig
+>>> from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
+>>> bert = BertConfig(vocab_size=9, width=4, layers=2, heads=2, mlp_dim=8)
+>>> reranker = Reranker(ScorerConfig(bert))
+>>> params = reranker.init(jax.random.key(0))
+>>> ids, lengths = jnp.array([[2, 5, 3, 6, 3]]), jnp.array([5])
+>>> reranker.score(params, ids, lengths, jnp.array([3])).shape
+(1,)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+
+from odqa_jax.models import layers
+from odqa_jax.models.bert import (
+  VARIANTS,
+  BertConfig,
+  apply_bert,
+  flops_per_token,
+  init_bert,
+  init_kernel,
+)
+from odqa_jax.models.layers import Params, apply_module
+
+
+@dataclasses.dataclass(frozen=True)
+class ScorerConfig:
+  """A network that scores passages.
+
+  Attributes:
+    bert: its encoder, whose variant decides the shape of the head.
+  """
+
+  bert: BertConfig
+
+
+class _Classifier(nn.Module):
+  """Dense, activation, dense to one number."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "n d"], seeds: UInt32[Array, "2 2"] | None = None
+  ) -> Float[Array, " n"]:
+    config, variant = self.config, VARIANTS[self.config.variant]
+
+    def dense(width: int, name: str) -> nn.Dense:
+      return nn.Dense(width, kernel_init=init_kernel, name=name)
+
+    before, between = (None, None) if seeds is None else seeds
+    if not variant.pooled:
+      x = layers.dropout(x, config.dropout, before)
+    x = dense(config.width, "dense")(x)
+    x = jnp.tanh(x) if variant.head == "tanh" else layers.gelu(x)
+    x = layers.dropout(x, config.dropout, between)
+    return dense(1, "out_proj")(x)[:, 0]
+
+
+class PassageScorer:
+  """What scores passages, as pure functions of its parameters.
+
+  The parameters are those of `init_bert`, and `classifier`.
+  """
+
+  def __init__(self, config: ScorerConfig):
+    self.config = config
+
+  def init(self, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters, a pure function of `rng`."""
+    bert_rng, head_rng = jax.random.split(rng)
+    config = self.config.bert
+    state = jnp.zeros((1, config.width))
+    head = _Classifier(config).init(head_rng, state)["params"]
+    return {**init_bert(config, bert_rng), "classifier": head}
+
+  def score(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "n l"],
+    lengths: Int[Array, " n"],
+    first_lengths: Int[Array, " n"] | None = None,
+    *,
+    rng: PRNGKeyArray | None = None,
+  ) -> Float[Array, " n"]:
+    """Scores inputs.
+
+    Args:
+      params: as `init` returns them.
+      ids: token ids with special tokens; padding is a suffix.
+      lengths: real tokens of each row; 0 marks a padded row, whose score is
+        finite and means nothing.
+      first_lengths: tokens of the first segment, of pairs; see `apply_bert`.
+      rng: dropout key; None means no dropout.
+
+    Returns:
+      float32 logits.
+    """
+    config = self.config.bert
+    body_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
+    states = apply_bert(
+      config,
+      params,
+      ids,
+      lengths,
+      first_lengths=first_lengths,
+      first_only=True,
+      rng=body_rng,
+    )
+    seeds = (
+      None
+      if head_rng is None
+      else jax.random.bits(head_rng, (2, 2), jnp.uint32)
+    )
+    first = states[:, 0].astype(jnp.float32)
+    scores: Array = apply_module(
+      _Classifier(config), params["classifier"], first, seeds
+    )
+    return scores
+
+  def flops_per_token(self, length: int) -> float:
+    """FLOPs that one token costs; see `bert.flops_per_token`."""
+    return flops_per_token(self.config.bert, length, first_only=True)
+
+
+class Reranker(PassageScorer):
+  """Scores pairs of question and passage: the higher, the better it answers."""
+
+
+class PassageClassifier(PassageScorer):
+  """Scores passages alone: the logit of a passage that answers nothing."""
