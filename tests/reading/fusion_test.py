@@ -324,7 +324,7 @@ def test_nothing_to_learn_from_is_told():
 
 def test_what_cannot_be_decided_decides_nothing():
   """All spans right or all wrong; both answers right or both wrong."""
-  candidates, questions = make_set(80, 2)
+  candidates, questions = make_set(80, 2, spans=2)
   accepted = {q.id: q for q in questions}
   comparable, decided = [], []
   fusion = tune(candidates, questions)

@@ -209,3 +209,13 @@ def test_the_command(tmp_path, whole, capsys):
   ):
     code, _, err = run(capsys, *common, *flags)
     assert code == 2 and said in last_line(err)
+
+
+def test_inspect_shows_it(tmp_path, whole, capsys):
+  prune(whole, SCORES, Rule(keep=3), tmp_path / "out")
+  code, out, err = run(capsys, "inspect", tmp_path / "out", "--json")
+  assert code == 0, err
+  page = json.loads(last_line(out))
+  assert page["kind"] == "pruned" and page["facts"]["kept"] == 3
+  assert sorted(page["parts"]) == ["corpus", "index", "reader_corpus"]
+  assert not page["problems"]
