@@ -78,7 +78,14 @@ def flags(toy_data, run_file, recipe: str) -> list[str]:
   return [f"--config.data.{name}={value}" for name, value in data.items()]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    "reranker",
+    pytest.param("extractive", marks=pytest.mark.slow),
+    pytest.param("pruner", marks=pytest.mark.slow),
+  ],
+)
 def test_recipes_run_by_command(
   capsys, tmp_path, toy_data, run_file, small, recipe
 ):
