@@ -3,16 +3,19 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
+from odqa_jax.commands.flags import (
+  add_backend,
+  add_exclude_self,
+  add_format,
+  add_system,
+  take_system,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa answer`."""
   add = parser.add_argument
-  add("--checkpoint", required=True)
-  add("--index", help="of the checkpoint; made when absent")
-  add("--corpus", required=True, help="a dataset or corpus folder")
-  add("--reader-corpus", help="it in the reader's own vocabulary")
+  add_system(parser)
   add("--question", help="one question, answered on the screen")
   add("--questions", help="a file or prepared set; needs --out")
   add_format(parser)
@@ -26,6 +29,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises ValueError for flags that do not go together."""
+  if args.checkpoint is None or args.corpus is None:
+    raise ValueError(
+      "give --system DIR, or --checkpoint DIR with --corpus DIR."
+    )
   if (args.question is None) == (args.questions is None):
     raise ValueError("give --question TEXT, or --questions FILE with --out.")
   if (args.questions is None) != (args.out is None):
@@ -62,6 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
+  take_system(args)
   _check(args)
   if args.questions is None:
     questions = [Question("0", args.question, ())]

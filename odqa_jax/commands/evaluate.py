@@ -1,20 +1,24 @@
-"""Measures a run file, a checkpoint, or BM25."""
+"""Measures a run file, a system or checkpoint, or BM25."""
 
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
+from odqa_jax.commands.flags import (
+  add_backend,
+  add_exclude_self,
+  add_format,
+  add_system,
+  take_system,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa evaluate`."""
   add = parser.add_argument
-  add("--run", help="run.trec or run.json")
-  add("--checkpoint", help="instead of --run: search here")
-  add("--index", help="of the checkpoint; made when absent")
+  add("--run", help="run.trec or run.json; with texts it needs no --corpus")
+  add_system(parser)
   add("--questions", required=True)
   add_format(parser)
-  add("--corpus", help="not needed for a run.json that holds texts")
   add("--qrels", help="TREC qrels for the gold-passage measures")
   add("--k", type=int, default=100)
   add("--read-k", type=int, help="passages that a reader gets; as trained")
@@ -25,6 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Gives the figures of each thing that is named."""
+  from odqa_jax.data.corpus.corpus import Corpus
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.run_passages import RunPassages
@@ -39,9 +44,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
+  take_system(args)
   if args.run is None and args.checkpoint is None and not args.bm25:
     raise ValueError(
-      "give --run FILE, --checkpoint DIR with --index, or --bm25."
+      "give --run FILE, --system DIR, --checkpoint DIR with --index, or --bm25."
     )
   if args.checkpoint is not None and args.index is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
@@ -63,7 +69,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if corpus is None:
     return figures
   if args.checkpoint is not None:
-    figures["checkpoint"] = evaluate_checkpoint(
+    store = args.reader_corpus and Corpus(args.reader_corpus)
+    figures["system" if args.system else "checkpoint"] = evaluate_checkpoint(
       resolve_folder(args.checkpoint),
       args.index,
       questions,
@@ -73,6 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       backend=args.backend,
       read_k=args.read_k,
       exclude_self=args.exclude_self,
+      reader_corpus=store,
     )
   if args.bm25:
     figures["bm25"] = evaluate_bm25(

@@ -40,3 +40,36 @@ def add_exclude_self(parser: argparse.ArgumentParser) -> None:
 def split_names(names: str) -> list[str]:
   """The names between commas."""
   return [name for name in names.split(",") if name]
+
+
+def add_system(parser: argparse.ArgumentParser) -> None:
+  """Adds `--system`, and the parts that may be named instead."""
+  add = parser.add_argument
+  add("--system", help="from odqa assemble; instead of the parts")
+  add("--checkpoint", help="what searches, and reads if it has a reader")
+  add("--index", help="of the checkpoint; made when absent")
+  add("--corpus", help="a dataset or corpus folder")
+  add("--reader-corpus", help="it in the reader's own vocabulary")
+
+
+def take_system(args: argparse.Namespace) -> None:
+  """Fills in the parts that `--system` names.
+
+  Raises:
+    ValueError: if parts are given as well, or the system cannot answer.
+  """
+  if args.system is None:
+    return
+  for flag in ("checkpoint", "index", "corpus", "reader_corpus"):
+    if getattr(args, flag) is not None:
+      raise ValueError(
+        f"--system {args.system} has its own {flag.replace('_', '-')}; leave "
+        "one of the flags out."
+      )
+  from odqa_jax.serving.system_folder import open_for_answering
+
+  paths = open_for_answering(args.system).paths
+  args.checkpoint = str(paths.get("reader", paths["retriever"]))
+  args.index, args.corpus = str(paths["index"]), str(paths["corpus"])
+  store = paths.get("reader_corpus")
+  args.reader_corpus = store and str(store)

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Float64
+from scipy.stats import binomtest
+
+# Means of resampled questions that are held at once.
+_RESAMPLED_AT_ONCE = 64
 
 
 def recall_at(
@@ -53,3 +57,54 @@ def wilson_interval(
     min(max((centre - half) / scale, 0.0), share),
     max(min((centre + half) / scale, 1.0), share),
   )
+
+
+def bootstrap_intervals(
+  values: Float[np.ndarray, "n m"], *, seed: int = 0, samples: int = 2000
+) -> Float64[np.ndarray, "m 2"]:
+  """95 % percentile intervals of the means of columns.
+
+  All columns are resampled by the same questions, so that they can be compared.
+
+  Args:
+    values: of n questions, one column a system.
+    seed: of the resampling.
+    samples: how many times n questions are drawn from the n, with replacement.
+
+  Raises:
+    ValueError: if there is no question.
+  """
+  n = len(values)
+  if not n:
+    raise ValueError("an interval of no questions is undefined; give some.")
+  rng = np.random.default_rng(seed)
+  means = []
+  for _ in range(0, samples, _RESAMPLED_AT_ONCE):
+    drawn = rng.integers(n, size=(_RESAMPLED_AT_ONCE, n))
+    counts = np.stack([np.bincount(row, minlength=n) for row in drawn])
+    means.append(counts @ values.astype(np.float64) / n)
+  ends = np.quantile(np.concatenate(means)[:samples], [0.025, 0.975], axis=0)
+  return ends.T
+
+
+def mcnemar(
+  first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]
+) -> tuple[int, int, float]:
+  """McNemar's exact test of two systems on the same questions.
+
+  Source: McNemar, "Note on the sampling error of the difference between
+  correlated proportions or percentages"; the exact binomial form.
+
+  Args:
+    first: whether one system is right.
+    second: whether the other is.
+
+  Returns:
+    How many questions only the first has right, how many only the second, and
+    the two-sided p of a difference at least as large by chance.
+  """
+  only_first = int((first & ~second).sum())
+  only_second = int((second & ~first).sum())
+  total = only_first + only_second
+  p = float(binomtest(only_first, total).pvalue) if total else 1.0
+  return only_first, only_second, p

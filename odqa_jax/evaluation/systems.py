@@ -144,6 +144,7 @@ def evaluate_checkpoint(
   qrels: str | None = None,
   read_k: int | None = None,
   exclude_self: bool = False,
+  reader_corpus: Corpus | None = None,
 ) -> dict[str, Any]:
   """Retrieval and, of a checkpoint with a reader, its answers.
 
@@ -157,6 +158,7 @@ def evaluate_checkpoint(
     qrels: see `evaluate_ranking`.
     read_k: passages that a reader gets, at most k; None: as in training.
     exclude_self: see `rank_passages`.
+    reader_corpus: see `load_system`.
 
   Raises:
     ValueError: if the parts do not belong together, or a checkpoint without a
@@ -171,7 +173,7 @@ def evaluate_checkpoint(
       retriever, searched, corpus, questions, k=k, exclude_self=exclude_self
     )
     return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
-  system = load_system(checkpoint, corpus)
+  system = load_system(checkpoint, corpus, reader_corpus)
   read_k = min(system.config.k, k) if read_k is None else read_k
   if not 0 <= read_k <= k:
     raise ValueError(

@@ -38,6 +38,8 @@ DTYPES = {
   "int8": np.dtype(np.int8),
 }
 FLOATS = ("float32", "bfloat16")
+# What serves a build alone.
+SCRATCH = ("rows-*.json",)
 
 
 def _shard_name(i: int, side: str = "rows") -> str:
@@ -90,6 +92,18 @@ def finish(
   Raises:
     ValueError: if the shards have several widths.
   """
+  draft = Draft(partial)
+  describe_shards(draft, shards)
+  artifact.seal(draft, directory, "index", made_from, SCRATCH)
+
+
+def describe_shards(draft: Draft, shards: int) -> None:
+  """Puts the shards that lie in the folder of a draft into its manifest.
+
+  Raises:
+    ValueError: if they have several widths.
+  """
+  partial = draft.folder
   entries = [read_json(partial / f"rows-{i:05d}.json") for i in range(shards)]
   widths = sorted({e["width"] for e in entries})
   if len(widths) > 1:
@@ -97,10 +111,8 @@ def finish(
       f"{partial}: its row shards have the widths {widths}, so two encoders "
       "made them under one fingerprint; delete the folder and start again."
     )
-  counts = {"width": widths[0], "shards": [e["shard"] for e in entries]}
-  files = {name: f for e in entries for name, f in e["files"].items()}
-  draft = Draft(partial, counts, files)
-  artifact.seal(draft, directory, "index", made_from, ["rows-*.json"])
+  draft.counts |= {"width": widths[0], "shards": [e["shard"] for e in entries]}
+  draft.files |= {name: f for e in entries for name, f in e["files"].items()}
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ _COMMANDS = {
   "leaks": "odqa prepare",
   "converted": "odqa convert",
   "index": "odqa index",
+  "pruned": "odqa prune",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
 }

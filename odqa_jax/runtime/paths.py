@@ -41,7 +41,9 @@ def _expand(name: str) -> str:
 # How files begin that a command may replace: what it has written before.
 RUN = rb"\S+ Q0 \S+ \d+ |\[\s*(\]|\{\s*\"(id|question)\")"
 ANSWERS = rb"\{\"(id|question)\""
+PNG = rb"\x89PNG"
 NPY = rb"\x93NUMPY"
+FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 
 def check_output(

@@ -1,4 +1,4 @@
-"""The pictures of a run: loss.png and recall.png.
+"""The pictures of a run, loss.png and recall.png, and of pruning.
 
 Drawn on matplotlib's object interface, which keeps no global state and needs
 no display.
@@ -220,6 +220,61 @@ def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     ncols=len(rows) if len(rows) <= 5 else math.ceil(len(rows) / 2),
     frameon=False,
     fontsize=11,
+  )
+  _save(figure, path)
+
+
+def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+  """Draws recall, and exact match where it is there, against the share kept.
+
+  Args:
+    rows: `{"name": …, "share": …, "recall": {"20": …}, "em": …}`; recall@20 is
+      drawn, or that of the largest cutoff below.
+    path: the PNG to write.
+
+  Raises:
+    ValueError: if no row has recall.
+  """
+  cutoffs = sorted({int(k) for row in rows for k in row["recall"]})
+  if not cutoffs:
+    raise ValueError("nothing to draw: no row has recall.")
+  cutoff = str(max((c for c in cutoffs if c <= 20), default=cutoffs[0]))
+  panels = {f"recall@{cutoff}": [row["recall"][cutoff] for row in rows]}
+  if all("em" in row for row in rows):
+    panels["exact match"] = [row["em"] for row in rows]
+  names = list(dict.fromkeys(row["name"] for row in rows))
+  size = 4.6 * len(panels) + 2.4, 4.2
+  figure = Figure(figsize=size, layout="constrained")
+  for axes, (title, values) in zip(
+    figure.subplots(1, len(panels), squeeze=False)[0],
+    panels.items(),
+    strict=True,
+  ):
+    for i, name in enumerate(names):
+      points = sorted(
+        (row["share"], value)
+        for row, value in zip(rows, values, strict=True)
+        if row["name"] == name
+      )
+      axes.plot(
+        *zip(*points, strict=True),
+        color=PALETTE[i % len(PALETTE)],
+        linewidth=2.2,
+        marker="o",
+        markersize=4,
+        label=name,
+      )
+    _style(axes, title)
+    axes.set_xscale("log")
+    shares = sorted({row["share"] for row in rows})
+    axes.set_xticks(shares, [f"{100 * share:g}%" for share in shares])
+    axes.minorticks_off()
+    axes.set_ylim(0, max(1.1 * max(values), 0.01))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("share of the passages that is kept", color=_GREY)
+  handles = figure.axes[0].get_lines()
+  figure.legend(
+    handles=handles, loc="outside lower center", ncols=4, frameon=False
   )
   _save(figure, path)
 

@@ -81,6 +81,23 @@ def test_dropout_without_seed_or_rate_changes_nothing():
   assert layers.dropout(x, 0.0, seed(0)) is x
 
 
+@pytest.mark.parametrize("words", [None, 5])
+def test_relu_with_dropout_is_the_two_after_one_another(words):
+  """Bit for bit, also the gradient that comes from the result alone."""
+  x, g, drawn = random(64, 33), random(64, 33), words and seed(words)
+
+  def after(x):
+    return layers.dropout(jax.nn.relu(x), 0.2, drawn)
+
+  for run in (lambda f: f, jax.jit, jax.checkpoint):
+    out, back = jax.vjp(run(lambda x: layers.relu_dropout(x, 0.2, drawn)), x)
+    expected, theirs = jax.vjp(after, x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(back(g)[0], theirs(g)[0])
+  kept = jax.vjp(lambda x: layers.relu_dropout(x, 0.2, drawn), x)[1]
+  assert all(leaf.dtype != bool for leaf in jax.tree.leaves(kept))
+
+
 def test_dropout_keeps_the_dtype():
   x = jnp.ones((8, 8), jnp.bfloat16)
   assert layers.dropout(x, 0.3, seed(0)).dtype == jnp.bfloat16

@@ -24,6 +24,8 @@ X = jax.ShapeDtypeStruct((N, N), jnp.float32)
     (lambda x: jnp.tanh(x * 2 + 1).sum(), 0),
     (lambda x: (x @ x * 2 + 1).sum(), 1),
     (lambda x: jnp.tanh(x) @ x, 2),
+    # A product reads the whole of it in another shape as well.
+    (lambda x: jnp.tanh(x).reshape(-1, 8).T @ x.reshape(-1, 8), 1),
     # A fused result is made where it is read: its source must live till then.
     (lambda x: ((y := x @ x) @ x @ x + jnp.exp(y)).sum(), 3),
     # The result takes the place of what nothing else reads.

@@ -99,7 +99,7 @@ def build_corpus(
       discard_few(draft.folder)
       raise
     tokenizer.save(draft.folder / TOKENIZER)
-    draft.counts["special_ids"] = _special_ids(tokenizer)
+    draft.counts["special_ids"] = special_ids(tokenizer)
     made_from["sources"] = [source.describe() for source in inputs]
   return draft.manifest
 
@@ -204,7 +204,8 @@ def _join(
   }
 
 
-def _special_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
+def special_ids(tokenizer: AnyTokenizer) -> dict[str, int]:
+  """What a manifest says of the ids that are no text."""
   if isinstance(tokenizer, SentencePieceTokenizer):
     return {"pad": tokenizer.pad_id, "eos": tokenizer.eos_id}
   return {

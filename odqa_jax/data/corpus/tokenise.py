@@ -32,10 +32,8 @@ def pack_passages(
     places: where they stand, for messages.
     previous: the one before the first; None at the start of the corpus.
   """
-  first = passages[0]
-  article = previous is None or previous.title != first.title
-  sentence = article or (previous is not None and ends_sentence(previous.text))
-  arrays = {"lines": np.array(lines), "opens": np.array([article, sentence])}
+  first = first_opens(previous, passages[0])
+  arrays = {"lines": np.array(lines), "opens": first}
   columns = {n: [getattr(p, f) for p in passages] for n, f in _FIELDS.items()}
   for name, texts in (*columns.items(), ("places", list(places))):
     packed = pack_texts([text.encode() for text in texts])
@@ -66,7 +64,7 @@ class TokenisePassages:
     ids, titles, texts = (
       unpack_texts(arrays[name], arrays[f"{name}_lengths"]) for name in _FIELDS
     )
-    articles, sentences = _opens(titles, texts, arrays["opens"])
+    articles, sentences = opens(titles, texts, arrays["opens"])
     parts = [split_sentences(t, spaces_only=self._whole_words) for t in texts]
     tokens, lengths = self._cache.encode(list(chain.from_iterable(parts)))
     row = np.repeat(np.arange(len(texts)), [len(p) for p in parts])
@@ -96,10 +94,30 @@ class TokenisePassages:
     }
 
 
-def _opens(
+def first_opens(
+  previous: Passage | None, first: Passage
+) -> Bool[np.ndarray, " 2"]:
+  """Whether a passage begins an article, and a sentence.
+
+  Args:
+    previous: the one before it; None at the start of the corpus.
+    first: the passage.
+  """
+  article = previous is None or previous.title != first.title
+  sentence = article or (previous is not None and ends_sentence(previous.text))
+  return np.array([article, sentence])
+
+
+def opens(
   titles: list[str], texts: list[str], first: Bool[np.ndarray, " 2"]
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-  """Which passages begin an article, and which a sentence."""
+  """Which passages begin an article, and which a sentence.
+
+  Args:
+    titles: of consecutive passages.
+    texts: likewise.
+    first: of the first one, see `first_opens`.
+  """
   articles = [bool(first[0]), *(a != b for a, b in pairwise(titles))]
   ends = (ends_sentence(text) for text in texts[:-1])
   sentences = [bool(first[1]), *ends]

@@ -1,0 +1,38 @@
+"""Makes a system folder of checkpoints, index and corpus."""
+
+import argparse
+from typing import Any
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa assemble`."""
+  add = parser.add_argument
+  add("--retriever", required=True, help="a checkpoint; see odqa index")
+  add("--index", required=True, help="made by it")
+  add("--corpus", required=True, help="of the index")
+  add(
+    "--reader", help="a checkpoint; by default the retriever's, if it has one"
+  )
+  add("--reader-corpus", help="the corpus in the reader's own vocabulary")
+  add("--reranker", help="a checkpoint")
+  add("--extractive-reader", help="a checkpoint")
+  add("--fusion", help="fusion.json of these components")
+  add("--out", required=True, help="the system folder")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Writes the folder."""
+  from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.paths import check_folder
+  from odqa_jax.serving.system_folder import PARTS, assemble
+
+  check_folder(args.out)
+  parts = {name: getattr(args, name) for name in PARTS}
+  parts["retriever"] = resolve_folder(args.retriever)
+  given = {name: path for name, path in parts.items() if path is not None}
+  versions: dict[str, str] = {}
+  if is_primary():
+    versions = dict(assemble(args.out, given).hashes)
+  sync("assemble")
+  return {"system": args.out, "parts": versions}

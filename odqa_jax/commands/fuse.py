@@ -1,0 +1,62 @@
+"""Tunes the fusion of retriever, reranker and readers."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import add_format, split_names
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa fuse`."""
+  add = parser.add_argument
+  add("--candidates", required=True, help="of a dev set: candidates.jsonl")
+  add("--questions", required=True, help="the dev set")
+  add_format(parser)
+  add("--components", default="", help="those to fuse; by default all")
+  add("--l2", type=float, default=1e-3, help="strength of regularisation")
+  add("--test-candidates", help="measure here, and not on the dev set")
+  add("--test-questions", help="of these")
+  add("--seed", type=int, default=0, help="of the confidence intervals")
+  add("--out", required=True, help="fusion.json")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Writes the fusion; measures it and that of every subset of components."""
+  import sys
+
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.evaluation.ablation import Measured, ablate, ablation_table
+  from odqa_jax.reading.candidates import read_candidates
+  from odqa_jax.reading.fusion import save_fusion, tune
+  from odqa_jax.runtime.paths import FUSION, check_output
+
+  if (args.test_candidates is None) != (args.test_questions is None):
+    raise ValueError(
+      "--test-candidates FILE and --test-questions FILE go together."
+    )
+  inputs = args.candidates, args.questions, args.test_candidates
+  check_output(args.out, inputs, FUSION)
+  components = split_names(args.components) or None
+
+  def opened(candidates: str, questions: str) -> Measured:
+    return Measured(
+      read_candidates(candidates),
+      open_questions(questions, args.format, args.columns),
+    )
+
+  dev, test = opened(args.candidates, args.questions), None
+  if args.test_candidates is not None:
+    test = opened(args.test_candidates, args.test_questions)
+  fusion = tune(
+    dev.candidates, dev.questions, components=components, l2=args.l2
+  )
+  rows = ablate(dev, test, components=components, l2=args.l2, seed=args.seed)
+  print(ablation_table(rows), file=sys.stderr)
+  save_fusion(args.out, fusion)
+  return {
+    "weights": fusion.weights,
+    "tuned_on": fusion.tuned_on,
+    "measured_on": "test" if test else "dev",
+    "rows": rows,
+    "fusion": args.out,
+  }

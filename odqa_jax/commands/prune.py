@@ -1,0 +1,138 @@
+"""Cuts corpus and index to the passages that matter; shows what it costs."""
+
+import argparse
+from typing import Any
+
+from odqa_jax.commands.flags import split_names
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `odqa prune`."""
+  add = parser.add_argument
+  add("--corpus", required=True, help="a dataset or corpus folder")
+  add("--index", help="of the corpus, cut as well")
+  add("--reader-corpus", help="likewise; by default the one beside the corpus")
+  add(
+    "--scores",
+    required=True,
+    help="FILE.npy: how irrelevant each passage is, in the order of the rows",
+  )
+  add("--keep", type=int, help="so many passages of the lowest scores")
+  add("--threshold", type=float, help="or those that score no more")
+  add(
+    "--keep-gold",
+    default="",
+    help="question sets, those of training, whose positive passages stay",
+  )
+  add("--out", help="the folder of what is kept")
+  add("--curve", help="FILE.png: recall against the share that is kept")
+  add("--run", help="of the whole corpus, deep; what --curve measures")
+  add("--questions", help="of the run")
+  add("--candidates", help="of the questions: exact match as well")
+  add("--frequency-run", help="of other questions: pruning by what is found")
+  add("--frequency-questions", help="of that run")
+  add("--seed", type=int, default=0, help="of random pruning")
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises ValueError for flags that do not go together."""
+  if args.out is None and args.curve is None:
+    raise ValueError("give --out DIR to prune, or --curve FILE.png to measure.")
+  drawn = ("run", "questions")
+  if args.curve and not all(getattr(args, name) for name in drawn):
+    raise ValueError("--curve needs --run FILE and --questions FILE.")
+  if (args.frequency_run is None) != (args.frequency_questions is None):
+    raise ValueError(
+      "--frequency-run FILE and --frequency-questions FILE go together."
+    )
+  for name in (*drawn, "candidates", "frequency_run"):
+    if getattr(args, name) and not args.curve:
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} is for --curve FILE.png; give it too.")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  """Writes the folder, or the curve, or both."""
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.runtime.paths import PNG, check_folder, check_output
+  from odqa_jax.serving.pruning import gold_rows
+  from odqa_jax.serving.scores import read_scores
+
+  _check(args)
+  if args.out:
+    check_folder(args.out)
+  if args.curve:
+    check_output(args.curve, [args.scores, args.run], PNG)
+  corpus = open_corpus(args.corpus)
+  scores = read_scores(args.scores, corpus)
+  gold = {
+    name: gold_rows(open_questions(name), corpus)
+    for name in split_names(args.keep_gold)
+  }
+  figures: dict[str, Any] = {}
+  if args.curve:
+    figures["curve"] = _draw(args, corpus, scores, gold)
+  if args.out:
+    figures |= _cut(args, corpus, scores, gold)
+  return figures
+
+
+def _cut(
+  args: argparse.Namespace, corpus: Any, scores: Any, gold: dict[str, Any]
+) -> dict[str, Any]:
+  from pathlib import Path
+
+  from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.runtime.progress import progress_bar
+  from odqa_jax.serving.pruning import Rule, Whole, prune
+
+  beside = corpus.directory.with_name("reader_corpus")
+  store = args.reader_corpus or (beside if beside.is_dir() else None)
+  whole = Whole(
+    corpus,
+    Path(args.index) if args.index else None,
+    Corpus(store) if store else None,
+  )
+  rule = Rule(args.keep, args.threshold, gold)
+  with progress_bar("prune", len(corpus), "passages") as update:
+    return prune(whole, scores, rule, args.out, progress=update)
+
+
+def _draw(
+  args: argparse.Namespace, corpus: Any, scores: Any, gold: dict[str, Any]
+) -> list[dict[str, Any]]:
+  import sys
+
+  import numpy as np
+
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.data.runs import read_run
+  from odqa_jax.evaluation.pruning import (
+    curve_table,
+    frequency_scores,
+    pruning_curve,
+    random_scores,
+  )
+  from odqa_jax.reading.candidates import read_candidates
+  from odqa_jax.runtime.mesh import is_primary
+  from odqa_jax.runtime.plots import plot_pruning
+
+  questions = open_questions(args.questions)
+  orders = {"scores": scores, "random": random_scores(len(corpus), args.seed)}
+  if args.frequency_run:
+    asked = open_questions(args.frequency_questions)
+    found = read_run(args.frequency_run, asked, corpus)
+    orders["frequency"] = frequency_scores(found, len(corpus), args.seed)
+  rows = pruning_curve(
+    read_run(args.run, questions, corpus),
+    questions,
+    corpus,
+    orders,
+    gold=np.concatenate([np.zeros(0, np.int64), *gold.values()]),
+    candidates=read_candidates(args.candidates) if args.candidates else None,
+  )
+  if is_primary():
+    print(curve_table(rows), file=sys.stderr)
+    plot_pruning(rows, args.curve)
+  return rows
