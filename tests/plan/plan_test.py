@@ -420,7 +420,10 @@ def test_configs_can_be_planned_for():
   """Every recipe has sizes that a plan can know, or says what it lacks."""
   for path in sorted(CONFIGS.glob("*.py")):
     settings = read_settings(load_config(f"{path}:debug"))
-    if settings.model.preset == "init":
+    if settings.task in ("reranker", "extractive", "pruner"):
+      with pytest.raises(ValueError, match="has no retriever"):
+        planned_components(settings, 300, "cpu")
+    elif settings.model.preset == "init":
       with pytest.raises(ValueError, match="preset=init takes the sizes"):
         planned_components(settings, 300, "cpu")
     else:

@@ -30,7 +30,10 @@ def test_an_unknown_recipe_is_named_with_the_known_ones(capsys):
   code = main(["plan", "--recipes", "ict", "icd", "--topology", "v5e-8"])
   said = capsys.readouterr().err
   assert code == 2
-  assert "--recipes icd: no such file" in said and "all, fid, ict" in said
+  assert (
+    "--recipes icd: no such file" in said
+    and "all, extractive, fid, ict" in said
+  )
 
 
 def program(**changes):
