@@ -324,6 +324,23 @@ def test_a_published_folder_brings_its_vocabulary_and_lacks_a_head(
   assert kernel.shape == (16, 16) and np.asarray(kernel).any()
 
 
+def test_a_pooler_is_kept_beside_a_fresh_classifier(toy_data, tmp_path):
+  corpus = Corpus(toy_data / "corpus")
+  size = corpus.tokenizer.vocab_size
+  network = Reranker(ScorerConfig(BertConfig(size, **SIZES, scan=False)))
+  params = noise(network.init)
+  pooler = params["classifier"]["dense"]
+  params["classifier"] = {"dense": pooler}
+  save_network(tmp_path / "bert", network, params, corpus.tokenizer)
+  settings = settings_of("reranker", init_from=tmp_path / "bert")
+  start, _ = initial_head("reranker", settings, corpus, one_device())
+  assert "random classifier.out_proj" in start.loaded_from
+  assert set(start.params["classifier"]) == {"dense", "out_proj"}
+  jax.tree.map(
+    np.testing.assert_array_equal, start.params["classifier"]["dense"], pooler
+  )
+
+
 def test_what_is_planned_is_what_is_loaded():
   for recipe in RECIPES:
     settings = settings_of(recipe)
