@@ -237,7 +237,7 @@ def score_passages(
     longest: tokens of the longest.
   """
   found = network.read(params, ids, lengths, first_lengths)
-  scores = SpanScores(*(None if x is None else x[:, None] for x in found))
+  scores = SpanScores(*jax.tree.map(lambda x: x[:, None], found))
   contexts = Contexts(
     lengths[:, None] > 0, context_starts[:, None], context_ends[:, None]
   )
@@ -338,7 +338,7 @@ def _scored(
   order = np.argsort(lengths, kind="stable")
   sharding = row_sharding(make_mesh(devices=jax.local_devices()))
 
-  def started() -> Iterator[tuple[np.ndarray, PassageScores]]:
+  def started() -> Iterator[Any]:
     for piece in divide(lengths[order], sizes):
       some = order[piece.first : piece.stop]
       full = np.concatenate(
