@@ -21,15 +21,13 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
 from odqa_jax.reading.candidates import Candidates, Span
-from odqa_jax.reading.extract import (
-  ROLE,
+from odqa_jax.reading.extract import ROLE, SpanReader, read_spans
+from odqa_jax.reading.fusion import Fusion
+from odqa_jax.reading.passage_spans import (
   ExtractedAnswer,
   PassageSpans,
-  SpanReader,
   best_answers,
-  read_spans,
 )
-from odqa_jax.reading.fusion import Fusion
 
 
 @dataclasses.dataclass(frozen=True)

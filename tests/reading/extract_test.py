@@ -14,12 +14,11 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.objectives.best_spans import best_spans
 from odqa_jax.objectives.spans import Contexts, SpanScores
-from odqa_jax.reading.extract import (
+from odqa_jax.reading.extract import make_span_reader, read_spans
+from odqa_jax.reading.passage_spans import (
   ExtractedAnswer,
   _merged,
   best_answers,
-  make_span_reader,
-  read_spans,
 )
 from odqa_jax.text.pairs import PairVocabulary
 

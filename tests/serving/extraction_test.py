@@ -15,6 +15,10 @@ from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import Ranking, write_run
 from odqa_jax.reading.candidates import read_candidates
 from odqa_jax.serving.system_folder import assemble
+from odqa_jax.text.wordpiece_training import train_wordpiece
+
+# A reader is trained, which takes half a minute to compile.
+pytestmark = pytest.mark.slow
 
 CONFIG = Path(__file__).parents[2] / "configs" / "extractive.py"
 
@@ -177,11 +181,7 @@ def test_what_does_not_fit_is_told(capsys, made, toy_data, tmp_path):
   broken = tmp_path / "broken"
   shutil.copytree(made / "work", broken)
   shutil.rmtree(broken / "tokenizer")
-  tokenizer = shutil.copytree(
-    made / "retriever" / "tokenizer", broken / "tokenizer"
-  )
-  for path in tokenizer.glob("vocab.txt"):
-    path.write_text(path.read_text() + "another\n")
+  train_wordpiece(["other words"], 60).save(broken / "tokenizer")
   for flags, said in [
     ((*fits, *out), "give --retriever DIR with --index DIR, or --run FILE"),
     ((*fits, *out, "--retriever", made / "retriever"), "go together"),
