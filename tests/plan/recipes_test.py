@@ -30,7 +30,10 @@ def test_an_unknown_recipe_is_named_with_the_known_ones(capsys):
   code = main(["plan", "--recipes", "ict", "icd", "--topology", "v5e-8"])
   said = capsys.readouterr().err
   assert code == 2
-  assert "--recipes icd: no such file" in said and "all, fid, ict" in said
+  assert (
+    "--recipes icd: no such file" in said
+    and "all, extractive, fid, ict" in said
+  )
 
 
 def program(**changes):
@@ -73,7 +76,7 @@ def test_what_cannot_be_planned_is_a_line_with_its_reason(monkeypatch, capsys):
     return FITS
 
   monkeypatch.setattr(recipes_module, "plan", plan)
-  options = recipes_module.Options(1, None, None, 1, 1, "search", None, 1)
+  options = recipes_module.Options(1, None, None, 1, 1, "search", None, 1, 1)
   figures = plan_recipes(["base", "large"], "v5e-8", ["a=1"], options)
   assert figures["recipes"]["large"]["refused"].startswith("this run cannot")
   assert figures["recipes"]["base"]["micro_batches"] == 4
