@@ -96,9 +96,9 @@ def _scores(args: argparse.Namespace, corpus: Any) -> Any:
 
     return read_scores(args.scores, corpus)
   from odqa_jax.reading.pair_scores import PassageScores
-  from odqa_jax.reading.trained_scorer import load_scorer
+  from odqa_jax.reading.trained_scorer import load_trained_scorer
 
-  scorer = load_scorer(args.checkpoint, "passage_classifier")
+  scorer = load_trained_scorer(args.checkpoint, "passage_classifier")
   return PassageScores(scorer, corpus)
 
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.runs import read_run, write_run
   from odqa_jax.evaluation.measures import evaluate_ranking, recall_table
   from odqa_jax.reading.pair_scores import rerank
-  from odqa_jax.reading.trained_scorer import load_scorer
+  from odqa_jax.reading.trained_scorer import load_trained_scorer
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import RUN, check_output
   from odqa_jax.runtime.progress import progress_bar
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   corpus = open_corpus(args.corpus)
   found = read_run(args.run, questions, corpus).cut(args.k)
   check_run_texts(args.run, corpus)
-  reranker = load_scorer(args.checkpoint, "reranker")
+  reranker = load_trained_scorer(args.checkpoint, "reranker")
   with progress_bar("rerank", found.rows.size, "pairs") as update:
     ranked = rerank(reranker, found, questions, corpus, progress=update)
   if is_primary():

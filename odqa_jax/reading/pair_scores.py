@@ -1,7 +1,7 @@
 """Scores of passages by a trained network, with their questions or alone.
 
-    ranking = rerank(load_scorer("work/reranker", "reranker"), ranking,
-                     questions, corpus)
+    reranker = load_trained_scorer("work/reranker", "reranker")
+    ranking = rerank(reranker, ranking, questions, corpus)
     scores = PassageScores(classifier, corpus)(range(0, 65536))
 
 Pairs of many questions are computed together: pieces of the ranking are sorted

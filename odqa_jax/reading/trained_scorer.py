@@ -1,7 +1,7 @@
 """A trained reranker or passage classifier, put together from its checkpoint.
 
-reranker = load_scorer("work/reranker", "reranker")
-classifier = load_scorer("work/pruner", "passage_classifier")
+reranker = load_trained_scorer("work/reranker", "reranker")
+classifier = load_trained_scorer("work/pruner", "passage_classifier")
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def make_scorer(
   )
 
 
-def load_scorer(path: str | Path, role: str) -> TrainedScorer:
+def load_trained_scorer(path: str | Path, role: str) -> TrainedScorer:
   """Loads a component of a training workdir, or of one step of it.
 
   Args:
