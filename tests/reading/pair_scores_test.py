@@ -157,7 +157,8 @@ def test_order_does_not_matter(corpus):
 def test_few_shapes_of_bounded_size(corpus, monkeypatch):
   """Of 400 passages a question: pieces of 100 pairs, batches of 256 tokens."""
   scorer = trained(corpus)
-  rows = np.random.default_rng(0).integers(0, len(TEXTS), (3, 400))
+  rows = np.random.default_rng(0).integers(0, len(TEXTS), (6, 400))
+  asked = [" ".join(["Ulm"] * n) for n in range(1, 7)]
   shapes, waiting, most = [], 0, 0
 
   def packed(self, part):
@@ -182,7 +183,7 @@ def test_few_shapes_of_bounded_size(corpus, monkeypatch):
   monkeypatch.setattr(pair_scores, "_compute", computed)
   score_pairs(
     scorer,
-    texts()[:3],
+    asked,
     rows,
     corpus,
     piece=100,
