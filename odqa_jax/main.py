@@ -26,6 +26,7 @@ from odqa_jax.commands import (
   plan,
   prepare,
   prune,
+  rerank,
   search,
   train,
   wikipedia,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
   "train": train,
   "index": index,
   "search": search,
+  "rerank": rerank,
   "evaluate": evaluate,
   "assemble": assemble,
   "answer": answer,
@@ -52,7 +54,17 @@ COMMANDS: dict[str, ModuleType] = {
 }
 _OVERRIDDEN = ("train", "plan")
 # Those that run what JAX compiles.
-_COMPILED = ("mine", "train", "index", "search", "evaluate", "answer", "demo")
+_COMPILED = (
+  "mine",
+  "train",
+  "index",
+  "search",
+  "rerank",
+  "evaluate",
+  "answer",
+  "prune",
+  "demo",
+)
 # Flags whose value is no name of anything.
 _WORDS = ("question",)
 

@@ -7,19 +7,27 @@ from odqa_jax.commands.flags import (
   add_backend,
   add_exclude_self,
   add_format,
+  add_spans,
   add_system,
+  span_sources,
   take_system,
 )
+
+# Passages that an extractive reader gets.
+_READ = 100
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa answer`."""
   add = parser.add_argument
   add_system(parser)
+  add_spans(parser)
   add("--question", help="one question, answered on the screen")
   add("--questions", help="a file or prepared set; needs --out")
   add_format(parser)
+  add("--run", help="extractive reader: what is read, found by odqa search")
   add("--out", help="answers.jsonl")
+  add("--candidates", help="extractive reader: candidates.jsonl for odqa fuse")
   add("--k", type=int, help="passages read; by default as trained")
   add("--beams", type=int, default=1, help="1 is greedy")
   add("--batch-size", type=int, help="questions at a time")
@@ -35,6 +43,8 @@ def _check(args: argparse.Namespace) -> None:
     )
   if (args.question is None) == (args.questions is None):
     raise ValueError("give --question TEXT, or --questions FILE with --out.")
+  if args.questions is None and (args.candidates or args.run):
+    raise ValueError("--run and --candidates need --questions FILE.")
   if (args.questions is None) != (args.out is None):
     raise ValueError("--questions FILE and --out FILE go together.")
   for name in ("beams", "batch_size"):
@@ -64,18 +74,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
-  from odqa_jax.runtime.paths import ANSWERS, check_output
+  from odqa_jax.runtime.paths import ANSWERS, CANDIDATES, check_output
   from odqa_jax.runtime.progress import progress_bar
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
   take_system(args)
   _check(args)
+  sources = span_sources(args)
+  if sources is None and args.run is not None:
+    raise ValueError(
+      f"--run {args.run}: {args.checkpoint} searches for itself; leave it out."
+    )
+  if args.candidates is not None:
+    check_output(args.candidates, [args.questions, args.run], CANDIDATES)
   if args.questions is None:
     questions = [Question("0", args.question, ())]
   else:
-    check_output(args.out, [args.questions, args.corpus], ANSWERS)
+    read = [args.questions, args.corpus, args.run]
+    check_output(args.out, read, ANSWERS)
     questions = open_questions(args.questions, args.format, args.columns)
+  if sources is not None:
+    return _answer_with_spans(args, sources, questions)
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
   k = args.k
@@ -113,3 +133,43 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_answers(args.out, questions, answers)
   sync("answers")
   return {"k": k, "answers": args.out} | answer_measures(answers, questions)
+
+
+def _answer_with_spans(
+  args: argparse.Namespace, sources: Any, questions: Any
+) -> dict[str, Any]:
+  """The same with an extractive reader; writes candidates if asked to."""
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.evaluation.measures import answer_measures
+  from odqa_jax.evaluation.systems import possible_k
+  from odqa_jax.reading.candidates import CandidateSet, write_candidates
+  from odqa_jax.reading.records import show_spans, span_record, write_answers
+  from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.serving.extraction import open_extraction
+
+  for flag, unused in (("beams", 1), ("batch_size", None)):
+    if getattr(args, flag) != unused:
+      raise ValueError(
+        f"--{flag.replace('_', '-')} is for a reader that writes; "
+        f"{args.checkpoint} holds an extractive one."
+      )
+  corpus = open_corpus(args.corpus)
+  k = min(_READ, len(corpus)) if args.k is None else args.k
+  k = possible_k(k, corpus)
+  extraction = open_extraction(sources, questions, corpus, k=k)
+  found = extraction.answers(questions, most=args.spans, merge=args.merge)
+  answers = [each for (each,) in found]
+  if args.out is None:
+    if is_primary():
+      print(show_spans(args.question, answers[0]))
+    return span_record(answers[0]) | {"question": args.question}
+  figures: dict[str, Any] = {"k": k, "answers": args.out}
+  if is_primary():
+    write_answers(args.out, questions, answers)
+    if args.candidates is not None:
+      candidates = tuple(answer.candidates for answer in answers)
+      made = CandidateSet(extraction.versions, candidates)
+      write_candidates(args.candidates, made)
+      figures["candidates"] = args.candidates
+  sync("answers")
+  return figures | answer_measures(answers, questions)

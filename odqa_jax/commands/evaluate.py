@@ -7,7 +7,9 @@ from odqa_jax.commands.flags import (
   add_backend,
   add_exclude_self,
   add_format,
+  add_spans,
   add_system,
+  span_sources,
   take_system,
 )
 
@@ -17,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--run", help="run.trec or run.json; with texts it needs no --corpus")
   add_system(parser)
+  add_spans(parser)
   add("--questions", required=True)
   add_format(parser)
   add("--qrels", help="TREC qrels for the gold-passage measures")
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     raise ValueError(
       "give --run FILE, --system DIR, --checkpoint DIR with --index, or --bm25."
     )
-  if args.checkpoint is not None and args.index is None:
+  sources = span_sources(args)
+  if args.checkpoint is not None and args.index is None and sources is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
   searches = args.checkpoint is not None or args.bm25
   if searches and args.corpus is None:
@@ -68,7 +72,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
   if corpus is None:
     return figures
-  if args.checkpoint is not None:
+  if sources is not None:
+    figures["system" if args.system else "checkpoint"] = _read_spans(
+      args, sources, questions, corpus, k
+    )
+  elif args.checkpoint is not None:
     store = args.reader_corpus and Corpus(args.reader_corpus)
     figures["system" if args.system else "checkpoint"] = evaluate_checkpoint(
       resolve_folder(args.checkpoint),
@@ -91,3 +99,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       exclude_self=args.exclude_self,
     )
   return figures
+
+
+def _read_spans(
+  args: argparse.Namespace,
+  sources: Any,
+  questions: Any,
+  corpus: Any,
+  k: int,
+) -> dict[str, Any]:
+  """The figures of an extractive reader, and of what it reads."""
+  from odqa_jax.evaluation.measures import evaluate_ranking
+  from odqa_jax.serving.extraction import measure_spans, open_extraction
+
+  if args.read_k is not None and not 1 <= args.read_k <= k:
+    raise ValueError(f"--read-k {args.read_k}: choose from 1 to --k {k}.")
+  extraction = open_extraction(sources, questions, corpus, k=k)
+  figures = {}
+  if sources.run is None:
+    figures = evaluate_ranking(
+      extraction.ranking, questions, corpus, qrels=args.qrels
+    )
+  read = measure_spans(
+    extraction,
+    questions,
+    read_k=args.read_k,
+    most=args.spans,
+    merge=args.merge,
+  )
+  return figures | {"read": read}

@@ -1,6 +1,10 @@
 """Flags that several commands share."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from odqa_jax.serving.extraction import Sources
 
 # As flags spell them, and as NumPy does.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -46,21 +50,74 @@ def add_system(parser: argparse.ArgumentParser) -> None:
   """Adds `--system`, and the parts that may be named instead."""
   add = parser.add_argument
   add("--system", help="from odqa assemble; instead of the parts")
-  add("--checkpoint", help="what searches, and reads if it has a reader")
-  add("--index", help="of the checkpoint; made when absent")
+  add(
+    "--checkpoint",
+    help="what searches, and reads if it has a reader; or an extractive reader",
+  )
+  add("--index", help="of what searches; made when absent")
   add("--corpus", help="a dataset or corpus folder")
   add("--reader-corpus", help="it in the reader's own vocabulary")
+  parser.set_defaults(fusion=None)
+
+
+def add_spans(parser: argparse.ArgumentParser) -> None:
+  """Adds what an extractive reader needs besides `add_system`."""
+  add = parser.add_argument
+  add("--retriever", help="extractive reader: what searches; with --index")
+  add("--reranked", help="extractive reader: of --run, by odqa rerank")
+  add("--spans", type=int, default=10, help="extractive reader: compared")
+  add(
+    "--merge",
+    action="store_true",
+    help="extractive reader: equal answers are one, with all their probability",
+  )
+
+
+def span_sources(args: argparse.Namespace) -> "Sources | None":
+  """The parts of an extractive reader; None for another checkpoint.
+
+  Raises:
+    ValueError: if they do not go together, or are for nothing.
+  """
+  from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.reading.extract import holds_span_reader
+  from odqa_jax.serving.extraction import Sources
+
+  given = args.checkpoint and resolve_folder(args.checkpoint)
+  if not given or not holds_span_reader(given):
+    for flag in ("retriever", "reranked", "merge", "candidates"):
+      if getattr(args, flag, None):
+        raise ValueError(
+          f"--{flag} is for an extractive reader, and "
+          f"{args.checkpoint or '--checkpoint'} has none; name its workdir "
+          "with --checkpoint DIR."
+        )
+    return None
+  if args.spans < 1:
+    raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
+  sources = Sources(
+    reader=args.checkpoint,
+    retriever=args.retriever,
+    index=args.index,
+    backend=args.backend,
+    run=None if args.system else args.run,
+    reranked=args.reranked,
+    fusion=args.fusion,
+    exclude_self=args.exclude_self,
+  )
+  sources.check()
+  return sources
 
 
 def take_system(args: argparse.Namespace) -> None:
-  """Fills in the parts that `--system` names.
+  """Fills in the parts that `--system` names, and its fusion.
 
   Raises:
     ValueError: if parts are given as well, or the system cannot answer.
   """
   if args.system is None:
     return
-  for flag in ("checkpoint", "index", "corpus", "reader_corpus"):
+  for flag in ("checkpoint", "retriever", "index", "corpus", "reader_corpus"):
     if getattr(args, flag) is not None:
       raise ValueError(
         f"--system {args.system} has its own {flag.replace('_', '-')}; leave "
@@ -69,7 +126,12 @@ def take_system(args: argparse.Namespace) -> None:
   from odqa_jax.serving.system_folder import open_for_answering
 
   paths = open_for_answering(args.system).paths
-  args.checkpoint = str(paths.get("reader", paths["retriever"]))
+  if "extractive_reader" in paths:
+    args.checkpoint = str(paths["extractive_reader"])
+    args.retriever = str(paths["retriever"])
+    args.fusion = str(paths["fusion"]) if "fusion" in paths else None
+  else:
+    args.checkpoint = str(paths.get("reader", paths["retriever"]))
   args.index, args.corpus = str(paths["index"]), str(paths["corpus"])
   store = paths.get("reader_corpus")
   args.reader_corpus = store and str(store)

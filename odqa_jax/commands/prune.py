@@ -12,10 +12,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--corpus", required=True, help="a dataset or corpus folder")
   add("--index", help="of the corpus, cut as well")
   add("--reader-corpus", help="likewise; by default the one beside the corpus")
+  add("--checkpoint", help="the workdir of a pruner, which scores passages")
   add(
     "--scores",
-    required=True,
-    help="FILE.npy: how irrelevant each passage is, in the order of the rows",
+    help="or FILE.npy: how irrelevant each passage is, in the order of rows",
   )
   add("--keep", type=int, help="so many passages of the lowest scores")
   add("--threshold", type=float, help="or those that score no more")
@@ -36,8 +36,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises ValueError for flags that do not go together."""
+  if (args.checkpoint is None) == (args.scores is None):
+    raise ValueError("give either --checkpoint DIR or --scores FILE.npy.")
   if args.out is None and args.curve is None:
     raise ValueError("give --out DIR to prune, or --curve FILE.png to measure.")
+  if args.out is None and args.checkpoint is not None:
+    raise ValueError(
+      "--checkpoint DIR needs --out DIR, where the scores are kept; to measure "
+      "alone, give them with --scores OUT/scores.npy."
+    )
   drawn = ("run", "questions")
   if args.curve and not all(getattr(args, name) for name in drawn):
     raise ValueError("--curve needs --run FILE and --questions FILE.")
@@ -53,11 +60,13 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Writes the folder, or the curve, or both."""
+  from pathlib import Path
+
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.runtime.paths import PNG, check_folder, check_output
   from odqa_jax.serving.pruning import gold_rows
-  from odqa_jax.serving.scores import read_scores
+  from odqa_jax.serving.scores import SCORES, read_scores
 
   _check(args)
   if args.out:
@@ -65,17 +74,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.curve:
     check_output(args.curve, [args.scores, args.run], PNG)
   corpus = open_corpus(args.corpus)
-  scores = read_scores(args.scores, corpus)
+  scores = _scores(args, corpus)
   gold = {
     name: gold_rows(open_questions(name), corpus)
     for name in split_names(args.keep_gold)
   }
   figures: dict[str, Any] = {}
-  if args.curve:
-    figures["curve"] = _draw(args, corpus, scores, gold)
   if args.out:
     figures |= _cut(args, corpus, scores, gold)
+  if args.curve:
+    if args.checkpoint:
+      scores = read_scores(Path(args.out) / SCORES, corpus)
+    figures["curve"] = _draw(args, corpus, scores, gold)
   return figures
+
+
+def _scores(args: argparse.Namespace, corpus: Any) -> Any:
+  """Scores of a file, or the classifier that gives them."""
+  if args.scores:
+    from odqa_jax.serving.scores import read_scores
+
+    return read_scores(args.scores, corpus)
+  from odqa_jax.reading.pair_scores import PassageScores
+  from odqa_jax.reading.trained_scorer import load_trained_scorer
+
+  scorer = load_trained_scorer(args.checkpoint, "passage_classifier")
+  return PassageScores(scorer, corpus)
 
 
 def _cut(

@@ -48,6 +48,10 @@ class Ranking:
   rows: Int[np.ndarray, "n k"]
   scores: Float[np.ndarray, "n k"]
 
+  def cut(self, k: int | None) -> "Ranking":
+    """The k best passages of every question; None: all."""
+    return Ranking(self.question_ids, self.rows[:, :k], self.scores[:, :k])
+
 
 def check_aligned(ranking: Ranking, questions: Sequence[Question]) -> None:
   """Raises ValueError unless the ranking is of these questions, in order."""

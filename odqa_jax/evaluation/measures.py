@@ -15,7 +15,7 @@ Families of measures, never mixed:
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -33,7 +33,6 @@ from odqa_jax.data.runs import (
   read_run,
 )
 from odqa_jax.evaluation.statistics import recall_at, wilson_interval
-from odqa_jax.reading.answer import Answer
 from odqa_jax.runtime.report import text_table
 from odqa_jax.text.answers import (
   exact_match,
@@ -43,6 +42,15 @@ from odqa_jax.text.answers import (
 )
 
 CUTOFFS = (1, 5, 20, 100)
+
+
+@runtime_checkable
+class Answered(Protocol):
+  """What a reader has answered."""
+
+  @property
+  def text(self) -> str:
+    """The answer."""
 
 
 def evaluate_run(
@@ -192,7 +200,7 @@ def answer_hits(
 
 
 def answer_measures(
-  answers: Sequence[Answer], questions: Sequence[Question]
+  answers: Sequence[Answered], questions: Sequence[Question]
 ) -> dict[str, Any]:
   """Exact match and F1 over the questions that have references.
 
@@ -200,7 +208,7 @@ def answer_measures(
   of the answer; such questions have no F1.
 
   Args:
-    answers: from `answer_questions`.
+    answers: from `answer_questions` or `answer_with_spans`.
     questions: in the same order.
 
   Returns:

@@ -338,6 +338,20 @@ def _converted(page: Page, files: Artifact, n: int) -> None:
   page.facts |= files.manifest["records"]
 
 
+def _pruned(page: Page, files: Artifact, n: int) -> None:
+  manifest = files.manifest
+  page.facts = {
+    "kept": manifest["kept"],
+    "of": manifest["passages"],
+    "rule": manifest["rule"],
+  } | page.facts
+  for name, parent in manifest["parents"].items():
+    found_here = Parent(f"whole {name}", parent["manifest"], "not found")
+    page.parents.append(found_here)
+  for name in manifest["parts"]:
+    page.parts[name] = artifact_page(files.directory / name, n)
+
+
 def _bm25(page: Page, files: Artifact, n: int) -> None:
   del n
   page.facts = _counts(files, ()) | page.facts
@@ -353,6 +367,7 @@ KINDS: dict[str, tuple[str, Fill]] = {
   "pairs": ("positives and hard negatives of a question set", _pairs),
   "spans": ("entities in the sentences of a corpus, to be masked", _spans),
   "index": ("the embeddings of all passages of a corpus", _index),
+  "pruned": ("what pruning has kept of a corpus and its index", _pruned),
   "bm25": ("the terms of all passages of a corpus, weighted by BM25", _bm25),
   "scann": ("a ScaNN build of an index", _scann),
   "converted": ("files for other tools, by `odqa convert`", _converted),

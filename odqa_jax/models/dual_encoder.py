@@ -215,6 +215,10 @@ class DualEncoder:
     first_only = self.config.pooling == "cls"
     return flops_per_token(self.config.bert, length, first_only=first_only)
 
+  def passage_flops(self, rows: int, length: int) -> float:
+    """FLOPs of `encode_passage`; see `flops_per_token`."""
+    return rows * length * self.flops_per_token(length)
+
   def _projection(self) -> nn.Dense:
     return nn.Dense(self.config.output_dim, kernel_init=init_kernel)
 

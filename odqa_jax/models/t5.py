@@ -208,34 +208,48 @@ class T5:
     rng: PRNGKeyArray | None,
   ) -> tuple[Float[Array, "b k l d"], Any]:
     """States, and span scores or None."""
-    config, stack, size = self.config, params["encoder"], ids.shape[2]
-    small_reader.check_features(config, features)
-    rows = lengths.reshape(-1)
+    small_reader.check_features(self.config, features)
+    size = ids.shape[2]
+    if features is not None:
+      features = features.reshape(-1, size)
+    rows = ids.reshape(-1, size), lengths.reshape(-1)
+    x = self.encode_rows(params, *rows, features, rng).reshape(*ids.shape, -1)
+    if not self.config.span_head:
+      return x, None
+    head: Any = small_reader.SpanHead()
+    return apply_module(head, params["span_head"], x, lengths)
+
+  def encode_rows(
+    self,
+    params: Mapping[str, Any],
+    ids: Int[Array, "n l"],
+    lengths: Int[Array, " n"],
+    features: Int[Array, "n l"] | None,
+    rng: PRNGKeyArray | None,
+  ) -> Float[Array, "n l d"]:
+    """States of inputs, each on its own; without span embeddings."""
+    config, stack, size = self.config, params["encoder"], ids.shape[1]
     words = Embedding(config.vocab_size, config.width)
-    x = apply_module(words, params["shared"], ids.reshape(-1, size))
+    x = apply_module(words, params["shared"], ids)
     if features is not None:
       table = Embedding(config.overlap_features, config.width)
-      x += apply_module(table, params["flags"], features.reshape(-1, size))
+      x += apply_module(table, params["flags"], features)
     x = x.astype(config.dtype)
     if config.depthwise_convolution:
-      x = small_reader.convolve_input(stack["mixing"], x, rows)
+      x = small_reader.convolve_input(stack["mixing"], x, lengths)
     seeds, (first, last, *_) = layers.draw_seeds(rng, config.layers, 4)
     x = layers.dropout(x, config.dropout, first)
     table = stack["relative_attention_bias"]["embedding"]
     bias = position_bias(config, table, size, both_ways=True)
 
     def layer(x: Array, params: Params, seeds: Any) -> tuple[Array, None]:
-      args = (x, bias, rows, seeds)
+      args = (x, bias, lengths, seeds)
       return apply_module(EncoderLayer(config), params, *args), None
 
     inputs = layers.of_layers(config, config.layers, stack["block"], seeds)
     x, _ = layers.run_layers(layer, x, *inputs, remat=config.remat)
     x = apply_module(Norm(config), stack["final_layer_norm"], x)
-    x = layers.dropout(x, config.dropout, last).reshape(*ids.shape, -1)
-    if not config.span_head:
-      return x, None
-    head: Any = small_reader.SpanHead()
-    return apply_module(head, params["span_head"], x, lengths)
+    return layers.dropout(x, config.dropout, last)
 
   def decode(
     self,
@@ -296,11 +310,17 @@ class T5:
     product = 2 * d * inner
     mlp = 2 * (3 if config.gated else 2) * d * config.mlp_dim
     encoded, decoded = b * k * l, b * t
-    encoder = encoded * (4 * product + 4 * l * inner + mlp)
     own = 4 * product + 4 * t * inner
     cross = 2 * product + 4 * k * l * inner
     decoder = decoded * (own + cross + mlp) + encoded * 2 * product
     head = decoded * 2 * d * config.vocab_size
-    return float(
-      config.layers * encoder + config.decoder_layers * decoder + head
-    )
+    encoder = self.encoder_flops(b * k, l)
+    return encoder + float(config.decoder_layers * decoder + head)
+
+  def encoder_flops(self, rows: int, length: int) -> float:
+    """What `flops` counts of the encoder for inputs of one padded length."""
+    config = self.config
+    d, inner = config.width, config.inner
+    mlp = 2 * (3 if config.gated else 2) * d * config.mlp_dim
+    of_token = 8 * d * inner + 4 * length * inner + mlp
+    return float(config.layers * rows * length * of_token)

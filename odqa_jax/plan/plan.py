@@ -21,6 +21,7 @@ from odqa_jax.plan.programs import (
   encode_programs,
   index_rows,
   planned_components,
+  planned_tokens,
   search_programs,
   train_programs,
   training_state,
@@ -32,7 +33,8 @@ from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import memory
-from odqa_jax.training.fitting import fitted, recomputed
+from odqa_jax.training.fitting import recomputed
+from odqa_jax.training.tokens import settled
 
 PROGRAMS = ("search", "encode", "train")
 _GIB = 2**30
@@ -53,6 +55,7 @@ class Options:
     programs: of `PROGRAMS`, separated by commas.
     hbm_gb: GiB of a device; None: from `peaks.PEAKS`.
     vocabulary: word pieces.
+    passage_tokens: of a passage and its title, on average.
   """
 
   passages: int
@@ -63,6 +66,7 @@ class Options:
   programs: str
   hbm_gb: float | None
   vocabulary: int
+  passage_tokens: int
 
 
 def plan(
@@ -106,8 +110,9 @@ def plan(
   given = options.hbm_gb
   limit = peak.memory if given is None else int(given * _GIB)
   if "train" in wanted:
+    stored = planned_tokens(setting, options.passage_tokens)
     with cudnn_of(devices[0]):
-      setting = fitted(setting, limit)
+      setting = settled(setting, lambda: stored, limit, check=True)
   figures = {
     "topology": topology,
     "device": devices[0].device_kind,
@@ -134,10 +139,11 @@ def _programs(options: Options) -> list[str]:
     raise ValueError(
       f"--programs {options.programs!r}: choose of {', '.join(PROGRAMS)}."
     )
-  for name in ("passages", "questions", "vocabulary"):
+  for name in ("passages", "questions", "vocabulary", "passage_tokens"):
     value = getattr(options, name)
     if value < 1:
-      raise ValueError(f"--{name} {value}: must be at least 1.")
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} {value}: must be at least 1.")
   return wanted
 
 

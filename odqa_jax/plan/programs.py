@@ -15,6 +15,7 @@ from jax.sharding import Sharding
 from odqa_jax.data.examples.batch import SEARCHED
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
+from odqa_jax.reading.token_store import ROW_BYTES
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.division import size_for
 from odqa_jax.retrieval.embed import bulk_tokens, local_mesh
@@ -135,6 +136,28 @@ def planned_components(
     reader = reader_config(settings.reader, ids, platform)
     components["reader"] = t5.T5(dataclasses.replace(reader, platform=platform))
   return needs, components
+
+
+def planned_tokens(setting: Setting, each: int) -> memory.Held:
+  """What the tokens of all passages take of the devices.
+
+  Without the margins, of a few hundred tokens on each.
+
+  Args:
+    setting: whose reader may have a store of its own.
+    each: tokens of a passage and its title, on average.
+  """
+  data = setting.settings.data
+  sizes = [setting.components["retriever"].config.bert.vocab_size]
+  if data.reader_corpus and "reader" in setting.components:
+    sizes.append(setting.components["reader"].config.vocab_size)
+  rows = padded_rows(setting.passages, setting.mesh)
+  of_rows = len(sizes) * rows * ROW_BYTES
+  # A token is uint16 where the vocabulary allows; see `Corpus`.
+  of_tokens = (
+    setting.passages * each * sum(2 if n <= 2**16 else 4 for n in sizes)
+  )
+  return memory.Held(split=of_rows + of_tokens, whole=0)
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:

@@ -60,7 +60,7 @@ class PassageGatherer:
     local = rows[host_slice(len(rows))]
     passage_pad, reader_pad = self.passage_length, self.inputs.length
     if self.buckets:
-      packed = np.where(rows >= 0, self._packed[np.maximum(rows, 0)], 2)
+      packed = np.where(rows >= 0, self.lengths[np.maximum(rows, 0)], 2)
       passage_pad = bucket_length(packed, passage_pad)
       inputs = self.inputs.lengths(question_lengths, rows)
       reader_pad = bucket_length(inputs, reader_pad)
@@ -81,12 +81,12 @@ class PassageGatherer:
 
   @functools.cached_property
   def longest(self) -> int:
-    """Tokens of the longest passage of the corpus, for the retriever."""
-    return int(self._packed.max())
+    """The largest of `lengths`."""
+    return int(self.lengths.max())
 
   @functools.cached_property
-  def _packed(self) -> Int32[np.ndarray, " n"]:
-    """Tokens of every passage of the corpus."""
+  def lengths(self) -> Int32[np.ndarray, " n"]:
+    """Tokens of every passage of the corpus, for the retriever."""
     return self.corpus.packed_lengths(self.passage_length, title=self.title)
 
   def _passages(

@@ -1,5 +1,6 @@
 """Answers for people and for files."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.answer import Answer
+from odqa_jax.reading.span_answers import SpanAnswer, SpanAnswers
 from odqa_jax.runtime.files import replacing
 from odqa_jax.runtime.report import text_table
 
@@ -47,12 +49,53 @@ def show_answer(question: str, answer: Answer) -> str:
   )
 
 
+def span_record(answers: SpanAnswers) -> dict[str, Any]:
+  """Spans as JSON has them.
+
+  `answer`, `k`, and `spans`, the best first: each with `text`, its `passage`
+  (an id), its place there (`start`, `end`, in characters), `scores` (component
+  → log-score), `parts` (head of the extractive reader → log-probability) and,
+  where there is a fusion, `fused`.
+  """
+  return {
+    "answer": answers.text,
+    "k": answers.k,
+    "spans": [_span(answer) for answer in answers.answers],
+  }
+
+
+def _span(answer: SpanAnswer) -> dict[str, Any]:
+  fused = {} if answer.fused is None else {"fused": answer.fused}
+  record = dataclasses.asdict(answer.span)
+  return record | {"parts": dict(answer.answer.scores)} | fused
+
+
+def show_spans(question: str, answers: SpanAnswers) -> str:
+  """Question, answer and spans as text."""
+  names = list(answers.answers[0].scores) if answers.answers else []
+  fused = bool(answers.answers) and answers.answers[0].fused is not None
+  table = [["span", "passage", "place", *names, *(["fused"] if fused else [])]]
+  for found in answers.answers:
+    span = found.span
+    figures = [found.scores[name] for name in names]
+    if found.fused is not None:
+      figures.append(found.fused)
+    place = f"{span.start}-{span.end}"
+    cells = [f"{value:.3f}" for value in figures]
+    table.append([span.text, span.passage, place, *cells])
+  lines = [f"? {question}", f"= {answers.text}", ""]
+  return "\n".join([*lines, text_table(table, right=range(3, len(table[0])))])
+
+
 def write_answers(
-  path: str | Path, questions: Sequence[Question], answers: Sequence[Answer]
+  path: str | Path,
+  questions: Sequence[Question],
+  answers: Sequence[Answer | SpanAnswers],
 ) -> None:
   """Writes one JSON object a line; the file appears whole.
 
-  The keys are those of `answer_record`, and `id`, `question`, `references`.
+  The keys are those of `answer_record` or `span_record`, and `id`, `question`,
+  `references`.
   """
   with (
     replacing(path) as temporary,
@@ -64,5 +107,10 @@ def write_answers(
         "question": question.question,
         "references": list(question.answers),
       }
-      line = json.dumps(record | answer_record(answer), ensure_ascii=False)
+      record |= (
+        span_record(answer)
+        if isinstance(answer, SpanAnswers)
+        else answer_record(answer)
+      )
+      line = json.dumps(record, ensure_ascii=False)
       file.write(f"{line}\n")

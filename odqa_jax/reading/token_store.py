@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.retrieval.backends.top_k import ROW_MULTIPLE
 from odqa_jax.retrieval.index import padded_rows, place
 
 # Rows that the host interleaves at a time.
 _BLOCK = 16384
-# `place` pads to a multiple of it on every device.
-_UNIT = 64
+# What a store holds of a passage beside its tokens.
+ROW_BYTES = 3 * 4
 
 
 class TokenStore(NamedTuple):
@@ -65,11 +66,18 @@ def _before(
 
 
 def _device_tokens(corpus: Corpus, mesh: Mesh, margin: int) -> int:
-  """Places for tokens on a device."""
+  """Places for tokens on a device; see `store_bytes`."""
   local = padded_rows(len(corpus), mesh) // mesh.size
   edges = _before(corpus, np.arange(mesh.size + 1) * local)
   most = int(np.diff(edges).max()) + 2 * margin
-  return -(-most // _UNIT) * _UNIT
+  # As `place` pads, so that no device's part is moved.
+  tokens = -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
+  if tokens >= 2**31:
+    raise ValueError(
+      f"{tokens:,} tokens of {corpus.directory} would lie on each of "
+      f"{mesh.size} devices, which count up to 2^31"
+    )
+  return tokens
 
 
 def store_bytes(corpus: Corpus, mesh: Mesh, *, margin: int) -> int:
@@ -79,13 +87,8 @@ def store_bytes(corpus: Corpus, mesh: Mesh, *, margin: int) -> int:
     ValueError: if a device would hold more tokens than an int32 can count.
   """
   tokens = _device_tokens(corpus, mesh, margin)
-  if tokens >= 2**31:
-    raise ValueError(
-      f"{tokens:,} tokens of {corpus.directory} would lie on each of "
-      f"{mesh.size} devices, which count up to 2^31"
-    )
   rows = padded_rows(len(corpus), mesh) // mesh.size
-  return tokens * corpus.text_tokens.dtype.itemsize + rows * 3 * 4
+  return tokens * corpus.text_tokens.dtype.itemsize + rows * ROW_BYTES
 
 
 def place_tokens(corpus: Corpus, mesh: Mesh, *, margin: int) -> TokenStore:
@@ -95,6 +98,9 @@ def place_tokens(corpus: Corpus, mesh: Mesh, *, margin: int) -> TokenStore:
     corpus: the passages.
     mesh: its devices share the rows as they share those of an index.
     margin: how far a slice may reach beyond the tokens of a passage.
+
+  Raises:
+    ValueError: see `store_bytes`.
   """
   count, local = len(corpus), padded_rows(len(corpus), mesh) // mesh.size
   each = _device_tokens(corpus, mesh, margin)

@@ -61,6 +61,9 @@ class DataSettings:
     True,
     "pad to the longest row of a batch: less to compute, more to compile",
   )
+  length_groups: int = key(
+    1, "of a step's passages, each padded on its own", least=1
+  )
   passages: int = key(
     24, "of a run, of one question: reranked or read together", least=1
   )

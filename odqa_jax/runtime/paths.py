@@ -43,6 +43,7 @@ RUN = rb"\S+ Q0 \S+ \d+ |\[\s*(\]|\{\s*\"(id|question)\")"
 ANSWERS = rb"\{\"(id|question)\""
 PNG = rb"\x89PNG"
 NPY = rb"\x93NUMPY"
+CANDIDATES = rb"\{\"components\""
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

@@ -149,9 +149,7 @@ class RetrievalSettings:
   refresh: str = _key("none", "how it is kept fresh", choices=REFRESH_MODES)
   refresh_every: int = _key(500, "steps between two indexes", least=1)
   tokens: str = _key(
-    "auto",
-    "where passages' tokens are gathered; auto: on a GPU or TPU with room",
-    choices=TOKENS,
+    "auto", "are gathered here; auto: on GPUs, TPUs with room", choices=TOKENS
   )
   null_document: bool = _key(False, "one more candidate, without text")
   force_gold: bool = _key(False, "the gold passage is always among the k")

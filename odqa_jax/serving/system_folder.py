@@ -165,13 +165,25 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
     ValueError: likewise; or for a part that answering would leave out.
   """
   system = open_system(directory)
-  for name in system.paths:
-    if name not in _ANSWERING:
+  paths = system.paths
+  extractive = "extractive_reader" in paths
+  used = {*_ANSWERING, *(("extractive_reader", "fusion") if extractive else ())}
+  # A reader that the retriever was trained with comes with it.
+  if extractive and paths.get("reader") != paths["retriever"]:
+    used.remove("reader")
+  for name in paths:
+    if name not in used:
       raise ValueError(
         f"{directory}: has the part {name}, which answering does not use; "
         "assemble a system without it."
       )
   return system
+
+
+def component_version(path: str | Path) -> str:
+  """What a fusion knows a component by: its step, or a run of it."""
+  path = Path(path)
+  return part_hash(path if path.is_file() else _resolved("retriever", path))
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -259,6 +259,12 @@ def _alternatives(run: Run) -> Iterator[tuple[str, Run]]:
   """Single changes that need less memory, as flags, and the run with them."""
   if run.needs.retrieval:
     retrieval = run.settings.retrieval
+    if run.tokens is not None:
+      host = dataclasses.replace(retrieval, tokens="host")
+      yield (
+        "--config.retrieval.tokens=host",
+        _with_retrieval(dataclasses.replace(run, tokens=None), host),
+      )
     if retrieval.dtype != "int8":
       yield (
         "--config.retrieval.dtype=int8",

@@ -1,9 +1,10 @@
 """What a run needs of a device's memory, and how many micro-batches that asks.
 
-Between steps a device holds its share of the state, of the index and of what
-refreshes it (`resident`); in a step it holds the gradient and what the backward
-pass of one micro-batch keeps (`step_bytes`). Both are told from shapes, in
-seconds, where compiling takes minutes and a program that cannot fit an hour.
+Between steps a device holds its share of the state, of the index, of what
+refreshes it and of the passages' tokens (`resident`); in a step it holds the
+gradient and what the backward pass of one micro-batch keeps (`step_bytes`).
+Both are told from shapes, in seconds, where compiling takes minutes and a
+program that cannot fit an hour.
 
 Of steps compiled for a CPU `step_bytes` without its `MARGIN` told 0.95 to 1.08
 times the memory with a reader, and 1.4 to 1.8 times with a retriever alone
@@ -81,25 +82,6 @@ def abstract_batch(
   }
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What is trained, and where.
-
-  Attributes:
-    settings: of the run.
-    needs: of its task.
-    components: its networks.
-    mesh: of the devices; they need not exist.
-    passages: rows of the index.
-  """
-
-  settings: Settings
-  needs: Needs
-  components: Components
-  mesh: Mesh
-  passages: int
-
-
 class Held(NamedTuple):
   """Bytes that stay on devices between steps.
 
@@ -114,6 +96,27 @@ class Held(NamedTuple):
   def on_one(self, devices: int) -> int:
     """Bytes of one of so many devices."""
     return -(-self.split // devices) + self.whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What is trained, and where.
+
+  Attributes:
+    settings: of the run.
+    needs: of its task.
+    components: its networks.
+    mesh: of the devices; they need not exist.
+    passages: rows of the index.
+    tokens: of these passages, where the devices hold them; None: the host does.
+  """
+
+  settings: Settings
+  needs: Needs
+  components: Components
+  mesh: Mesh
+  passages: int
+  tokens: Held | None = dataclasses.field(default=None, kw_only=True)
 
 
 def held(tree: Any) -> Held:
@@ -149,6 +152,8 @@ def resident(run: Run) -> dict[str, Held]:
   )
   if refresh.building is not None:
     parts["refresh"] = held((refresh.building, refresh.frozen))
+  if run.tokens is not None:
+    parts["tokens"] = run.tokens
   return parts
 
 

@@ -49,22 +49,22 @@ from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
 from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.training.contents import check_same_contents, contents
-from odqa_jax.training.fitting import (
-  chosen_before,
-  fitted,
-  is_open,
-  recomputed,
-)
+from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
-from odqa_jax.training.memory import Run, memory_limit
+from odqa_jax.training.length_groups import grouped_task
+from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
-from odqa_jax.training.tokens import device_gatherer
+from odqa_jax.training.tokens import (
+  make_device_gatherer,
+  settled,
+  stored_tokens,
+)
 
 
 class SavedState(NamedTuple):
@@ -111,6 +111,28 @@ def make_gatherer(
     null_document=settings.retrieval.null_document,
     buckets=settings.data.reader_buckets,
   )
+
+
+def settled_run(
+  run: Run, gatherer: PassageGatherer | None, workdir: Path
+) -> Run:
+  """The run with its micro-batches and the place of its tokens; logs both.
+
+  Args:
+    run: as the settings say.
+    gatherer: of its passages; None where it retrieves none.
+    workdir: a run to be resumed keeps its number while it fits.
+  """
+
+  def stored() -> Held:
+    assert gatherer is not None, "nothing is retrieved"
+    return stored_tokens(run, gatherer)
+
+  limit, before = memory_limit(run.mesh), chosen_before(workdir)
+  made = settled(run, stored, limit, before=before)
+  if is_open(run.settings) and is_primary():
+    print(f"micro-batches: {made.settings.parts}", file=sys.stderr)
+  return made
 
 
 def make_pipeline(
@@ -196,22 +218,24 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   # ---- Components, task, data ----
   corpus = Corpus(settings.data.corpus)
   initial = initial_components(settings, needs, corpus, mesh)
-  run = Run(settings, needs, initial.components, mesh, len(corpus))
-  if is_open(settings):
-    run = fitted(run, memory_limit(mesh), before=chosen_before(workdir))
-    settings = run.settings
-    initial = dataclasses.replace(initial, components=run.components)
-    if is_primary():
-      print(f"micro-batches: {settings.parts}", file=sys.stderr)
+  gatherer = make_gatherer(settings, initial, corpus)
+  run = settled_run(
+    Run(settings, needs, initial.components, mesh, len(corpus)),
+    gatherer,
+    workdir,
+  )
+  settings = run.settings
+  initial = dataclasses.replace(initial, components=run.components)
   task = make_task(settings, initial.components)
   examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
+  if gatherer is not None and settings.data.length_groups > 1:
+    task = grouped_task(task, run, gatherer, examples)
   steps = number_of_steps(settings, used)
   program = training_program(settings, task, mesh, steps=steps)
   abstract, shardings = program.abstract, program.shardings
-  gatherer = make_gatherer(settings, initial, corpus)
   pipeline = make_pipeline(
     settings,
     initial,
@@ -222,7 +246,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     trained=needs.retrieval
     and trains_passages(settings, task, abstract.params),
     whole=program.whole,
-    on_devices=device_gatherer(run, gatherer) if gatherer else None,
+    on_devices=make_device_gatherer(run, gatherer),
   )
   left_out = sum(examples.left_out.values())
 

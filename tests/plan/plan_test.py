@@ -19,6 +19,7 @@ from odqa_jax.plan.programs import (
   ReaderSizes,
   Setting,
   planned_components,
+  planned_tokens,
   train_programs,
   training_state,
 )
@@ -285,6 +286,26 @@ def test_what_lies_on_a_chip_is_summed_by_hand(toy_config, small, dtype):
   total = index * 2 + frozen + resident["training_state"]
   assert resident["total"] == total
   assert resident["fits"] == (total <= 10**6)
+
+
+def test_tokens_of_the_passages_are_counted(toy_config, small):
+  """Of both stores, a passage in its vocabulary's numbers."""
+  config = toy_config(**{"task": "joint", "data.source": "answers"})
+  made = setting(config, passages=8 * 64 * 10)
+  # The small networks know below 2^16 tokens; 12 bytes more of every row.
+  one = planned_tokens(made, 100)
+  assert one.on_one(8) == 640 * (2 * 100 + 12)
+  before = plan_module._resident(made, {}, 10**9)
+  held = dataclasses.replace(made, tokens=one)
+  after = plan_module._resident(held, {}, 10**9)
+  assert after == before | {
+    "tokens": one.on_one(8),
+    "total": before["total"] + one.on_one(8),
+  }
+  data = dataclasses.replace(made.settings.data, reader_corpus="elsewhere")
+  settings = dataclasses.replace(made.settings, data=data)
+  two = planned_tokens(dataclasses.replace(made, settings=settings), 100)
+  assert two.split == 2 * one.split
 
 
 # ---- The command ----

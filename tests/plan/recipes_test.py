@@ -76,7 +76,7 @@ def test_what_cannot_be_planned_is_a_line_with_its_reason(monkeypatch, capsys):
     return FITS
 
   monkeypatch.setattr(recipes_module, "plan", plan)
-  options = recipes_module.Options(1, None, None, 1, 1, "search", None, 1)
+  options = recipes_module.Options(1, None, None, 1, 1, "search", None, 1, 1)
   figures = plan_recipes(["base", "large"], "v5e-8", ["a=1"], options)
   assert figures["recipes"]["large"]["refused"].startswith("this run cannot")
   assert figures["recipes"]["base"]["micro_batches"] == 4

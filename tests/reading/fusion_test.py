@@ -218,10 +218,11 @@ def test_what_is_the_same_for_all_spans_does_not_change_the_weights():
 
 def test_a_component_that_says_nothing_is_left_out():
   """Its weight is 0, and the rest is as without it."""
-  candidates, questions = make_set(80, 3)
-  flat = changed(candidates, lambda i, n, x: -1.3 if n == "reranker" else x)
+  candidates, questions = make_set(80, 3, spans=7)
+  # Equal within a question; its mean may be rounded.
+  flat = changed(candidates, lambda i, n, x: -0.1 * i if n == "reranker" else x)
   fusion = tune(flat, questions)
-  assert fusion.weights["reranker"] == 0.0
+  assert abs(fusion.weights["reranker"]) < 1e-12
   rest = ("retriever", "extractive_reader", "reader")
   without = tune(flat, questions, components=rest)
   for name in rest:
@@ -319,6 +320,35 @@ def test_nothing_to_learn_from_is_told():
     tune(candidates, others)
   with pytest.raises(ValueError, match="--l2 0"):
     tune(candidates, questions, l2=0.0)
+
+
+def test_what_cannot_be_decided_decides_nothing():
+  """All spans right or all wrong; both answers right or both wrong."""
+  candidates, questions = make_set(80, 2, spans=2)
+  accepted = {q.id: q for q in questions}
+  comparable, decided = [], []
+  fusion = tune(candidates, questions)
+  for c in candidates.candidates:
+    hits = [s.text == "Answer" for s in c.spans]
+    if 0 < sum(hits) < len(hits):
+      comparable.append(c)
+    best = fusion.answer(c)
+    span, written = best.span.text == "Answer", c.generated.text == "answer"
+    if span != written:
+      decided.append(((best.score, c.generated.score), span))
+  assert fusion.tuned_on == {
+    "questions": 80, "comparable": len(comparable), "decided": len(decided)
+  }  # fmt: skip
+  assert len(comparable) < 80 and len(decided) < 80
+  fewer = CandidateSet(candidates.components, tuple(comparable))
+  asked = [accepted[c.question_id] for c in comparable]
+  assert tune(fewer, asked).weights == fusion.weights
+  scores, extractive = zip(*decided, strict=True)
+  wanted = fit_choice(np.array(scores), np.array(extractive), fusion.l2)
+  choice = fusion.choice
+  np.testing.assert_allclose(
+    [choice.fused, choice.generated, choice.bias], wanted, rtol=1e-9
+  )
 
 
 def test_questions_without_answers_are_left_out():

@@ -139,11 +139,14 @@ def test_scoring_goes_on_and_the_scores_are_kept(tmp_path, whole, monkeypatch):
   assert read_parent_rows(out / "corpus").tolist() == [1, 3]
   assert open_artifact(out, "pruned").manifest["scored_by"] == "table"
   assert not list(out.glob("scores-*"))
-  # Another classifier's scores are none of these.
-  other = Table()
-  other.fingerprint = "other"
-  prune(whole, other, Rule(keep=2), out)
-  assert other.asked == list(range(6))
+  # Another classifier goes on from none of these, whole or interrupted.
+  with pytest.raises(InterruptedError):
+    prune(whole, Table(fail_at=3), Rule(keep=3), tmp_path / "next")
+  for folder in ("out", "next"):
+    other = Table()
+    other.fingerprint = "other"
+    prune(whole, other, Rule(keep=2), tmp_path / folder)
+    assert other.asked == list(range(6))
 
 
 def test_a_rule_that_cannot_be_is_told_before_hours_of_scoring(tmp_path, whole):
@@ -206,3 +209,13 @@ def test_the_command(tmp_path, whole, capsys):
   ):
     code, _, err = run(capsys, *common, *flags)
     assert code == 2 and said in last_line(err)
+
+
+def test_inspect_shows_it(tmp_path, whole, capsys):
+  prune(whole, SCORES, Rule(keep=3), tmp_path / "out")
+  code, out, err = run(capsys, "inspect", tmp_path / "out", "--json")
+  assert code == 0, err
+  page = json.loads(last_line(out))
+  assert page["kind"] == "pruned" and page["facts"]["kept"] == 3
+  assert sorted(page["parts"]) == ["corpus", "index", "reader_corpus"]
+  assert not page["problems"]

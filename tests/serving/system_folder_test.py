@@ -114,6 +114,8 @@ def test_a_reader_of_another_checkpoint_with_the_same_retriever(made, tmp_path):
 def test_both_sides_of_a_retriever_are_compared(made):
   one = load_retriever(made / "work")
   assert _same(one, load_retriever(made / "retriever"))
+  # Equal weights that read with other lengths.
+  assert not _same(one, dataclasses.replace(one, fingerprint="another"))
   leaves, tree = jax.tree.flatten(one.params)
   for i in (0, len(leaves) - 1):
     changed = [x + (j == i) for j, x in enumerate(leaves)]

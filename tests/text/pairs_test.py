@@ -1,7 +1,11 @@
 """Inputs of pairs: order, special tokens, what is cut, and transformers."""
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
+from odqa_jax.text.alignment import answer_spans, token_span
+from odqa_jax.text.byte_pairs import SPECIAL_TOKENS as BYTE_SPECIALS
+from odqa_jax.text.byte_pairs import BytePairTokenizer
 from odqa_jax.text.pairs import TEXT_MARKER, TITLE_MARKER, PairVocabulary
 from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -90,6 +94,12 @@ def test_a_reranker_loses_the_end_of_the_passage(vocabulary, length):
   assert text == parts[2][: len(text)]
 
 
+def test_a_title_may_leave_no_room_for_the_text(vocabulary):
+  pair = vocabulary.question_first([6], [7] * 8, [8], 7)
+  assert pair.ids == [CLS, 6, SEP, 7, 7, 7, SEP]
+  assert (pair.context_start, pair.context_end) == (6, 6)
+
+
 def test_parts_are_cut_to_their_share_and_the_title_first(vocabulary):
   question, title, text = [6] * 8, [7] * 8, [8] * 8
 
@@ -113,6 +123,35 @@ def test_no_room_is_refused(vocabulary):
   assert vocabulary.question_first([6] * 8, None, [7], 12).context_end == 11
   with pytest.raises(ValueError, match="pair_length=6 leaves no room"):
     vocabulary.passage_first([6], [7], [8], 6)
+
+
+@pytest.fixture
+def byte_pairs():
+  """Every byte a piece, and RoBERTa's unused entries near the end."""
+  pieces = [*BYTE_SPECIALS, *sorted(ByteLevel.alphabet())]
+  pieces += [TEXT_MARKER, TITLE_MARKER]
+  return BytePairTokenizer({piece: i for i, piece in enumerate(pieces)}, [])
+
+
+def test_markers_of_a_byte_level_vocabulary_are_found(byte_pairs):
+  vocabulary = PairVocabulary(byte_pairs)
+  assert (vocabulary.text_marker, vocabulary.title_marker) == ((261,), (262,))
+  pair = vocabulary.question_first(*encode(vocabulary, "a", "b", "c"), 20)
+  sep = byte_pairs.sep_id
+  a, b, c = (byte_pairs.encode(letter)[0] for letter in "abc")
+  assert pair.ids == [0, a, sep, sep, 262, b, 261, c, sep]
+
+
+def test_answers_in_bytes(byte_pairs):
+  """A letter of two bytes has two tokens, and the space before is not its."""
+  text = "nach Ürümqi, \u0308 und Ürümqi."
+  encoding = byte_pairs.encodings([text])[0]
+  starts, ends = zip(*encoding.offsets, strict=True)
+  spans = answer_spans(text, ["ürümqi"])
+  assert len(spans) == 2
+  for span in spans:
+    first, last = token_span(span, starts, ends)
+    assert byte_pairs.decode(encoding.ids[first : last + 1]) == "Ürümqi"
 
 
 @pytest.mark.torch

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from odqa_jax.data.prepare import prepare
+from odqa_jax.runtime.settings import read_settings
+from odqa_jax.training.contents import contents
 from odqa_jax.training.train import train
 
 
@@ -81,3 +83,20 @@ def test_a_copy_of_the_workdir_goes_on(toy_config, tmp_path, data):
   os.rename(tmp_path / "w", tmp_path / "w2")
   shutil.copytree(tmp_path / "w2", tmp_path / "w3")
   assert train(toy_config(**keys_of(data)), tmp_path / "w3")["steps"] == 6
+
+
+def test_a_run_of_a_retriever_is_known_by_its_bytes(
+  toy_config, tmp_path, toy_data
+):
+  first, moved, other = (tmp_path / name for name in ("a", "b", "c"))
+  first.write_text("q1 Q0 p1 1 2 x\n")
+  moved.write_text("q1 Q0 p1 1 2 x\n")
+  other.write_text("q1 Q0 p2 1 2 x\n")
+
+  def held(runs):
+    settings = {"data.source": "retrieved", "data.run": runs}
+    keys = keys_of(toy_data, **settings)
+    return contents(read_settings(toy_config(**keys)))["data.run"]
+
+  assert held(str(first)) == held(str(moved)) != held(str(other))
+  assert held(f"{first},{other}") != held(f"{other},{first}")

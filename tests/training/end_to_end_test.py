@@ -148,13 +148,49 @@ def test_tokens_on_the_devices_train_as_those_of_the_host(
         with pytest.raises(Interrupted):
           train(config, tmp_path / tokens)
     train(config, tmp_path / tokens)
-  assert "tokens are gathered on the devices." in capsys.readouterr().err
+  assert "tokens are gathered on the devices, " in capsys.readouterr().err
   jax.tree.map(
     np.testing.assert_array_equal,
     params_of(tmp_path / "host"),
     params_of(tmp_path / "device"),
   )
   assert metrics_of(tmp_path / "host") == metrics_of(tmp_path / "device")
+
+
+@pytest.mark.slow
+def test_groups_by_length_train_alike_and_resume_bit_for_bit(
+  tmp_path, reading, monkeypatch
+):
+  settings = {
+    "data.reader_buckets": False,
+    "retrieval.tokens": "device",
+    "micro_batches": 2,
+  }
+  for name, groups in (("plain", 1), ("groups", 3), ("parts", 3)):
+    # The first step's loss is compared, which dropout would change.
+    config = reading(
+      **settings
+      | {"data.length_groups": groups}
+      | {"model.dropout": 0.0, "reader.dropout": 0.0}
+    )
+    if name == "parts":
+      with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(Interrupted):
+          train(config, tmp_path / name)
+    train(config, tmp_path / name)
+  plain, groups, parts = (
+    metrics_of(tmp_path / name) for name in ("plain", "groups", "parts")
+  )
+  assert groups == parts
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    params_of(tmp_path / "groups"),
+    params_of(tmp_path / "parts"),
+  )
+  assert groups[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-5)
+  shares = [line["in_length_groups"] for line in groups]
+  assert 0 < max(shares) and "in_length_groups" not in plain[0]
 
 
 @pytest.mark.slow

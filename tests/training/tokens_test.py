@@ -10,33 +10,57 @@ from small_reader import reader_settings, small_parts
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.reading.device_gather import DeviceGatherer, gatherer_bytes
 from odqa_jax.runtime.mesh import make_mesh, to_global
-from odqa_jax.training import tokens
+from odqa_jax.runtime.settings import AUTO
+from odqa_jax.training import fitting, tokens
 from odqa_jax.training.memory import Run, local_examples, resident, step_bytes
 from odqa_jax.training.meters import Meter
 from odqa_jax.training.tasks.table import check_names
-from odqa_jax.training.tokens import device_gatherer
+from odqa_jax.training.tokens import (
+  make_device_gatherer,
+  settled,
+  stored_tokens,
+)
+
+ENOUGH = 2**40
+
+
+def settings_of(toy_data, **settings):
+  return reader_settings(
+    "individual", toy_data, **{"data.source": "answers"} | settings
+  )
 
 
 def parts(toy_data, **settings):
-  run = reader_settings(
-    "individual", toy_data, **{"data.source": "answers"} | settings
-  )
+  run = settings_of(toy_data, **settings)
   corpus = Corpus(toy_data / "corpus")
   _, components, _, gatherer = small_parts(run, corpus)
   made = Run(run, check_names(run), components, make_mesh(), len(corpus))
   return made, gatherer
 
 
+def needed(run, examples):
+  held = sum(part.on_one(8) for part in resident(run).values())
+  return held + step_bytes(run, examples)
+
+
 def test_a_cpu_keeps_to_the_host_unless_told(toy_data, capsys):
   run, gatherer = parts(toy_data)
-  assert device_gatherer(run, gatherer) is None
+  made = settled(run, lambda: stored_tokens(run, gatherer), ENOUGH)
+  assert made == run and make_device_gatherer(made, gatherer) is None
   assert "gathered on the host: a CPU has" in capsys.readouterr().err
-  run, gatherer = parts(toy_data, **{"retrieval.tokens": "device"})
-  assert isinstance(device_gatherer(run, gatherer), DeviceGatherer)
-  assert "gathered on the devices." in capsys.readouterr().err
+  asked = {"retrieval.tokens": "device"}
+  run = dataclasses.replace(run, settings=settings_of(toy_data, **asked))
+  # As it counts nothing that a CPU has, nothing is too much.
+  made = settled(run, lambda: stored_tokens(run, gatherer), 0)
+  assert isinstance(make_device_gatherer(made, gatherer), DeviceGatherer)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "gathered on the devices, 0.00 GiB of each." in line
+  stored = stored_tokens(run, gatherer)
   for other in ({"retrieval.tokens": "host"}, {"retrieval.k": 0}):
-    run, gatherer = parts(toy_data, **{"retrieval.tokens": "device"} | other)
-    assert device_gatherer(run, gatherer) is None
+    settings = settings_of(toy_data, **asked | other)
+    run = dataclasses.replace(run, settings=settings)
+    made = settled(run, lambda: stored, ENOUGH)
+    assert made == run and make_device_gatherer(made, gatherer) is None
   assert not capsys.readouterr().err
 
 
@@ -46,32 +70,62 @@ def test_an_accelerator_gathers_where_there_is_room(
   """To the byte: state, index, a step, and the tokens."""
   monkeypatch.setattr(tokens, "is_cpu", lambda mesh: False)
   run, gatherer = parts(toy_data, **{"retrieval.refresh": "snapshot"})
-  needed = gatherer_bytes(gatherer, run.mesh, question_length=32)
-  needed += step_bytes(run, local_examples(run))
-  needed += sum(part.on_one(8) for part in resident(run).values())
-  assert device_gatherer(run, gatherer, limit=lambda mesh: needed)
-  assert device_gatherer(run, gatherer, limit=lambda mesh: needed - 1) is None
+  stored = stored_tokens(run, gatherer)
+  each = gatherer_bytes(gatherer, run.mesh, question_length=32)
+  assert stored.on_one(8) == each > 0
+  limit = needed(run, local_examples(run)) + each
+  made = settled(run, lambda: stored, limit)
+  assert made.tokens == stored == resident(made)["tokens"]
+  assert needed(made, local_examples(run)) == limit
+  made = settled(run, lambda: stored, limit - 1)
+  assert made == run
   assert "GiB do not fit beside" in capsys.readouterr().err
-  told = dataclasses.replace(
-    run,
-    settings=dataclasses.replace(
-      run.settings,
-      retrieval=dataclasses.replace(run.settings.retrieval, tokens="device"),
-    ),
-  )
-  # The margin of the estimate is for those who leave the choice to us.
-  assert device_gatherer(told, gatherer, limit=lambda mesh: needed - 1)
-  with pytest.raises(ValueError, match=r"tokens='device': their .* more micro"):
-    device_gatherer(told, gatherer, limit=lambda mesh: needed // 2)
+
+
+def test_tokens_that_are_asked_for_make_micro_batches(
+  toy_data, capsys, monkeypatch
+):
+  """Left to us, they are where they cost none."""
+  monkeypatch.setattr(tokens, "is_cpu", lambda mesh: False)
+  for module in (fitting, tokens):
+    monkeypatch.setattr(
+      module, "step_bytes", lambda run, examples: 115_000 * examples
+    )
+  several = {"micro_batches": AUTO, "batch_size": 64}
+  run, gatherer = parts(toy_data, **several)
+  stored = stored_tokens(run, gatherer)
+  state = sum(part.on_one(8) for part in resident(run).values())
+  limit = state + 8 * 115_000 + stored.on_one(8) - 1
+  made = settled(run, lambda: stored, limit)
+  assert (made.settings.parts, made.tokens) == (1, None)
+  settings = settings_of(toy_data, **several | {"retrieval.tokens": "device"})
+  asked = dataclasses.replace(run, settings=settings)
+  made = settled(asked, lambda: stored, limit)
+  assert (made.settings.parts, made.tokens) == (2, stored)
+  # A number that is given is checked without the margin of the estimate.
+  one = dataclasses.replace(asked.settings, micro_batches=1)
+  one = dataclasses.replace(asked, settings=one)
+  limit = state + 8 * 100_000 + stored.on_one(8)
+  assert settled(one, lambda: stored, limit).tokens == stored
+  capsys.readouterr()
+  with pytest.raises(ValueError, match=r"tokens 0\.00, step.*micro_batches=2"):
+    settled(one, lambda: stored, limit - 1)
+  assert not capsys.readouterr().err
+  with pytest.raises(ValueError, match=r"--config\.retrieval\.tokens=host"):
+    settled(asked, lambda: stored, state + 115_000)
 
 
 def test_features_of_small_readers_stay_with_the_host(
   toy_data, capsys, monkeypatch
 ):
   monkeypatch.setattr(tokens, "is_cpu", lambda mesh: False)
-  run, gatherer = parts(toy_data, **{"reader.overlap_features": True})
-  assert device_gatherer(run, gatherer) is None
+  features = {"reader.overlap_features": True}
+  run, gatherer = parts(toy_data, **features)
+  assert settled(run, lambda: stored_tokens(run, gatherer), ENOUGH) == run
   assert "config.reader.overlap_features" in capsys.readouterr().err
+  run, gatherer = parts(toy_data, **features | {"retrieval.tokens": "device"})
+  with pytest.raises(ValueError, match=r"tokens='device'.*overlap_features"):
+    settled(run, lambda: stored_tokens(run, gatherer), ENOUGH)
 
 
 def test_what_is_on_the_devices_is_counted_without_waiting():

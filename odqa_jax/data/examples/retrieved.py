@@ -21,6 +21,7 @@ from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import ID_KEYS, Ranking, check_aligned, read_run
 from odqa_jax.text.answers import has_answer
+from odqa_jax.text.normalised import normalise_text
 
 # Records of a run whose texts are compared with those of the corpus.
 _COMPARED = 100
@@ -130,7 +131,8 @@ def check_run_texts(path: str | Path, corpus: PassageTexts) -> None:
   """Refuses a run whose ids another corpus has for other passages.
 
   Ids are often numbers, which every corpus has; so the texts in the first
-  records of a JSON run are compared. A TREC run has none.
+  records of a JSON run are compared, by their words: other tools keep quotes
+  and spaces otherwise. A TREC run has none.
 
   Raises:
     ValueError: naming record and passage.
@@ -145,7 +147,7 @@ def check_run_texts(path: str | Path, corpus: PassageTexts) -> None:
       text = passage.get("text")
       if row is None or not text:
         continue
-      if text.split() != corpus.text(row).split():
+      if normalise_text(text) != normalise_text(corpus.text(row)):
         raise ValueError(
           f"{place}: the passage {name!r} has another text than in the corpus "
           f"({text[:40]!r} in place of {corpus.text(row)[:40]!r}); the run is "

@@ -11,11 +11,11 @@ micro-batches would add up bf16 weights' gradients in bf16.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from odqa_jax.reading.likelihoods import Batch, Params
 
@@ -41,6 +41,12 @@ class Shard:
     """The global number of this device's first example of `count`."""
     number = jax.lax.axis_index(self.over) if self.over else 0
     return jnp.asarray(number, jnp.int32) * count
+
+  def all(self, x: Bool[Array, " n"]) -> Bool[Array, " n"]:
+    """Where it is true on all devices, which then do the same."""
+    if not self.over:
+      return x
+    return jax.lax.pmin(x.astype(jnp.int32), self.over) > 0
 
   def everyone(self, tree: Any) -> Any:
     """The arrays of all devices, joined on the first axis."""
@@ -95,15 +101,29 @@ def mean_loss(metrics: Metrics) -> Float[Array, ""]:
   return total / jnp.maximum(weight, 1.0)
 
 
+class Grouped(NamedTuple):
+  """A cheaper way to the same sums that not every batch allows.
+
+  Attributes:
+    sums: as `SeparateLoss.sums`.
+    fits: whether a part of a batch allows it, on this device.
+  """
+
+  sums: Sums
+  fits: Callable[[Batch], Bool[Array, ""]]
+
+
 @dataclasses.dataclass(frozen=True)
 class SeparateLoss:
   """A loss that every example has on its own.
 
   Attributes:
     sums: over the examples of any part of a batch, "loss" among them.
+    grouped: what gradients are made of where it fits; None: `sums`.
   """
 
   sums: Sums
+  grouped: Grouped | None = None
 
   def __call__(
     self, params: Params, batch: Batch, rng: PRNGKeyArray | None
@@ -123,18 +143,35 @@ class SeparateLoss:
     shard: Shard,
   ) -> tuple[Params, Metrics]:
     """See `Loss`; every micro-batch is computed forward and backward once."""
-    del shard
 
-    def loss(
-      trained: Params, part: Batch, rng: PRNGKeyArray | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-      metrics = self.sums(complete(trained), part, rng)
-      return metrics["loss"][0], metrics
+    def gradient(sums: Sums) -> Callable[..., tuple[Params, Metrics]]:
+      def loss(
+        trained: Params, part: Batch, rng: PRNGKeyArray | None
+      ) -> tuple[Float[Array, ""], Metrics]:
+        metrics = sums(complete(trained), part, rng)
+        return metrics["loss"][0], metrics
 
-    gradient = jax.grad(loss, has_aux=True)
-    return _accumulate(
-      lambda part, rng: gradient(trained, part, rng), batch, rng, parts
-    )
+      return jax.grad(loss, has_aux=True)
+
+    whole = gradient(self.sums)
+    if self.grouped is None:
+      return _accumulate(
+        lambda part, rng: whole(trained, part, rng), batch, rng, parts
+      )
+    grouped = gradient(self.grouped.sums)
+    fits = shard.all(jax.vmap(self.grouped.fits)(_split(batch, parts)))
+
+    # The choice is around the gradient, for one within it would keep what both
+    # ways need for their backward passes.
+    def either(
+      part: tuple[Batch, Bool[Array, " 1"]], rng: PRNGKeyArray | None
+    ) -> tuple[Params, Metrics]:
+      examples, (fit,) = part
+      made, metrics = jax.lax.cond(fit, grouped, whole, trained, examples, rng)
+      share = fit.astype(jnp.float32), jnp.ones(())
+      return made, metrics | {"in_length_groups": share}
+
+    return _accumulate(either, (batch, fits), rng, parts)
 
 
 @dataclasses.dataclass(frozen=True)

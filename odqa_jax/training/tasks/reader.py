@@ -237,7 +237,7 @@ def _flops(
     return total
   lq, lp = batch["question_ids"].shape[1], batch["passage_ids"].shape[2]
   total += 3 * b * lq * retriever.flops_per_token(lq)
-  passage = b * k * lp * retriever.flops_per_token(lp)
+  passage = retriever.passage_flops(b * k, lp)
   trained = settings.objective.passage_encoder
   return total + passage * (3 if trained else 1)
 

@@ -57,8 +57,10 @@ def test_a_cut_corpus_is_that_of_the_kept_passages(tmp_path, seed):
 
 
 def test_blocks_do_not_show(tmp_path, monkeypatch):
-  corpus = make_corpus(tmp_path / "whole")
-  rows = np.array([0, 2, 3, 5])
+  tokenizer = make_corpus(tmp_path / "any").tokenizer
+  build_corpus(articles(40, 5), tmp_path / "whole", tokenizer)
+  corpus = Corpus(tmp_path / "whole")
+  rows = np.sort(np.random.default_rng(5).choice(40, 25, replace=False))
   one = cut_corpus(corpus, rows, tmp_path / "one", {})
   monkeypatch.setattr("odqa_jax.data.corpus.cut._BLOCK_ROWS", 1)
   many = cut_corpus(corpus, rows, tmp_path / "many", {})
@@ -83,14 +85,17 @@ def test_it_names_its_parent_and_the_rows_there(tmp_path):
     read_parent_rows(tmp_path / "whole")
 
 
-def test_a_damaged_parent_gives_no_corpus(tmp_path):
+def test_a_damaged_parent_gives_no_corpus(tmp_path, monkeypatch):
+  """Its block is found when it is copied: here a file has several."""
+  monkeypatch.setattr("odqa_jax.runtime.blocks.BLOCK_BYTES", 64)
+  monkeypatch.setattr("odqa_jax.runtime.blocks.AT_ONCE", 1)
   corpus = make_corpus(tmp_path / "whole")
   path = tmp_path / "whole" / "texts.bin"
   data = bytearray(path.read_bytes())
-  data[3] ^= 1
+  data[130] ^= 1
   path.write_bytes(data)
   with pytest.raises(ValueError, match=r"texts\.bin"):
-    cut_corpus(corpus, np.array([0]), tmp_path / "cut", {})
+    cut_corpus(corpus, np.arange(6), tmp_path / "cut", {})
   assert not (tmp_path / "cut").exists()
   assert not (tmp_path / "cut.tmp").exists()
 

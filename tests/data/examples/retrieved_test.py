@@ -232,6 +232,8 @@ def test_passages_to_read_and_their_answers(corpus, found):
     ({"span_length": 1}, "above 1 tokens"),
     ({"occurrences": 1}, "beyond 1 in a passage"),
     ({"length": 8}, "cut off"),
+    # The first token that is cut off is an answer's.
+    ({"length": 10}, "cut off"),
   ],
 )
 def test_every_occurrence_that_is_no_span_is_counted(
@@ -249,7 +251,7 @@ def test_every_occurrence_that_is_no_span_is_counted(
   real = starts >= 0
   assert real.any()
   assert np.all((ends - starts)[real] < settings.get("span_length", 5))
-  assert np.all(ends[real] < batch["context_ends"].max())
+  assert np.all((ends < batch["context_ends"][..., None])[real])
 
 
 def test_letters_with_marks_are_found_under_an_uncased_vocabulary(corpus):
@@ -329,6 +331,9 @@ def test_sources_read_runs_of_odqa_search(data, corpus, source, capsys):
 
 def test_a_run_of_another_corpus_is_refused(data, corpus, tmp_path):
   records = json.loads((tmp_path / "run.json").read_text())
+  records[0]["ctxs"][0]["text"] = '"Word0 word1" was  born in Ulm.'
+  (tmp_path / "run.json").write_text(json.dumps(records))
+  assert len(load_examples(data, corpus)) == 4
   records[2]["ctxs"][1]["text"] = "something else"
   (tmp_path / "run.json").write_text(json.dumps(records))
   with pytest.raises(ValueError) as error:

@@ -1,0 +1,332 @@
+"""Scores of passages by a trained network, with their questions or alone.
+
+    reranker = load_trained_scorer("work/reranker", "reranker")
+    ranking = rerank(reranker, ranking, questions, corpus)
+    scores = PassageScores(classifier, corpus)(range(0, 65536))
+
+Pairs of many questions are computed together: pieces of the ranking are sorted
+by length and cut into batches of a few fixed shapes, so that little is computed
+on padding. Only two pieces are held as tokens at a time, however many passages
+every question has.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float32, Int, Int32
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.views import UntitledPassages
+from odqa_jax.data.examples.pair_inputs import PairInputs
+from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.runs import Ranking, check_aligned
+from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
+from odqa_jax.reading.trained_scorer import TrainedScorer
+from odqa_jax.retrieval.division import (
+  batch_sizes,
+  divide,
+  padded_lengths,
+  size_for,
+)
+from odqa_jax.retrieval.embed import Progress, bulk_tokens, embed
+from odqa_jax.runtime.mesh import row_sharding
+from odqa_jax.text.pairs import PairVocabulary
+
+# Pairs that are sorted by length together.
+PIECE = 8192
+# Of these, as many are tokenised at once: a tokenizer's own records of a text
+# take fifty times as much memory as its ids.
+_TOKENISED = 1024
+
+
+class _Piece(NamedTuple):
+  """Inputs of some places of a ranking.
+
+  Attributes:
+    places: in the flat ranking, of those that hold a passage.
+    ids: padded to the longest pair.
+    lengths: their tokens.
+    first_lengths: tokens of the question.
+  """
+
+  places: Int[np.ndarray, " p"]
+  ids: Int32[np.ndarray, "p l"]
+  lengths: Int32[np.ndarray, " p"]
+  first_lengths: Int32[np.ndarray, " p"]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: ScorerConfig) -> Callable[..., jax.Array]:
+  """Kept, so that the second run of a process compiles nothing."""
+  return jax.jit(PassageScorer(config).score)
+
+
+def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
+  """Starts a batch, whose rows are divided over the devices."""
+  score = _compiled(scorer.network.config)
+  placed = jax.device_put(inputs, row_sharding(scorer.mesh))
+  return score(scorer.params, *placed)
+
+
+def _tokens_at_once(scorer: TrainedScorer) -> int:
+  mesh = scorer.mesh
+  return bulk_tokens(mesh.devices.flat[0].platform, mesh.size)
+
+
+def rerank(
+  scorer: TrainedScorer,
+  ranking: Ranking,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  progress: Progress | None = None,
+) -> Ranking:
+  """The same passages of every question by a reranker's scores, best first.
+
+  Of equal scores, the passage that stood before comes first.
+
+  Raises:
+    ValueError: if the ranking is not of these questions; see `score_pairs`.
+  """
+  check_aligned(ranking, questions)
+  texts = [question.question for question in questions]
+  scores = score_pairs(scorer, texts, ranking.rows, corpus, progress=progress)
+  order = np.argsort(-scores, axis=1, kind="stable")
+  return Ranking(
+    ranking.question_ids,
+    np.take_along_axis(ranking.rows, order, axis=1),
+    np.take_along_axis(scores, order, axis=1),
+  )
+
+
+def score_pairs(
+  scorer: TrainedScorer,
+  questions: Sequence[str],
+  rows: Int[np.ndarray, "n k"],
+  corpus: Corpus,
+  *,
+  piece: int = PIECE,
+  batch_tokens: int | None = None,
+  progress: Progress | None = None,
+) -> Float32[np.ndarray, "n k"]:
+  """Scores passages with their questions, packed as in training.
+
+  The processes take pieces in turn; the result is the same on all of them.
+
+  Args:
+    scorer: a trained reranker.
+    questions: n texts.
+    rows: passages of each question; below 0: none.
+    corpus: whose texts are read.
+    piece: places of the ranking whose pairs are sorted together.
+    batch_tokens: tokens (with padding) of a batch; by default what suits the
+      devices.
+    progress: called with this process's places done and in all.
+
+  Returns:
+    A score for every place, minus infinity where there is no passage.
+
+  Raises:
+    ValueError: if a score is not finite, naming question and passage.
+  """
+  flat = rows.reshape(-1)
+  scores = np.zeros(flat.shape, np.float32)
+  packer = _Packer(scorer, questions, rows, corpus)
+  pieces = [range(rows.size)[i : i + piece] for i in range(0, rows.size, piece)]
+  mine = pieces[jax.process_index() :: jax.process_count()]
+  tokens = batch_tokens or _tokens_at_once(scorer)
+  total, done = sum(map(len, mine)), 0
+  running = _run(scorer, map(packer.pack, mine), piece, tokens, packer.count)
+  for part, (places, values) in zip(mine, running, strict=True):
+    finite = np.isfinite(values)
+    if not finite.all():
+      bad = int(places[np.argmin(finite)])
+      raise ValueError(
+        f"the score of passage {corpus.id(int(flat[bad]))!r} for the question "
+        f"{questions[bad // rows.shape[1]]!r} is not finite; look at the "
+        "reranker's weights."
+      )
+    scores[places] = values
+    done += len(part)
+    if progress:
+      progress(done, total)
+  if jax.process_count() > 1:
+    # Nobody but the process that computed a score has anything but 0 there.
+    scores = multihost_utils.process_allgather(scores).sum(axis=0)
+  scores[flat < 0] = -np.inf
+  return scores.reshape(rows.shape)
+
+
+class _Packer:
+  """Makes the inputs of pieces of a ranking."""
+
+  def __init__(
+    self,
+    scorer: TrainedScorer,
+    questions: Sequence[str],
+    rows: Int[np.ndarray, "n k"],
+    corpus: Corpus,
+  ) -> None:
+    self.count = int(np.count_nonzero(rows >= 0))
+    self._questions = questions
+    self._question_length = scorer.question_length
+    self._passages = rows.shape[1]
+    self._rows = rows.reshape(-1)
+    self._inputs = PairInputs(
+      PairVocabulary(scorer.tokenizer),
+      corpus,
+      length=scorer.pair_length,
+      title=scorer.title,
+    )
+
+  def pack(self, part: range) -> _Piece:
+    """The inputs of consecutive places."""
+    here = np.flatnonzero(self._rows[part.start : part.stop] >= 0)
+    places = part.start + here
+    first = part.start // self._passages
+    last = -(-part.stop // self._passages)
+    encoded = self._inputs.vocabulary.encode_batch(self._questions[first:last])
+    tokens = [ids[: self._question_length] for ids in encoded]
+    arrays = [self._empty()]
+    for start in range(0, len(places), _TOKENISED):
+      some = places[start : start + _TOKENISED]
+      batch = self._inputs.pack(
+        [tokens[i] for i in (some // self._passages - first).tolist()],
+        [[row] for row in self._rows[some].tolist()],
+        passages=1,
+        passage_first=False,
+      ).batch
+      arrays.append([batch[n][:, 0] for n in _Piece._fields[1:]])
+    return _Piece(places, *map(np.concatenate, zip(*arrays, strict=True)))
+
+  def _empty(self) -> list[np.ndarray]:
+    none = np.zeros(0, np.int32)
+    return [np.zeros((0, self._inputs.length), np.int32), none, none]
+
+
+def _run(
+  scorer: TrainedScorer,
+  pieces: Iterator[_Piece],
+  most: int,
+  batch_tokens: int,
+  count: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """(places, scores) of every piece, in their order.
+
+  The next piece is tokenised and started before the last one's scores are
+  fetched, so the devices do not wait for it. The first piece with passages
+  chooses the lengths that are compiled for.
+  """
+  sizes: dict[int, int] = {}
+
+  def started() -> Iterator[tuple[_Piece, list[tuple[np.ndarray, Array]]]]:
+    for piece in pieces:
+      if len(piece.places) and not sizes:
+        sizes.update(_sizes(scorer, piece, most, batch_tokens, count))
+      yield piece, list(_start(scorer, piece, sizes))
+
+  for current, _ in pairwise(chain(started(), [None])):
+    assert current is not None
+    piece, results = current
+    values = np.zeros(len(piece.places), np.float32)
+    for rows, result in results:
+      values[rows] = np.asarray(result)[: len(rows)]
+    yield piece.places, values
+
+
+def _sizes(
+  scorer: TrainedScorer, piece: _Piece, most: int, batch_tokens: int, count: int
+) -> dict[int, int]:
+  """Padded length → pairs of a batch, for all pieces, shortest first."""
+  longest, share = scorer.pair_length, len(piece.places) / count
+  # A length must save over all pairs what a batch computes.
+  worth = max(int(batch_tokens * share), 1)
+  chosen = padded_lengths(piece.lengths, longest, worth=worth)
+  # Another piece may have longer pairs.
+  return {
+    length: size_for(
+      length, batch_tokens, rows=min(most, count), devices=scorer.mesh.size
+    )
+    for length in sorted({*chosen, longest})
+  }
+
+
+def _start(
+  scorer: TrainedScorer, piece: _Piece, sizes: dict[int, int]
+) -> Iterator[tuple[np.ndarray, Array]]:
+  """(rows of the piece, their scores to come) of every batch."""
+  order = np.argsort(piece.lengths, kind="stable")
+  for batch in divide(piece.lengths[order], sizes):
+    rows = order[batch.first : batch.stop]
+    # Filled up with copies of the last pair.
+    spare = np.repeat(rows[-1:], batch.size - len(rows))
+    full = np.concatenate([rows, spare])
+    result = _compute(
+      scorer,
+      piece.ids[full, : batch.length],
+      piece.lengths[full],
+      piece.first_lengths[full],
+    )
+    yield rows, result
+
+
+class PassageScores:
+  """What a passage classifier says of the passages of a corpus.
+
+  Attributes:
+    fingerprint: of all that a score depends on, besides the corpus.
+  """
+
+  def __init__(
+    self,
+    scorer: TrainedScorer,
+    corpus: Corpus,
+    *,
+    batch_tokens: int | None = None,
+  ) -> None:
+    """Opens a corpus for a trained classifier, which reads its ids.
+
+    Raises:
+      ValueError: if another tokenizer made the ids.
+    """
+    mine, theirs = scorer.tokenizer.fingerprint, corpus.tokenizer.fingerprint
+    if mine != theirs:
+      raise ValueError(
+        f"{corpus.directory}: was made with the tokenizer {theirs[:12]}, and "
+        f"the passage classifier reads ids of {mine[:12]}; prepare the corpus "
+        "with the classifier's tokenizer, WORKDIR/tokenizer."
+      )
+    self.fingerprint = scorer.fingerprint
+    self._scorer = scorer
+    self._passages = corpus if scorer.title else UntitledPassages(corpus)
+    self._lengths = self._passages.packed_lengths(scorer.passage_length)
+    self._sizes = batch_sizes(
+      self._lengths,
+      scorer.passage_length,
+      batch_tokens or _tokens_at_once(scorer),
+      rows=len(corpus),
+      devices=scorer.mesh.size,
+    )
+
+  def __call__(self, rows: range) -> Float32[np.ndarray, " n"]:
+    """The scores of consecutive rows, on this process's own devices."""
+
+    def score(ids: Array, lengths: Array) -> Array:
+      # As in training, all tokens are of the first segment.
+      return _compute(self._scorer, ids, lengths, lengths)[:, None]
+
+    return embed(
+      score,
+      self._passages,
+      rows.start,
+      self._lengths[rows.start : rows.stop],
+      sizes=self._sizes,
+      mesh=self._scorer.mesh,
+      dtype=np.dtype(np.float32),
+      progress=lambda done: None,
+    )[:, 0]

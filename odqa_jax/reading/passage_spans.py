@@ -1,0 +1,124 @@
+"""From the best spans of each passage to the answers of a question.
+
+answers = best_answers(found, corpus, k=20, most=10)
+answers[0].text, answers[0].log_prob
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.text.answers import normalise_answer
+
+
+@dataclasses.dataclass(frozen=True)
+class PassageSpans:
+  """The best spans of every passage of one question, t of each.
+
+  Attributes:
+    rows: of the corpus.
+    starts: first character of a span; −1: there is none.
+    ends: the character after its last.
+    log_scores: component → log-probability within the passage.
+    log_sums: component → logarithm of the passage's sum.
+  """
+
+  rows: Int64[np.ndarray, " m"]
+  starts: Int64[np.ndarray, "m t"]
+  ends: Int64[np.ndarray, "m t"]
+  log_scores: Mapping[str, Float64[np.ndarray, "m t"]]
+  log_sums: Mapping[str, Float64[np.ndarray, " m"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractedAnswer:
+  """Words of a passage.
+
+  Attributes:
+    text: as they stand there.
+    log_prob: the sum of `scores`; of merged spans, log of the sum of theirs.
+    row: of their passage.
+    start: their place there, in characters; `end` is past the last one.
+    end: likewise.
+    scores: component → log-probability over all passages of the question.
+  """
+
+  text: str
+  log_prob: float
+  row: int
+  start: int
+  end: int
+  scores: Mapping[str, float]
+
+
+def best_answers(
+  found: PassageSpans,
+  corpus: Corpus,
+  *,
+  most: int,
+  k: int | None = None,
+  merge: bool = False,
+) -> list[ExtractedAnswer]:
+  """The likeliest spans of a question, the best first.
+
+  Of equal ones that of the first row, then of the first place comes first,
+  whatever the order of the passages was.
+
+  Args:
+    found: its passages, of each as many spans as `most` at least.
+    corpus: theirs.
+    most: how many.
+    k: the first passages alone; None: all.
+    merge: of these spans, make one answer of those that are equal once they are
+      normalised; its probability is the sum, its place the likeliest.
+  """
+  rows = found.rows[:k]
+  if not len(rows):
+    return []
+  scores = {}
+  for name, within in found.log_scores.items():
+    sums = found.log_sums[name][:k]
+    scores[name] = within[:k] + (sums - np.logaddexp.reduce(sums))[:, None]
+  total = np.sum([*scores.values()], axis=0)
+  starts, ends = found.starts[:k], found.ends[:k]
+  passages = np.broadcast_to(rows[:, None], starts.shape)
+  keys = (ends, starts, passages, -total)
+  order = np.lexsort([key.ravel() for key in keys])
+  answers: list[ExtractedAnswer] = []
+  for flat in order.tolist():
+    i, j = divmod(flat, starts.shape[1])
+    if starts[i, j] < 0:
+      continue
+    row, start, end = int(rows[i]), int(starts[i, j]), int(ends[i, j])
+    start, end = _trimmed(corpus.text(row), start, end)
+    if start == end:
+      continue
+    each = {name: float(x[i, j]) for name, x in scores.items()}
+    text = corpus.text(row)[start:end]
+    answers.append(
+      ExtractedAnswer(text, float(total[i, j]), row, start, end, each)
+    )
+    if len(answers) == most:
+      break
+  return _merged(answers) if merge else answers
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+  """Without white space at either end, which byte-level pieces may have."""
+  words = text[start:end]
+  start += len(words) - len(words.lstrip())
+  return start, start + len(words.strip())
+
+
+def _merged(answers: Sequence[ExtractedAnswer]) -> list[ExtractedAnswer]:
+  same: dict[str, list[ExtractedAnswer]] = {}
+  for answer in answers:
+    same.setdefault(normalise_answer(answer.text), []).append(answer)
+  merged = []
+  for some in same.values():
+    total = float(np.logaddexp.reduce([a.log_prob for a in some]))
+    merged.append(dataclasses.replace(some[0], log_prob=total))
+  return sorted(merged, key=lambda a: -a.log_prob)

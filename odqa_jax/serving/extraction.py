@@ -1,0 +1,190 @@
+"""What answers with spans: an extractive reader and who found its passages.
+
+sources = Sources("work/extractive", retriever="work/ict", index="index")
+extraction = open_extraction(sources, questions, corpus, k=100)
+for found in extraction.answers(questions, most=10):
+  ...
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.retrieved import check_run_texts
+from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.runs import Ranking, read_run
+from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
+from odqa_jax.evaluation.systems import rank_passages
+from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
+from odqa_jax.reading.fusion import Fusion, load_fusion
+from odqa_jax.reading.span_answers import (
+  Passages,
+  SpanAnswers,
+  answer_with_spans,
+  check_fusion,
+)
+from odqa_jax.retrieval.folders import make_index
+from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.serving.system_folder import component_version
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """Where the parts are.
+
+  Attributes:
+    reader: the extractive reader's checkpoint.
+    retriever: a checkpoint that searches; None: `run` has been found.
+    index: of it.
+    backend: of the search.
+    run: the file of a search.
+    reranked: a run that a reranker made of it; None: there is none.
+    fusion: the file; None: the reader decides.
+    exclude_self: see `rank_passages`.
+  """
+
+  reader: str
+  retriever: str | None = None
+  index: str | None = None
+  backend: str = "exact"
+  run: str | None = None
+  reranked: str | None = None
+  fusion: str | None = None
+  exclude_self: bool = False
+
+  def check(self) -> None:
+    """Raises ValueError unless there is one source of passages."""
+    if (self.retriever is None) == (self.run is None):
+      raise ValueError(
+        f"{self.reader} holds an extractive reader, which reads what others "
+        "find; give --retriever DIR with --index DIR, or --run FILE of a "
+        "search."
+      )
+    if (self.retriever is None) != (self.index is None):
+      raise ValueError("--retriever DIR and --index DIR go together.")
+    if self.reranked is not None and self.run is None:
+      raise ValueError(
+        "--reranked FILE needs --run FILE, the run that was reranked."
+      )
+
+  def versions(self) -> dict[str, str]:
+    """Component → what a fusion knows it by."""
+    named = {
+      "retriever": self.retriever or self.run,
+      "reranker": self.reranked,
+      ROLE: self.reader,
+    }
+    return {n: component_version(p) for n, p in named.items() if p is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+  """Parts that are open, and what was found.
+
+  Attributes:
+    reader: the extractive reader.
+    ranking: of the search.
+    passages: what is read of it.
+    versions: component → what a fusion knows it by.
+    fusion: None: the reader decides.
+  """
+
+  reader: SpanReader
+  ranking: Ranking
+  passages: Passages
+  versions: Mapping[str, str]
+  fusion: Fusion | None
+
+  def answers(
+    self, questions: Sequence[Question], **options: Any
+  ) -> Iterator[list[SpanAnswers]]:
+    """`answer_with_spans`, with progress on the screen."""
+    with progress_bar("read", len(questions), "questions") as update:
+      for i, found in enumerate(
+        answer_with_spans(
+          self.reader, questions, self.passages, fusion=self.fusion, **options
+        )
+      ):
+        update(i + 1)
+        yield found
+
+
+def open_extraction(
+  sources: Sources, questions: Sequence[Question], corpus: Corpus, *, k: int
+) -> Extraction:
+  """Loads the reader, and searches or reads the run.
+
+  Args:
+    sources: where all is.
+    questions: what is asked.
+    corpus: the evidence.
+    k: passages that are read of each question at most.
+
+  Raises:
+    ValueError: if a part is missing or does not fit the others.
+  """
+  sources.check()
+  reader = load_span_reader(sources.reader, corpus)
+  versions, fusion = sources.versions(), None
+  if sources.fusion is not None:
+    fusion = load_fusion(sources.fusion)
+    check_fusion(fusion, [*versions])
+  reranked = None
+  if sources.run is not None:
+    ranking = _read_run(sources.run, questions, corpus)
+    if sources.reranked is not None:
+      reranked = _read_run(sources.reranked, questions, corpus)
+  else:
+    assert sources.retriever is not None and sources.index is not None
+    retriever = load_retriever(resolve_folder(sources.retriever))
+    ranking = rank_passages(
+      retriever,
+      make_index(retriever, corpus, sources.index, sources.backend),
+      corpus,
+      questions,
+      k=k,
+      exclude_self=sources.exclude_self,
+    )
+  passages = Passages.of(ranking, reranked, k)
+  return Extraction(reader, ranking, passages, versions, fusion)
+
+
+def _read_run(
+  path: str, questions: Sequence[Question], corpus: Corpus
+) -> Ranking:
+  ranking = read_run(path, questions, corpus)
+  check_run_texts(path, corpus)
+  return ranking
+
+
+def measure_spans(
+  extraction: Extraction,
+  questions: Sequence[Question],
+  *,
+  read_k: int | None = None,
+  **options: Any,
+) -> dict[str, dict[str, Any]]:
+  """Gives k → exact match and F1 with the first k passages.
+
+  Args:
+    extraction: what answers.
+    questions: those to measure on.
+    read_k: this k alone; None: `CUTOFFS`, and as many as there are.
+    options: of `answer_with_spans`.
+  """
+  width = extraction.passages.rows.shape[1]
+  cutoffs = [k for k in CUTOFFS if k < width] + [width]
+  if read_k is not None:
+    cutoffs = [read_k]
+  best = []
+  for found in extraction.answers(questions, cutoffs=cutoffs, **options):
+    best.append([dataclasses.replace(f, answers=f.answers[:1]) for f in found])
+  figures = {}
+  for i, k in enumerate(cutoffs):
+    measured = answer_measures([found[i] for found in best], questions)
+    del measured["questions"]
+    figures[str(k)] = measured
+  return figures
