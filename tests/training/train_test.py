@@ -392,7 +392,9 @@ def refused(config, workdir, message):
 @pytest.mark.eight_devices
 def test_refusals_come_before_the_first_step(toy_config, tmp_path):
   refused(toy_config(task="x"), tmp_path, "known: contrastive")
-  refused(toy_config(**{"data.source": "x"}), tmp_path, "known: answers, ict")
+  refused(
+    toy_config(**{"data.source": "x"}), tmp_path, "known: answers, golden"
+  )
   refused(toy_config(**{"model.preset": "x"}), tmp_path, "config.model.preset")
   refused(toy_config(init_from=str(tmp_path)), tmp_path, "holds no checkpoint")
   assert not (tmp_path / "metrics.jsonl").exists()
