@@ -51,7 +51,13 @@ def test_debug_changes_sizes_and_nothing_else(path):
   # What memory is free must not decide what ten steps on a laptop give.
   assert small["micro_batches"] == 1
   reads = small["data.source"] in ("answers", "salient")
-  sizes = {"ict": 16, "supervised": 16, "reranker": 4, "extractive": 4}
+  sizes = {
+    "ict": 16,
+    "supervised": 16,
+    "reranker": 4,
+    "extractive": 4,
+    "pruner": 12,
+  }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
 
