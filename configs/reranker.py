@@ -13,7 +13,7 @@ weight decay are a choice of this project.
       --config.data.run=nq-train.json
 
 `--config.init_from=minilm` trains a small one. Hardware and time at this size:
-not run. Expected (the authors', NQ dev): 83.0 % of the gold passages among the
+not run. Expected (the authors, NQ): 83.0 % of the gold passages among the
 first 25. `:debug` runs 10 steps of a tiny model.
 """
 
