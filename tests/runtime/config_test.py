@@ -56,7 +56,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "supervised": 16,
     "reranker": 4,
     "extractive": 4,
-    "pruner": 12,
+    "pruner": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
