@@ -69,10 +69,10 @@ def reader_stage(
   config.batch_size = preset.batch_size
   config.log_every = max(steps // 20, 1)
   config.init_from = init_from
-  config.model.update(retriever.model)
+  config.model.update(retriever.model.to_dict())
   config.model.shared = False
   config.model.dropout = 0.0
-  config.data.update(retriever.data)
+  config.data.update(retriever.data.to_dict())
   config.data.source = "answers"
   config.data.pairs = ""
   config.data.questions = str(data / "questions" / question_set)
