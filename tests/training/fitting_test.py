@@ -119,8 +119,10 @@ def gpu_run(toy_config, task, **settings):
   config = toy_config(
     **task_settings(
       task,
-      **{"micro_batches": AUTO, "model.remat": AUTO, "reader.remat": AUTO},
-      **settings,
+      **(
+        {"micro_batches": AUTO, "model.remat": AUTO, "reader.remat": AUTO}
+        | settings
+      ),
     )
   )
   run = make_run(config, 1)
