@@ -597,6 +597,7 @@ def test_every_dropout_has_a_seed_of_its_own(monkeypatch):
     return jnp.stack(seeds)
 
   monkeypatch.setattr(layers, "dropout", record)
+  monkeypatch.setattr(layers, "relu_dropout", record)
   words = np.asarray(run(params, jax.random.key(0)))
   # Embeddings and states; weights, output and twice in the feed-forward block;
   # the decoder has both attentions.

@@ -348,4 +348,8 @@ def test_the_individual_loss_is_that_of_numpy(case):
 
 
 def test_every_task_is_pinned():
-  assert {settings["task"] for settings, _ in CASES.values()} == set(TASKS)
+  """But those with one network and a head, which have tests of their own."""
+  pinned = {settings["task"] for settings, _ in CASES.values()}
+  assert pinned == {
+    name for name, row in TASKS.items() if "retriever" in row.needs.components
+  }
