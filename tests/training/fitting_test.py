@@ -244,14 +244,15 @@ def params_of(workdir):
 
 @pytest.mark.slow
 def test_a_run_is_that_of_the_number_it_chose(toy_config, tmp_path, limited):
-  settings = {"model.dropout": 0.1, "steps": 2, "checkpoint.every": 2}
+  settings = {"batch_size": 32, "model.dropout": 0.1}
+  settings |= {"steps": 2, "checkpoint.every": 2}
   auto = toy_config(micro_batches=AUTO, **settings)
   limited(2**40)
   train(auto, tmp_path / "whole")
   assert chosen_before(tmp_path / "whole").micro_batches == 1
   _, step = find_step(tmp_path / "whole")
   assert step == 2
-  limited(_smallest(auto))
+  limited(_for_half(auto))
   train(auto, tmp_path / "parts")
   number = chosen_before(tmp_path / "parts").micro_batches
   assert number == 2
@@ -262,20 +263,22 @@ def test_a_run_is_that_of_the_number_it_chose(toy_config, tmp_path, limited):
   assert all(jax.tree.leaves(same))
 
 
-def _smallest(config):
-  """Bytes with which not all examples of a batch of 16 fit eight devices."""
-  settings = read_settings(config)
+def _for_half(config):
+  """Bytes of eight devices that two of four examples of each fit at a time."""
   run = make_run(config, devices=8)
-  assert memory.local_examples(run) == settings.batch_size // 8 == 2
-  return needed(run, 1)
+  assert (
+    memory.local_examples(run) == read_settings(config).batch_size // 8 == 4
+  )
+  assert needed(run, 2) < needed(run, 4)
+  return needed(run, 2)
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_its_number(toy_config, tmp_path, limited):
   """Bit for bit, though the devices have more memory by now."""
-  settings = {"model.dropout": 0.1, "micro_batches": AUTO}
+  settings = {"batch_size": 32, "model.dropout": 0.1, "micro_batches": AUTO}
   config = toy_config(**settings, **{"checkpoint.keep": 2})
-  limited(_smallest(config))
+  limited(_for_half(config))
   train(config, tmp_path / "whole")
   shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
   shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "6")
