@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from odqa_jax.objectives.spans import (
   COMPONENTS,
   Contexts,
+  LogProbabilities,
   SpanScores,
   log_probabilities,
 )
@@ -64,6 +65,45 @@ def best_spans(
     ValueError: for no component, an unknown one, or one that the reader has no
       head for; or `most` below 1.
   """
+  chosen = _chosen(scores, components, most)
+  log_probs = log_probabilities(scores, contexts, longest=longest)
+  q, n, l, w = log_probs.spans.shape
+  parts = _flat_parts(log_probs)
+  total = sum((parts[name] for name in chosen), jnp.zeros(()))
+  allowed = log_probs.spans.reshape(q, n, l * w)
+  total = jnp.where(allowed, total, -jnp.inf)
+  # First within every passage, so that no row is as long as all of them.
+  within = min(most, l * w)
+  values, numbers = jax.lax.top_k(total, within)
+  found = min(most, n * within)
+  values, order = jax.lax.top_k(values.reshape(q, n * within), found)
+  numbers = jnp.take_along_axis(numbers.reshape(q, n * within), order, axis=1)
+  flat = (order // within) * (l * w) + numbers
+  log_scores = {
+    name: jnp.take_along_axis(part.reshape(q, -1), flat, axis=1)
+    for name, part in parts.items()
+  }
+  real = values > -jnp.inf
+
+  def filled(x: Array, none: int | float) -> Array:
+    x = jnp.where(real, x, none)
+    room = ((0, 0), (0, most - found))
+    return jnp.pad(x, room, constant_values=none)
+
+  starts = numbers // w
+  return BestSpans(
+    passages=filled(order // within, -1).astype(jnp.int32),
+    starts=filled(starts, -1).astype(jnp.int32),
+    ends=filled(starts + numbers % w, -1).astype(jnp.int32),
+    log_scores={name: filled(x, -jnp.inf) for name, x in log_scores.items()},
+    total=filled(values, -jnp.inf),
+  )
+
+
+def _chosen(
+  scores: SpanScores, components: Sequence[str] | None, most: int
+) -> Sequence[str]:
+  """The components to be summed; see `best_spans`."""
   if components is None:
     components = scores.components
   for name in components:
@@ -79,7 +119,13 @@ def best_spans(
       f"components={tuple(components)}, most={most}: give one component at "
       "least, and ask for one span at least."
     )
-  log_probs = log_probabilities(scores, contexts, longest=longest)
+  return components
+
+
+def _flat_parts(
+  log_probs: LogProbabilities,
+) -> dict[str, Float[Array, "q n s"]]:
+  """Component → its log-probability of every span, start by start."""
   q, n, l, w = log_probs.spans.shape
   # The end of the span (s, j) is token s + j: the same shift for all passages.
   last = jnp.minimum(
@@ -96,32 +142,4 @@ def best_spans(
   if log_probs.passage is not None:
     passage = log_probs.passage[..., None]
     parts["passage"] = jnp.broadcast_to(passage, (q, n, l * w))
-  total = sum((parts[name] for name in components), jnp.zeros(()))
-  allowed = log_probs.spans.reshape(q, n, l * w)
-  total = jnp.where(allowed, total, -jnp.inf)
-  # First within every passage, so that no row is as long as all of them.
-  within = min(most, l * w)
-  values, numbers = jax.lax.top_k(total, within)
-  found = min(most, n * within)
-  values, order = jax.lax.top_k(values.reshape(q, n * within), found)
-  numbers = jnp.take_along_axis(numbers.reshape(q, n * within), order, axis=1)
-  flat = (order // within) * (l * w) + numbers
-  chosen = {
-    name: jnp.take_along_axis(part.reshape(q, -1), flat, axis=1)
-    for name, part in parts.items()
-  }
-  real = values > -jnp.inf
-
-  def filled(x: Array, none: int | float) -> Array:
-    x = jnp.where(real, x, none)
-    room = ((0, 0), (0, most - found))
-    return jnp.pad(x, room, constant_values=none)
-
-  starts = numbers // w
-  return BestSpans(
-    passages=filled(order // within, -1).astype(jnp.int32),
-    starts=filled(starts, -1).astype(jnp.int32),
-    ends=filled(starts + numbers % w, -1).astype(jnp.int32),
-    log_scores={name: filled(x, -jnp.inf) for name, x in chosen.items()},
-    total=filled(values, -jnp.inf),
-  )
+  return parts

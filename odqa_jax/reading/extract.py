@@ -38,17 +38,17 @@ from odqa_jax.objectives.spans import (
   span_mask,
 )
 from odqa_jax.reading.passage_spans import PassageSpans
+from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.division import batch_sizes, divide, size_for
 from odqa_jax.retrieval.embed import bulk_tokens
 from odqa_jax.retrieval.retriever import is_pretrained_folder
-from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
+from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.mesh import (
   make_mesh,
   replicated,
   row_sharding,
   to_host,
 )
-from odqa_jax.text.byte_pairs import load_pair_tokenizer
 from odqa_jax.text.pairs import PairVocabulary
 
 ROLE = "extractive_reader"
@@ -75,10 +75,10 @@ class SpanReader:
   inputs: PairInputs
   question_length: int
   span_length: int
-  score: Callable[..., "PassageScores"]
+  score: Callable[..., "PassageReading"]
 
 
-class PassageScores(NamedTuple):
+class PassageReading(NamedTuple):
   """What is fetched of b passages.
 
   Attributes:
@@ -110,31 +110,9 @@ def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
     corpus: the evidence.
 
   Raises:
-    ValueError: if the checkpoint has none, or its tokenizer is another one
-      than it was trained with.
+    ValueError: see `load_component`.
   """
-  path = Path(path)
-  if is_pretrained_folder(path):
-    raise ValueError(
-      f"{path}: is a published folder, not a trained {ROLE}; train one from it "
-      "with configs/extractive.py."
-    )
-  folder, step = find_step(path)
-  components = read_extra(folder, step)["components"]
-  if ROLE not in components:
-    raise ValueError(
-      f"{path} has no {ROLE}, but {', '.join(components)}; name a checkpoint "
-      "that was trained as one (configs/extractive.py)."
-    )
-  described = components[ROLE]
-  tokenizer = load_pair_tokenizer(folder.parent / "tokenizer")
-  if tokenizer.fingerprint != described["tokenizer"]:
-    raise ValueError(
-      f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
-      f"trained with ({tokenizer.fingerprint[:12]} against "
-      f"{described['tokenizer'][:12]}); restore the original folder."
-    )
-  params, _ = restore_params(path, replicated(make_mesh()))
+  described, params, tokenizer = load_component(path, ROLE)
   inputs = PairInputs(
     PairVocabulary(tokenizer),
     corpus,
@@ -143,7 +121,7 @@ def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
   )
   return make_span_reader(
     network_from(described),
-    params[ROLE],
+    params,
     inputs,
     question_length=described["question_length"],
     span_length=described["span_length"],
@@ -182,7 +160,7 @@ def score_passages(
   *,
   most: int,
   longest: int,
-) -> PassageScores:
+) -> PassageReading:
   """The best spans of each passage, as if it were the only one.
 
   Args:
@@ -213,7 +191,7 @@ def score_passages(
   if found.passage is not None:
     log_sums["passage"] = found.passage
   best = best_spans(scores, contexts, most=most, longest=longest)
-  return PassageScores(best, log_sums)
+  return PassageReading(best, log_sums)
 
 
 def read_spans(
@@ -325,7 +303,7 @@ def _scored(
   return out
 
 
-def _named(found: PassageScores) -> dict[str, Array]:
+def _named(found: PassageReading) -> dict[str, Array]:
   named: dict[str, Array] = {
     "starts": found.best.starts,
     "ends": found.best.ends,

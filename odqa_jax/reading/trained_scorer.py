@@ -16,11 +16,10 @@ from jax.sharding import Mesh
 
 from odqa_jax.models.families import network_from
 from odqa_jax.models.passage_scorer import PassageScorer
-from odqa_jax.retrieval.retriever import is_pretrained_folder
-from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
+from odqa_jax.reading.trained_component import load_component
 from odqa_jax.runtime.files import content_hash
 from odqa_jax.runtime.mesh import make_mesh, path_name, replicated, to_host
-from odqa_jax.text.byte_pairs import BytePairTokenizer, load_pair_tokenizer
+from odqa_jax.text.byte_pairs import BytePairTokenizer
 from odqa_jax.text.tokenizer import Tokenizer
 
 # How a function is computed, which does not change the function.
@@ -97,34 +96,10 @@ def load_trained_scorer(path: str | Path, role: str) -> TrainedScorer:
     role: "reranker" or "passage_classifier".
 
   Raises:
-    ValueError: if the checkpoint lacks the component, naming what it has; or
-      its tokenizer is not the one of the training.
+    ValueError: see `load_component`.
   """
-  path = Path(path)
-  called = role.replace("_", " ")
-  if is_pretrained_folder(path):
-    raise ValueError(
-      f"{path}: a published folder, which does not say how long its inputs "
-      f"are; train a {called} with --config.init_from={path}, and name its "
-      "workdir."
-    )
-  folder, step = find_step(path)
-  described = read_extra(folder, step)["components"]
-  if role not in described:
-    has = ", ".join(name.replace("_", " ") for name in described)
-    raise ValueError(
-      f"{path}: has no {called} but {has}; name the workdir of a {called}."
-    )
-  tokenizer = load_pair_tokenizer(folder.parent / "tokenizer")
-  theirs = described[role]["tokenizer"]
-  if tokenizer.fingerprint != theirs:
-    raise ValueError(
-      f"{folder.parent / 'tokenizer'}: is not the tokenizer that {path} was "
-      f"trained with ({tokenizer.fingerprint[:12]} against {theirs[:12]}); "
-      "restore the original folder."
-    )
-  params, _ = restore_params(path, replicated(make_mesh()))
-  return make_scorer(described[role], params[role], tokenizer)
+  found = load_component(path, role)
+  return make_scorer(found.description, found.params, found.tokenizer)
 
 
 def _fingerprint(description: Mapping[str, Any], params: Any) -> str:

@@ -17,18 +17,17 @@ from typing import Any
 
 import tokenizers
 from tokenizers import (
-  AddedToken,
   decoders,
   models,
   pre_tokenizers,
   processors,
 )
 
+from odqa_jax.text.pieces import PieceTokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.text.tokenizer_config import CONFIG
 from odqa_jax.text.tokenizer_files import (
   check_parts,
-  check_unicode,
   parse_json,
   read_text,
   write_files,
@@ -49,7 +48,7 @@ _RULES: dict[str, tuple[Any, ...]] = {
 Merge = tuple[str, str]
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(PieceTokenizer):
   """RoBERTa's pieces: text ↔ ids, without special tokens or truncation.
 
   A special token spelt out in a text becomes that token, as in Hugging Face.
@@ -150,46 +149,7 @@ class BytePairTokenizer:
     entries += given.values()
     for entry in sorted(entries, key=lambda e: e["id"]):
       flags = {k: v for k, v in entry.items() if k not in ("id", "content")}
-      token = AddedToken(entry["content"], **{"normalized": False, **flags})
-      if flags.get("special"):
-        self._backend.add_special_tokens([token])
-      else:
-        self._backend.add_tokens([token])
-      found = self._backend.token_to_id(entry["content"])
-      if entry["id"] not in (-1, found):
-        raise ValueError(
-          f"{source}: the added token {entry['content']!r} has id "
-          f"{entry['id']}, but the next free id is {found}; ids must follow "
-          "the vocabulary without gaps."
-        )
-
-  def encode(self, text: str) -> list[int]:
-    """Ids of `text`; no special tokens, no truncation."""
-    return self.encode_batch([text])[0]
-
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of every text, computed on all cores (TOKENIZERS_PARALLELISM).
-
-    Raises:
-      ValueError: if a text holds a lone surrogate (it is not valid Unicode).
-    """
-    try:
-      encodings = self._backend.encode_batch_fast(
-        list(texts), add_special_tokens=False
-      )
-    except TypeError:
-      # Of a string that is not UTF-8 it says only that it wants a str.
-      check_unicode(texts)
-      raise
-    return [encoding.ids for encoding in encodings]
-
-  def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-    """As `encode_batch`; each id with its characters in the text."""
-    return self._backend.encode_batch(list(texts), add_special_tokens=False)
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Text of the ids; special tokens are left out."""
-    return self._backend.decode([int(i) for i in ids])
+      self._add(entry, source, **{"normalized": False, **flags})
 
   def save(self, directory: str | Path) -> None:
     """Writes tokenizer.json, vocab.json, merges.txt, tokenizer_config.json.

@@ -17,7 +17,6 @@ from typing import Any
 
 import tokenizers
 from tokenizers import (
-  AddedToken,
   decoders,
   models,
   normalizers,
@@ -25,10 +24,10 @@ from tokenizers import (
   processors,
 )
 
+from odqa_jax.text.pieces import PieceTokenizer
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.text.tokenizer_files import (
   check_parts,
-  check_unicode,
   cuts_at_spaces,
   parse_json,
   read_text,
@@ -43,7 +42,7 @@ _NORMALISERS = frozenset(("Precompiled", "Strip", "Replace"))
 _PRE_TOKENIZERS = frozenset(("WhitespaceSplit", "Metaspace"))
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(PieceTokenizer):
   """T5's Unigram pieces: text ↔ ids, without special tokens or truncation.
 
   A special token spelt out in a text becomes that token, as in Hugging Face.
@@ -123,18 +122,7 @@ class SentencePieceTokenizer:
   ) -> None:
     for entry in sorted(added_tokens, key=lambda e: e["id"]):
       special = entry.get("special", True)
-      token = AddedToken(entry["content"], special=special, normalized=False)
-      if special:
-        self._backend.add_special_tokens([token])
-      else:
-        self._backend.add_tokens([token])
-      given = self._backend.token_to_id(entry["content"])
-      if given != entry["id"]:
-        raise ValueError(
-          f"{source}: the added token {entry['content']!r} has id "
-          f"{entry['id']}, but the vocabulary gives it {given}; ids must "
-          "follow the vocabulary without gaps."
-        )
+      self._add(entry, source, special=special, normalized=False)
 
   def _sentinels(self) -> tuple[int, ...]:
     sentinels: list[int] = []
@@ -144,30 +132,6 @@ class SentencePieceTokenizer:
       if i is None:
         return tuple(sentinels)
       sentinels.append(i)
-
-  def encode(self, text: str) -> list[int]:
-    """Ids of `text`; no special tokens, no truncation."""
-    return self.encode_batch([text])[0]
-
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of every text, computed on all cores (TOKENIZERS_PARALLELISM).
-
-    Raises:
-      ValueError: if a text holds a lone surrogate (it is not valid Unicode).
-    """
-    try:
-      encodings = self._backend.encode_batch_fast(
-        list(texts), add_special_tokens=False
-      )
-    except TypeError:
-      # Of a string that is not UTF-8 it says only that it wants a str.
-      check_unicode(texts)
-      raise
-    return [encoding.ids for encoding in encodings]
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Text of the ids; special tokens are left out."""
-    return self._backend.decode([int(i) for i in ids])
 
   def save(self, directory: str | Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json.

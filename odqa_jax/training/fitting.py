@@ -91,24 +91,30 @@ def fitted(run: R, limit: int, *, before: Chosen | None = None) -> R:
   Raises:
     ValueError: with what would fit.
   """
-  levels = _levels(run)
+  # Neither micro-batches nor what is computed again change what stays.
+  levels, parts = _levels(run), resident(run)
+
+  def fits(level: Run, number: int) -> bool:
+    step = step_bytes(level, -(-local_examples(run) // number))
+    return _fits(parts, run.mesh.size, step, limit)
+
   if before is not None:
     same = _with_remat(_in_parts(run, before.micro_batches), before.remat)
     with contextlib.suppress(ValueError):
-      return _checked(same, limit)
+      return _checked(same, parts, limit)
   if run.settings.micro_batches != AUTO:
     for level in levels[:-1]:
-      if _fits_with_margin(level, run.settings.parts, limit):
+      if fits(level, run.settings.parts):
         return level
-    return _checked(levels[-1], limit)
+    return _checked(levels[-1], parts, limit)
   if computed_twice(run):
     for level in levels:
-      if _fits_with_margin(level, 1, limit):
+      if fits(level, 1):
         return _in_parts(level, 1)
   for level in levels[:-1]:
     with contextlib.suppress(ValueError):
-      return _in_parts(level, fewest_micro_batches(level, limit))
-  return _in_parts(levels[-1], fewest_micro_batches(levels[-1], limit))
+      return _in_parts(level, fewest_micro_batches(level, parts, limit))
+  return _in_parts(levels[-1], fewest_micro_batches(levels[-1], parts, limit))
 
 
 def computed_twice(run: Run) -> bool:
@@ -158,18 +164,13 @@ def _changed(network: Any, values: Mapping[str, Any]) -> Any:
   return type(network)(dataclasses.replace(config, **values))
 
 
-def _fits_with_margin(run: Run, number: int, limit: int) -> bool:
-  step = step_bytes(run, -(-local_examples(run) // number))
-  return _fits(resident(run), run.mesh.size, step, limit)
-
-
-def _checked(run: R, limit: int) -> R:
-  """The run as it is, if it fits; see `fitted`."""
-  parts, number = resident(run), run.settings.parts
+def _checked(run: R, parts: Mapping[str, Held], limit: int) -> R:
+  """The run as it is, if it fits beside what stays; see `fitted`."""
+  number = run.settings.parts
   step = step_bytes(run, -(-local_examples(run) // number))
   if _fits(parts, run.mesh.size, round(step / MARGIN), limit):
     return run
-  fewest = fewest_micro_batches(run, limit)
+  fewest = fewest_micro_batches(run, parts, limit)
   raise ValueError(
     f"config.micro_batches={number} does not fit a device with {_gib(limit)} "
     f"GiB: {_listed(parts, run.mesh.size, step)}; use "
@@ -187,17 +188,20 @@ def chosen_before(workdir: Path) -> Chosen | None:
     return None  # Nothing is there, or what is will be judged when it is read.
 
 
-def fewest_micro_batches(run: Run, limit: int) -> int:
+def fewest_micro_batches(
+  run: Run, parts: Mapping[str, Held], limit: int
+) -> int:
   """The smallest number of micro-batches with which a step fits a device.
 
   Args:
     run: what is trained; its own `micro_batches` do not count.
+    parts: what stays on the devices, see `resident`.
     limit: bytes that programs may use on a device.
 
   Raises:
     ValueError: if no number does, with what would fit.
   """
-  parts, devices = resident(run), run.mesh.size
+  devices = run.mesh.size
   needs = functools.cache(lambda examples: step_bytes(run, examples))
 
   def fits(choice: _Choice) -> bool:

@@ -55,7 +55,7 @@ def made(tmp_path_factory, toy_data):
   """Checkpoints with a reader and without, and their index."""
   root = tmp_path_factory.mktemp("made")
   system = small_system("individual", toy_data)
-  save_workdir(system, root / "work")
+  save_workdir(system, root / "trained")
   save_workdir(system, root / "retriever", with_reader=False)
   moved = jax.tree.map(lambda x: x + 0.01, jax.device_get(system.params))
   save_workdir(with_params(system, moved), root / "other")
@@ -66,7 +66,7 @@ def made(tmp_path_factory, toy_data):
 
 def parts_of(root, **others):
   return {
-    "retriever": root / "work",
+    "retriever": root / "trained",
     "index": root / "index",
     "corpus": root / "data",
   } | others
@@ -83,7 +83,7 @@ def moved(tmp_path, made):
 
 def test_a_system_names_its_parts_by_relative_path_and_hash(moved, tmp_path):
   text = json.loads((moved / "systems" / "one" / "system.json").read_text())
-  step = {"path": "../../work/checkpoints/3"}
+  step = {"path": "../../trained/checkpoints/3"}
   corpus = json.loads((moved / "data/corpus/manifest.json").read_text())
   assert text["parts"]["corpus"] == {
     "path": "../../data/corpus", "sha256": corpus["sha256"]
@@ -101,7 +101,7 @@ def test_a_system_names_its_parts_by_relative_path_and_hash(moved, tmp_path):
 
 
 def test_a_reader_of_another_checkpoint_with_the_same_retriever(made, tmp_path):
-  parts = parts_of(made, retriever=made / "retriever", reader=made / "work")
+  parts = parts_of(made, retriever=made / "retriever", reader=made / "trained")
   system = assemble(tmp_path / "s", parts)
   assert system.paths["reader"] != system.paths["retriever"]
   alone = assemble(tmp_path / "t", parts_of(made, retriever=made / "retriever"))
@@ -112,7 +112,7 @@ def test_a_reader_of_another_checkpoint_with_the_same_retriever(made, tmp_path):
 
 
 def test_both_sides_of_a_retriever_are_compared(made):
-  one = load_retriever(made / "work")
+  one = load_retriever(made / "trained")
   assert _same(one, load_retriever(made / "retriever"))
   # Equal weights that read with other lengths.
   assert not _same(one, dataclasses.replace(one, fingerprint="another"))
@@ -129,8 +129,11 @@ def test_both_sides_of_a_retriever_are_compared(made):
     ({"index": "absent"}, "index: .*absent is not there"),
     ({"retriever": "other"}, "this index does not belong here: its encoder"),
     ({"reader": "retriever"}, "reader: .* has no reader, but retriever"),
-    ({"reranker": "work"}, "reranker: .* has no reranker, but retriever, re"),
-    ({"extractive_reader": "work"}, "has no extractive_reader"),
+    (
+      {"reranker": "trained"},
+      "reranker: .* has no reranker, but retriev",
+    ),
+    ({"extractive_reader": "trained"}, "has no extractive_reader"),
   ],
 )
 def test_parts_that_do_not_fit_are_not_assembled(made, tmp_path, others, said):
@@ -146,7 +149,7 @@ def test_what_is_needed_and_what_is_unknown(made, tmp_path):
   with pytest.raises(ValueError, match="'index' is needed"):
     assemble(tmp_path / "s", parts)
   with pytest.raises(ValueError, match="'pruner' is none"):
-    assemble(tmp_path / "s", parts_of(made, pruner=made / "work"))
+    assemble(tmp_path / "s", parts_of(made, pruner=made / "trained"))
 
 
 def other_corpus(folder, made, tokenizer=None):
@@ -182,15 +185,15 @@ def test_a_part_that_is_gone_is_told(moved):
 
 
 def test_a_part_that_is_another_is_told(moved):
-  shutil.rmtree(moved / "work")
-  shutil.copytree(moved / "other", moved / "work")
+  shutil.rmtree(moved / "trained")
+  shutil.copytree(moved / "other", moved / "trained")
   with pytest.raises(ValueError, match=r"its retriever .* is another one"):
     open_system(moved / "systems" / "one")
 
 
 def test_training_on_does_not_change_a_system(moved):
   """It names a step, and a workdir may get more."""
-  steps = moved / "work" / "checkpoints"
+  steps = moved / "trained" / "checkpoints"
   shutil.copytree(steps / "3", steps / "7")
   system = open_system(moved / "systems" / "one")
   assert system.paths["reader"] == steps / "3"
@@ -275,7 +278,7 @@ def test_answers_and_figures_are_those_of_the_parts(
   assemble(tmp_path / "s", parts_of(made))
   one = ("--system", tmp_path / "s")
   parts = (
-    "--checkpoint", made / "work", "--index", made / "index", "--corpus",
+    "--checkpoint", made / "trained", "--index", made / "index", "--corpus",
     made / "data",
   )  # fmt: skip
   asked = ("--question", "what is known of the red castle 7", "--k", 3)
@@ -294,7 +297,7 @@ def test_answers_and_figures_are_those_of_the_parts(
 
 def test_commands_take_the_parts_of_a_system(made, tmp_path, capsys):
   code, out, err = run(
-    capsys, "assemble", "--retriever", made / "work", "--index",
+    capsys, "assemble", "--retriever", made / "trained", "--index",
     made / "index", "--corpus", made / "data", "--out", tmp_path / "s",
   )  # fmt: skip
   assert code == 0, err
@@ -305,7 +308,7 @@ def test_commands_take_the_parts_of_a_system(made, tmp_path, capsys):
       [command, "--questions", "q", "--system", str(tmp_path / "s")]
     )
     take_system(args)
-    assert Path(args.checkpoint) == made / "work" / "checkpoints" / "3"
+    assert Path(args.checkpoint) == made / "trained" / "checkpoints" / "3"
     assert Path(args.index) == made / "index"
     assert Path(args.corpus) == made / "data" / "corpus"
     assert args.reader_corpus is None

@@ -7,6 +7,7 @@ here, a row in the table.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples import batch
@@ -140,19 +141,26 @@ def _pair_vocabulary(
   return PairVocabulary(corpus.tokenizer)
 
 
+def _of_a_run(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> dict[str, Any]:
+  """What examples of questions with retrieved passages are made of."""
+  return {
+    "found": open_retrieved(data.questions, data.run, corpus),
+    "vocabulary": _pair_vocabulary(corpus, vocabulary),
+    "passages": data.passages,
+    "question_length": data.question_length,
+    "length": data.pair_length,
+    "title": data.title,
+    "strict": data.strict,
+  }
+
+
 def reranking_examples(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """The gold passage of a question, and others that a retriever found."""
-  return RerankingExamples(
-    open_retrieved(data.questions, data.run, corpus),
-    _pair_vocabulary(corpus, vocabulary),
-    passages=data.passages,
-    question_length=data.question_length,
-    length=data.pair_length,
-    title=data.title,
-    strict=data.strict,
-  )
+  return RerankingExamples(**_of_a_run(data, corpus, vocabulary))
 
 
 def span_examples(
@@ -160,15 +168,9 @@ def span_examples(
 ) -> Examples:
   """What a retriever found for a question, with the answers in it."""
   return SpanExamples(
-    open_retrieved(data.questions, data.run, corpus),
-    _pair_vocabulary(corpus, vocabulary),
-    passages=data.passages,
-    question_length=data.question_length,
-    length=data.pair_length,
-    title=data.title,
+    **_of_a_run(data, corpus, vocabulary),
     span_length=data.span_length,
     occurrences=data.occurrences,
-    strict=data.strict,
   )
 
 
