@@ -85,6 +85,7 @@ def varied(tmp_path_factory) -> Path:
   return root / "data"
 
 
+@pytest.mark.slow
 def test_encoding_a_corpus(tmp_path):
   corpus = Tokens(8 * BATCHES)
   _, encode = compiled_encoders(small_encoder(64).config)
@@ -133,6 +134,7 @@ def test_searching_any_number_of_questions(varied, tmp_path):
   assert PROGRAMS.count == before
 
 
+@pytest.mark.slow
 def test_training(varied, tmp_path, monkeypatch):
   config = base_config()
   config.update_from_flattened_dict(

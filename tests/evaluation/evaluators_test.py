@@ -132,6 +132,7 @@ def parts(task, toy_data, options, seed=0):
   return system, reader_settings(task, toy_data, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "task, null", [("individual", False), ("joint", True), ("fid", False)]
 )

@@ -117,6 +117,7 @@ def test_passages_are_embedded_as_without_groups(pooling):
   close(*(values_and_gradients(embed(m), params) for m in (grouped, plain)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "changes",
   [

@@ -476,6 +476,7 @@ def test_a_real_encoder_on_one_and_eight_devices():
   np.testing.assert_array_equal(found[0], found[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_snapshot_keeps_the_passage_encoder_as_it_computes(shared: bool):
   """In bfloat16, of half the bytes and split; rows have the same bits."""

@@ -165,6 +165,7 @@ print(sum(hits))
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder_at_the_same_time(tmp_path):
   environment = os.environ | {"PYTHONWARNINGS": "error"}
   environment.pop("JAX_COMPILATION_CACHE_DIR")

@@ -27,6 +27,7 @@ def data(tmp_path, toy_data) -> Path:
   return Path(shutil.copytree(toy_data, tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_moved_data_and_workdir_are_the_same_run(
   toy_config, tmp_path, data, monkeypatch
 ):

@@ -92,6 +92,7 @@ def stop_at(monkeypatch, step: int) -> None:
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("task", "settings"),
   [
@@ -124,6 +125,7 @@ def test_resume_in_the_middle_of_a_refresh_is_bit_exact(
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.eight_devices
 def test_tokens_on_the_devices_train_as_those_of_the_host(
@@ -373,6 +375,7 @@ def test_questions_without_answers_are_left_out_unless_strict(
     train(reading(**settings, **{"data.strict": True}), tmp_path / "strict")
 
 
+@pytest.mark.slow
 def test_an_index_of_another_encoder_is_refused(tmp_path, reading):
   train(reading("fid", steps=1), tmp_path / "fid")
   index = str(tmp_path / "fid" / "index")
@@ -396,6 +399,7 @@ def test_the_corpus_of_the_reader_must_be_the_same(tmp_path, reading, toy_data):
     train(config, tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_masked_salient_spans_train_without_their_own_passage(
   tmp_path, reading, toy_data, monkeypatch
 ):

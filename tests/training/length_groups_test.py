@@ -80,6 +80,7 @@ def check_close(one, other):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 @pytest.mark.parametrize(
   ("task", "devices", "settings"),

@@ -64,6 +64,7 @@ def test_a_cpu_keeps_to_the_host_unless_told(toy_data, capsys):
   assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_accelerator_gathers_where_there_is_room(
   toy_data, capsys, monkeypatch
 ):

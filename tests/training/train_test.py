@@ -130,6 +130,7 @@ def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
   assert read_extra(folder, 5)["loader"] == {"next_index": 5}
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_gradient_of_one(toy_config):
   """With hard negatives: every passage of every device is a candidate."""
   config = toy_config(**EXACT | {"data.hard_negatives": 2})
@@ -243,7 +244,8 @@ def test_eight_devices_train_as_one_does(
 
 
 @pytest.mark.parametrize(
-  "devices", [1, pytest.param(8, marks=pytest.mark.eight_devices)]
+  "devices",
+  [1, pytest.param(8, marks=[pytest.mark.eight_devices, pytest.mark.slow])],
 )
 def test_resumed_run_equals_uninterrupted_bit_for_bit(
   toy_config, tmp_path, devices
@@ -361,6 +363,7 @@ def test_a_second_stage_begins_where_the_first_ended(toy_config, tmp_path):
   assert_same_bits(params_of(tmp_path / "ict"), params_of(tmp_path / "sup"))
 
 
+@pytest.mark.slow
 def test_no_recompilation_after_the_first_steps(toy_config, tmp_path):
   config = toy_config(**{"steps": 12})
   traces = []

@@ -31,8 +31,8 @@ except ImportError:  # It is deprecated since jax 0.11.
 # cost more than the rows. The last program is moved back to end with the rows.
 _TILE, _TILE_INT8 = 256, 128
 # Of a row, read at a time: a line of the cache. With half of it (and twice the
-# warps) an H100 takes 16.6 ms for 21 million rows in place of 12.0; with more it
-# has no room for 64 questions.
+# warps) an H100 takes 16.6 ms for 21 million rows in place of 12.0; with more
+# it has no room for 64 questions.
 _WIDTH_BYTES = 128
 # GPUs whose cores share less than 100 KiB, a third to a half of the others'.
 _NARROW = {"7.5", "8.6", "8.7", "8.9", "12.0", "12.1"}

@@ -226,6 +226,7 @@ def test_zero_lambda_and_no_bias_are_fusion_in_decoder_bit_for_bit():
   assert one != fid
 
 
+@pytest.mark.slow
 def test_one_passage_makes_all_tasks_one():
   """With k = 1, p(z|q) is 1: no marginal, no choice for the bias."""
   components, batch = make_components(), make_batch(k=1)
@@ -260,6 +261,7 @@ def test_order_of_passages_and_padded_examples_do_not_matter():
     assert a == b and metrics["loss"][1] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["individual", "joint", "fid"])
 def test_accumulation_equals_the_whole_batch(task):
   components, batch = make_components(span_head=True), make_batch()
