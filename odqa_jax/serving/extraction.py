@@ -4,6 +4,9 @@ sources = Sources("work/extractive", retriever="work/ict", index="index")
 extraction = open_extraction(sources, questions, corpus, k=100)
 for found in extraction.answers(questions, most=10):
   ...
+
+A retriever finds k passages of each question, a reranker brings them into its
+own order, and the first of them are read.
 """
 
 import dataclasses
@@ -19,12 +22,14 @@ from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
 from odqa_jax.reading.fusion import Fusion, load_fusion
+from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import (
   Passages,
   SpanAnswers,
   answer_with_spans,
   check_fusion,
 )
+from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.progress import progress_bar
@@ -36,21 +41,23 @@ class Sources:
   """Where the parts are.
 
   Attributes:
-    reader: the extractive reader's checkpoint.
+    extractive_reader: a checkpoint.
     retriever: a checkpoint that searches; None: `run` has been found.
     index: of it.
     backend: of the search.
     run: the file of a search.
-    reranked: a run that a reranker made of it; None: there is none.
+    reranker: a checkpoint; None: there is none, or `reranked`.
+    reranked: a run that a reranker made of `run`; None: there is none.
     fusion: the file; None: the reader decides.
     exclude_self: see `rank_passages`.
   """
 
-  reader: str
+  extractive_reader: str
   retriever: str | None = None
   index: str | None = None
   backend: str = "exact"
   run: str | None = None
+  reranker: str | None = None
   reranked: str | None = None
   fusion: str | None = None
   exclude_self: bool = False
@@ -59,9 +66,9 @@ class Sources:
     """Raises ValueError unless there is one source of passages."""
     if (self.retriever is None) == (self.run is None):
       raise ValueError(
-        f"{self.reader} holds an extractive reader, which reads what others "
-        "find; give --retriever DIR with --index DIR, or --run FILE of a "
-        "search."
+        f"{self.extractive_reader} holds an extractive reader, which reads "
+        "what others find; give --retriever DIR with --index DIR, or --run "
+        "FILE of a search."
       )
     if (self.retriever is None) != (self.index is None):
       raise ValueError("--retriever DIR and --index DIR go together.")
@@ -69,13 +76,17 @@ class Sources:
       raise ValueError(
         "--reranked FILE needs --run FILE, the run that was reranked."
       )
+    if self.reranked is not None and self.reranker is not None:
+      raise ValueError(
+        "--reranker DIR makes what --reranked FILE has; leave one of them out."
+      )
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
     named = {
       "retriever": self.retriever or self.run,
-      "reranker": self.reranked,
-      ROLE: self.reader,
+      "reranker": self.reranker or self.reranked,
+      ROLE: self.extractive_reader,
     }
     return {n: component_version(p) for n, p in named.items() if p is not None}
 
@@ -87,6 +98,7 @@ class Extraction:
   Attributes:
     reader: the extractive reader.
     ranking: of the search.
+    reranked: of the reranker; None without one.
     passages: what is read of it.
     versions: component → what a fusion knows it by.
     fusion: None: the reader decides.
@@ -94,6 +106,7 @@ class Extraction:
 
   reader: SpanReader
   ranking: Ranking
+  reranked: Ranking | None
   passages: Passages
   versions: Mapping[str, str]
   fusion: Fusion | None
@@ -113,43 +126,65 @@ class Extraction:
 
 
 def open_extraction(
-  sources: Sources, questions: Sequence[Question], corpus: Corpus, *, k: int
+  sources: Sources,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  k: int,
+  read_k: int | None = None,
 ) -> Extraction:
-  """Loads the reader, and searches or reads the run.
+  """Loads the parts, searches or reads the run, and reranks.
 
   Args:
     sources: where all is.
     questions: what is asked.
     corpus: the evidence.
-    k: passages that are read of each question at most.
+    k: passages that are found, and reranked, of each question at most.
+    read_k: the first of these, which are read; None: all.
 
   Raises:
     ValueError: if a part is missing or does not fit the others.
   """
   sources.check()
-  reader = load_span_reader(sources.reader, corpus)
+  if read_k is not None and not 1 <= read_k <= k:
+    raise ValueError(f"--read-k {read_k}: choose from 1 to --k {k}.")
   versions, fusion = sources.versions(), None
   if sources.fusion is not None:
     fusion = load_fusion(sources.fusion)
     check_fusion(fusion, [*versions])
+  # All are loaded before the search, which may take long.
+  reader = load_span_reader(sources.extractive_reader, corpus)
+  reranker = None
+  if sources.reranker is not None:
+    reranker = load_trained_scorer(sources.reranker, "reranker")
+  ranking = _found(sources, questions, corpus, k)
   reranked = None
+  if sources.reranked is not None:
+    reranked = _read_run(sources.reranked, questions, corpus)
+  elif reranker is not None:
+    some = ranking.cut(k)
+    with progress_bar("rerank", some.rows.size, "pairs") as update:
+      reranked = rerank(reranker, some, questions, corpus, progress=update)
+  passages = Passages.of(ranking, reranked, read_k or k)
+  return Extraction(reader, ranking, reranked, passages, versions, fusion)
+
+
+def _found(
+  sources: Sources, questions: Sequence[Question], corpus: Corpus, k: int
+) -> Ranking:
+  """What the retriever finds, or has found."""
   if sources.run is not None:
-    ranking = _read_run(sources.run, questions, corpus)
-    if sources.reranked is not None:
-      reranked = _read_run(sources.reranked, questions, corpus)
-  else:
-    assert sources.retriever is not None and sources.index is not None
-    retriever = load_retriever(resolve_folder(sources.retriever))
-    ranking = rank_passages(
-      retriever,
-      make_index(retriever, corpus, sources.index, sources.backend),
-      corpus,
-      questions,
-      k=k,
-      exclude_self=sources.exclude_self,
-    )
-  passages = Passages.of(ranking, reranked, k)
-  return Extraction(reader, ranking, passages, versions, fusion)
+    return _read_run(sources.run, questions, corpus)
+  assert sources.retriever is not None and sources.index is not None
+  retriever = load_retriever(resolve_folder(sources.retriever))
+  return rank_passages(
+    retriever,
+    make_index(retriever, corpus, sources.index, sources.backend),
+    corpus,
+    questions,
+    k=k,
+    exclude_self=sources.exclude_self,
+  )
 
 
 def _read_run(

@@ -47,8 +47,6 @@ _FORMAT = 1
 _NEEDED = ("corpus", "index", "retriever")
 # All parts; the components in the order in which they work.
 PARTS = ("corpus", "index", "reader_corpus", *COMPONENTS, "fusion")
-# What `answer` and `evaluate` use.
-_ANSWERING = ("corpus", "index", "reader_corpus", "retriever", "reader")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +164,16 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
   """
   system = open_system(directory)
   paths = system.paths
-  extractive = "extractive_reader" in paths
-  used = {*_ANSWERING, *(("extractive_reader", "fusion") if extractive else ())}
-  # A reader that the retriever was trained with comes with it.
-  if extractive and paths.get("reader") != paths["retriever"]:
-    used.remove("reader")
+  used = {"corpus", "index", "retriever"}
+  if "extractive_reader" in paths:
+    used |= {"reranker", "extractive_reader", "fusion"}
+    # A reader that the retriever was trained with comes with it.
+    if paths.get("reader") == paths["retriever"]:
+      used |= {"reader"}
+  else:
+    used |= {"reader"}
+  if "reader" in paths:
+    used |= {"reader_corpus"}
   for name in paths:
     if name not in used:
       raise ValueError(
