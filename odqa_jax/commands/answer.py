@@ -151,15 +151,14 @@ def _answer_with_spans(
 ) -> dict[str, Any]:
   """The same with an extractive reader; writes candidates if asked to."""
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.evaluation.measures import answer_measures
   from odqa_jax.evaluation.systems import possible_k
   from odqa_jax.reading.candidates import CandidateSet, write_candidates
   from odqa_jax.reading.records import show_spans, span_record, write_answers
   from odqa_jax.runtime.mesh import is_primary, sync
-  from odqa_jax.serving.extraction import open_extraction
+  from odqa_jax.serving.extraction import open_extraction, span_measures
 
   for flag, unused in (("beams", 1), ("batch_size", None)):
-    if getattr(args, flag) != unused:
+    if args.reader is None and getattr(args, flag) != unused:
       raise ValueError(
         f"--{flag.replace('_', '-')} is for a reader that writes; "
         f"{args.checkpoint} holds an extractive one."
@@ -168,7 +167,13 @@ def _answer_with_spans(
   k = min(_FOUND, len(corpus)) if args.k is None else args.k
   k = possible_k(k, corpus)
   extraction = open_extraction(
-    sources, questions, corpus, k=k, read_k=args.read_k
+    sources,
+    questions,
+    corpus,
+    k=k,
+    read_k=args.read_k,
+    batch_size=args.batch_size,
+    beams=args.beams,
   )
   found = extraction.answers(questions, most=args.spans, merge=args.merge)
   answers = [each for (each,) in found]
@@ -186,4 +191,4 @@ def _answer_with_spans(
       write_candidates(args.candidates, made)
       figures["candidates"] = args.candidates
   sync("answers")
-  return figures | answer_measures(answers, questions)
+  return figures | span_measures(answers, questions)

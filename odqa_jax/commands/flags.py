@@ -14,6 +14,7 @@ _PARTS = (
   "corpus",
   "reader_corpus",
   "reranker",
+  "reader",
 )
 # As flags spell them, and as NumPy does.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -75,6 +76,7 @@ def add_spans(parser: argparse.ArgumentParser) -> None:
   add("--retriever", help="extractive reader: what searches; with --index")
   add("--reranker", help="extractive reader: what orders the --k found anew")
   add("--reranked", help="extractive reader: of --run, by odqa rerank")
+  add("--reader", help="extractive reader: one that writes, beside it")
   add("--read-k", type=int, help="passages that are read, of the --k found")
   add("--spans", type=int, default=10, help="extractive reader: compared")
   add(
@@ -96,7 +98,14 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
 
   given = args.checkpoint and resolve_folder(args.checkpoint)
   if not given or not holds_span_reader(given):
-    for flag in ("retriever", "reranker", "reranked", "merge", "candidates"):
+    for flag in (
+      "retriever",
+      "reranker",
+      "reranked",
+      "reader",
+      "merge",
+      "candidates",
+    ):
       if getattr(args, flag, None):
         raise ValueError(
           f"--{flag} is for an extractive reader, and "
@@ -114,6 +123,8 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
     run=None if args.system else args.run,
     reranker=args.reranker,
     reranked=args.reranked,
+    reader=args.reader,
+    reader_corpus=args.reader_corpus,
     fusion=args.fusion,
     exclude_self=args.exclude_self,
   )
@@ -140,7 +151,7 @@ def take_system(args: argparse.Namespace) -> None:
   paths = open_for_answering(args.system).paths
   if "extractive_reader" in paths:
     args.checkpoint = str(paths["extractive_reader"])
-    for name in ("retriever", "reranker", "fusion"):
+    for name in ("retriever", "reranker", "reader", "fusion"):
       setattr(args, name, str(paths[name]) if name in paths else None)
   else:
     args.checkpoint = str(paths.get("reader", paths["retriever"]))

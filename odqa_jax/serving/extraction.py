@@ -6,7 +6,10 @@ for found in extraction.answers(questions, most=10):
   ...
 
 A retriever finds k passages of each question, a reranker brings them into its
-own order, and the first of them are read.
+own order, and the first of them are read. A generative reader scores the best
+spans as well and writes an answer of its own, and a fusion decides: that is
+"R2-D2: A Modular Baseline for Open-Domain Question Answering" (Fajcik et al.
+2021), of which every part but the extractive reader may be left out.
 """
 
 import dataclasses
@@ -20,15 +23,19 @@ from odqa_jax.data.runs import Ranking, read_run
 from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.reading.answer import default_batch_size
 from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
 from odqa_jax.reading.fusion import Fusion, load_fusion
 from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import (
+  GENERATOR,
   Passages,
   SpanAnswers,
   answer_with_spans,
   check_fusion,
 )
+from odqa_jax.reading.span_likelihoods import GenerativeReader
+from odqa_jax.reading.system import load_system
 from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import load_retriever
@@ -48,7 +55,9 @@ class Sources:
     run: the file of a search.
     reranker: a checkpoint; None: there is none, or `reranked`.
     reranked: a run that a reranker made of `run`; None: there is none.
-    fusion: the file; None: the reader decides.
+    reader: the checkpoint of a generative reader; None: there is none.
+    reader_corpus: the passages in its vocabulary; see `load_system`.
+    fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
   """
 
@@ -59,6 +68,8 @@ class Sources:
   run: str | None = None
   reranker: str | None = None
   reranked: str | None = None
+  reader: str | None = None
+  reader_corpus: str | None = None
   fusion: str | None = None
   exclude_self: bool = False
 
@@ -80,6 +91,10 @@ class Sources:
       raise ValueError(
         "--reranker DIR makes what --reranked FILE has; leave one of them out."
       )
+    if self.reader_corpus is not None and self.reader is None:
+      raise ValueError(
+        "--reader-corpus DIR is for a reader that writes; give --reader DIR."
+      )
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
@@ -87,6 +102,7 @@ class Sources:
       "retriever": self.retriever or self.run,
       "reranker": self.reranker or self.reranked,
       ROLE: self.extractive_reader,
+      GENERATOR: self.reader,
     }
     return {n: component_version(p) for n, p in named.items() if p is not None}
 
@@ -97,14 +113,16 @@ class Extraction:
 
   Attributes:
     reader: the extractive reader.
+    generator: the generative reader; None without one.
     ranking: of the search.
     reranked: of the reranker; None without one.
     passages: what is read of it.
     versions: component → what a fusion knows it by.
-    fusion: None: the reader decides.
+    fusion: None: the extractive reader decides.
   """
 
   reader: SpanReader
+  generator: GenerativeReader | None
   ranking: Ranking
   reranked: Ranking | None
   passages: Passages
@@ -118,7 +136,12 @@ class Extraction:
     with progress_bar("read", len(questions), "questions") as update:
       for i, found in enumerate(
         answer_with_spans(
-          self.reader, questions, self.passages, fusion=self.fusion, **options
+          self.reader,
+          questions,
+          self.passages,
+          generator=self.generator,
+          fusion=self.fusion,
+          **options,
         )
       ):
         update(i + 1)
@@ -132,6 +155,8 @@ def open_extraction(
   *,
   k: int,
   read_k: int | None = None,
+  batch_size: int | None = None,
+  beams: int = 1,
 ) -> Extraction:
   """Loads the parts, searches or reads the run, and reranks.
 
@@ -141,6 +166,9 @@ def open_extraction(
     corpus: the evidence.
     k: passages that are found, and reranked, of each question at most.
     read_k: the first of these, which are read; None: all.
+    batch_size: questions that a generative reader reads at a time; None: what
+      suits the devices.
+    beams: see `GenerativeReader`.
 
   Raises:
     ValueError: if a part is missing or does not fit the others.
@@ -154,6 +182,7 @@ def open_extraction(
     check_fusion(fusion, [*versions])
   # All are loaded before the search, which may take long.
   reader = load_span_reader(sources.extractive_reader, corpus)
+  generator = _load_generator(sources, corpus, batch_size, beams)
   reranker = None
   if sources.reranker is not None:
     reranker = load_trained_scorer(sources.reranker, "reranker")
@@ -166,7 +195,21 @@ def open_extraction(
     with progress_bar("rerank", some.rows.size, "pairs") as update:
       reranked = rerank(reranker, some, questions, corpus, progress=update)
   passages = Passages.of(ranking, reranked, read_k or k)
-  return Extraction(reader, ranking, reranked, passages, versions, fusion)
+  return Extraction(
+    reader, generator, ranking, reranked, passages, versions, fusion
+  )
+
+
+def _load_generator(
+  sources: Sources, corpus: Corpus, batch_size: int | None, beams: int
+) -> GenerativeReader | None:
+  if sources.reader is None:
+    return None
+  store = sources.reader_corpus and Corpus(sources.reader_corpus)
+  system = load_system(sources.reader, corpus, store or None)
+  if batch_size is None:
+    batch_size = default_batch_size(system, system.config.k)
+  return GenerativeReader(system, batch_size, beams)
 
 
 def _found(
@@ -202,24 +245,45 @@ def measure_spans(
   read_k: int | None = None,
   **options: Any,
 ) -> dict[str, dict[str, Any]]:
-  """Gives k → exact match and F1 with the first k passages.
+  """Gives k → `span_measures` with the first k passages.
 
   Args:
     extraction: what answers.
     questions: those to measure on.
-    read_k: this k alone; None: `CUTOFFS`, and as many as there are.
+    read_k: this k alone; None: `CUTOFFS`, and as many as there are. A
+      generative reader reads as many as in training for every k, and takes
+      long: with one, only as many as there are.
     options: of `answer_with_spans`.
   """
   width = extraction.passages.rows.shape[1]
   cutoffs = [k for k in CUTOFFS if k < width] + [width]
   if read_k is not None:
     cutoffs = [read_k]
+  elif extraction.generator is not None:
+    cutoffs = [width]
   best = []
   for found in extraction.answers(questions, cutoffs=cutoffs, **options):
     best.append([dataclasses.replace(f, answers=f.answers[:1]) for f in found])
   figures = {}
   for i, k in enumerate(cutoffs):
-    measured = answer_measures([found[i] for found in best], questions)
+    measured = span_measures([found[i] for found in best], questions)
     del measured["questions"]
     figures[str(k)] = measured
   return figures
+
+
+def span_measures(
+  answers: Sequence[SpanAnswers], questions: Sequence[Question]
+) -> dict[str, Any]:
+  """`answer_measures`, also of a generative reader's own answers.
+
+  With one, `extractive` is the share of answers that are spans, and `generated`
+  has the figures of what was written.
+  """
+  measured = answer_measures(answers, questions)
+  written = [a.generated for a in answers if a.generated is not None]
+  if written:
+    spans = sum(a.extractive for a in answers)
+    measured["extractive"] = spans / len(answers)
+    measured["generated"] = answer_measures(written, questions)
+  return measured

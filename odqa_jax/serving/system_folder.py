@@ -88,8 +88,9 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
   Args:
     out: the folder; a system there is replaced.
     parts: paths by the names of `PARTS`. Training workdirs stand for their
-      best or last step, and it is the step that is kept. Where no reader is
-      named, that of the retriever's checkpoint is taken, if it has one.
+      best or last step, and it is the step that is kept. Where neither
+      `reader` nor `extractive_reader` is named, the reader of the retriever's
+      checkpoint is taken, if it has one.
 
   Raises:
     ValueError: naming the part that is missing or does not fit the others.
@@ -106,7 +107,8 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
       )
     )
   paths = {n: _resolved(n, Path(parts[n])) for n in PARTS if n in parts}
-  if "reader" not in paths and holds_reader(paths["retriever"]):
+  named = "reader" in paths or "extractive_reader" in paths
+  if not named and holds_reader(paths["retriever"]):
     paths["reader"] = paths["retriever"]
   hashes = {name: part_hash(path) for name, path in paths.items()}
   system = SystemFolder(out, paths, hashes)
@@ -164,16 +166,11 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
   """
   system = open_system(directory)
   paths = system.paths
-  used = {"corpus", "index", "retriever"}
-  if "extractive_reader" in paths:
-    used |= {"reranker", "extractive_reader", "fusion"}
-    # A reader that the retriever was trained with comes with it.
-    if paths.get("reader") == paths["retriever"]:
-      used |= {"reader"}
-  else:
-    used |= {"reader"}
+  used = {"corpus", "index", "retriever", "reader"}
   if "reader" in paths:
     used |= {"reader_corpus"}
+  if "extractive_reader" in paths:
+    used |= {"reranker", "extractive_reader", "fusion"}
   for name in paths:
     if name not in used:
       raise ValueError(
@@ -287,8 +284,10 @@ def _check_component(name: str, path: Path, corpus: Corpus) -> None:
       f"{name}: {path} has no {name}, but {holds}; name a checkpoint that was "
       "trained as one."
     )
-  theirs = components[name]["tokenizer"]
-  if name == "retriever" and theirs != corpus.manifest["tokenizer"]:
+  # A generative reader brings a retriever, which reads the corpus as well.
+  theirs = components["retriever" if name == "reader" else name]["tokenizer"]
+  tokens = name in ("retriever", "reader")
+  if tokens and theirs != corpus.manifest["tokenizer"]:
     raise ValueError(
       f"{name}: {path} was trained with another tokenizer ({theirs[:12]}) than "
       f"{corpus.directory} has ({corpus.manifest['tokenizer'][:12]}); prepare "
@@ -303,7 +302,9 @@ def _check_weights(system: SystemFolder, corpus: Corpus) -> None:
   check_tokenizer(retriever, corpus)
   fit_to_index(retriever, corpus, storage.read_manifest(paths["index"]))
   reader = paths.get("reader", paths["retriever"])
-  if reader != paths["retriever"]:
+  # Beside an extractive reader it reads what the system's retriever finds, and
+  # searches nothing.
+  if "extractive_reader" not in paths and reader != paths["retriever"]:
     if not _same(retriever, load_retriever(reader)):
       raise ValueError(
         f"reader: {reader} was trained with another retriever than "
