@@ -285,5 +285,7 @@ def span_measures(
   if written:
     spans = sum(a.extractive for a in answers)
     measured["extractive"] = spans / len(answers)
-    measured["generated"] = answer_measures(written, questions)
+    generated = answer_measures(written, questions)
+    del generated["questions"]
+    measured["generated"] = generated
   return measured

@@ -1,23 +1,30 @@
 """Retrieve, rerank, read: the parts one by one, as flags, and as one system."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from command_line import last_line, run
 from scipy.special import log_softmax
 from small_parts import (
   random_index,
+  random_system,
   save_extractive_reader,
   save_reranker,
   write_random_run,
 )
-from small_reader import save_workdir, small_system
+from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import read_run
-from odqa_jax.reading.candidates import read_candidates
-from odqa_jax.serving.system_folder import assemble
+from odqa_jax.reading.candidates import COMPONENTS, read_candidates
+from odqa_jax.reading.fusion import Fusion, load_fusion, save_fusion
+from odqa_jax.reading.span_answers import Passages
+from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.serving.extraction import Sources, open_extraction
+from odqa_jax.serving.system_folder import assemble, open_for_answering
 
 # Passages found and read of each question.
 K, M = 8, 3
@@ -35,8 +42,10 @@ def made(tmp_path_factory, toy_data, questions):
   corpus = Corpus(toy_data / "corpus")
   save_reranker(corpus, root / "reranker")
   save_extractive_reader(corpus, root / "extractive")
-  system = small_system("individual", toy_data)
+  system = random_system("joint", toy_data)
   save_workdir(system, root / "retriever", with_reader=False)
+  # The reader was trained with a retriever of its own.
+  save_workdir(random_system("joint", toy_data, 1), root / "reader")
   random_index(system.retriever, corpus, root / "index")
   records = [
     {"id": q.id, "question": q.question, "answer": list(q.answers)}
@@ -118,10 +127,6 @@ def test_k_is_found_and_read_k_is_read(ask, made):
   assert [*figures["checkpoint"]["read"]] == ["1", "5"]
   fewer = ask("evaluate", *given, "--k", 5, "--read-k", 1)["checkpoint"]
   assert fewer["read"] == {"1": figures["checkpoint"]["read"]["1"]}
-  # The reranker's first of five is another one than its first of eight.
-  records = [ask("answer", *given, "--k", k, "--read-k", 1)[1] for k in (5, K)]
-  passages = [[r["spans"][0]["passage"] for r in some] for some in records]
-  assert passages[0] != passages[1]
 
 
 def test_a_system_reranks_as_its_parts_do(ask, made, toy_data, tmp_path):
@@ -145,6 +150,195 @@ def test_a_system_reranks_as_its_parts_do(ask, made, toy_data, tmp_path):
   assert again["system"] == figures
 
 
+@pytest.mark.slow
+def test_all_parts_answer_and_are_fused(
+  capsys, made, toy_data, tmp_path, ask, questions
+):
+  """From flags to a fusion, and back in a system of the same parts."""
+  flags = (
+    "--retriever", made / "retriever", "--index", made / "index",
+    "--reranker", made / "reranker", "--reader", made / "reader",
+  )  # fmt: skip
+  sizes = ("--k", K, "--read-k", M, "--spans", 4)
+  figures, records, candidates = ask("answer", *flags, *sizes)
+  assert [*candidates.components] == [*COMPONENTS]
+  for record, found in zip(records, candidates.candidates, strict=True):
+    # Without a fusion the extractive reader decides.
+    assert record["answer"] == record["spans"][0]["text"]
+    assert (record["extractive"], record["margin"]) == (True, None)
+    assert record["generated"] == dataclasses.asdict(found.generated)
+    assert all({*s["scores"]} == {*COMPONENTS} for s in record["spans"])
+  assert figures["extractive"] == 1 and "em" in figures["generated"]
+
+  # Of two questions the second span is right, of others what was written.
+  records_asked = [
+    {
+      "id": q.id, "question": q.question,
+      "answer": [r["spans"][1]["text"] if i < 2 else r["generated"]["text"]],
+    }
+    for i, (q, r) in enumerate(zip(questions, records, strict=True))
+  ]  # fmt: skip
+  dev = made / "dev.jsonl"
+  dev.write_text("".join(json.dumps(r) + "\n" for r in records_asked))
+  code, out, err = run(
+    capsys, "fuse", "--candidates", tmp_path / "c.jsonl", "--questions", dev,
+    "--out", tmp_path / "fusion.json",
+  )  # fmt: skip
+  assert code == 0, err
+  # All subsets, and what was written alone.
+  assert len(json.loads(last_line(out))["rows"]) == 17
+  parts = {
+    "retriever": made / "retriever", "index": made / "index",
+    "corpus": toy_data, "reranker": made / "reranker",
+    "extractive_reader": made / "extractive", "reader": made / "reader",
+    "fusion": tmp_path / "fusion.json",
+  }  # fmt: skip
+  assemble(tmp_path / "s", parts)
+  system = ("--system", tmp_path / "s", *sizes)
+  figures, fused, again = ask("answer", *system, parts=False, questions=dev)
+  assert again == candidates
+  fusion = load_fusion(tmp_path / "fusion.json")
+  answers = []
+  for record, found, plain in zip(
+    fused, again.candidates, records, strict=True
+  ):
+    decision = fusion.answer(found)
+    assert record["answer"] == decision.text
+    assert record["margin"] == pytest.approx(decision.margin)
+    assert record["extractive"] == decision.extractive
+    first = record["spans"][0]
+    assert first["fused"] == decision.score
+    assert first["text"] == decision.span.text
+    values = [s["fused"] for s in record["spans"]]
+    assert values == sorted(values, reverse=True)
+    for span in record["spans"]:
+      span.pop("fused")
+      assert span in plain["spans"]
+    answers.append(decision.extractive)
+  assert len({*answers}) == 2
+  measured = ask("evaluate", *system, parts=False, questions=dev)["system"]
+  assert figures.items() >= measured["read"][str(M)].items()
+  assert [*measured["read"]] == [str(M)]
+
+
+@pytest.fixture(scope="module")
+def extraction(made, toy_data, questions):
+  """All parts, with a run for the retriever."""
+  sources = Sources(
+    str(made / "extractive"),
+    run=str(made / "run.json"),
+    reranker=str(made / "reranker"),
+    reader=str(made / "reader"),
+  )
+  corpus = Corpus(toy_data / "corpus")
+  return open_extraction(sources, questions, corpus, k=K, read_k=M)
+
+
+@pytest.fixture(scope="module")
+def plain(extraction, questions):
+  return [found for (found,) in extraction.answers(questions, most=5)]
+
+
+def test_order_and_padding_do_not_matter(extraction, plain, questions):
+  def turned(x, fill):
+    return np.pad(x, ((0, 0), (0, 2)), constant_values=fill)[::-1]
+
+  passages = extraction.passages
+  scores = {n: turned(x, -np.inf) for n, x in passages.scores.items()}
+  changed = dataclasses.replace(
+    extraction,
+    passages=Passages(turned(passages.rows, -1), scores),
+    generator=dataclasses.replace(extraction.generator, batch_size=2),
+  )
+  others = [found for (found,) in changed.answers(questions[::-1], most=5)]
+  for one, other in zip(plain, others[::-1], strict=True):
+    assert one.generated.text == other.generated.text
+    assert one.generated.score == pytest.approx(other.generated.score, abs=1e-4)
+    assert len(one.answers) == len(other.answers) == 5
+    for a, b in zip(one.answers, other.answers, strict=True):
+      assert dataclasses.replace(a.span, scores={}) == dataclasses.replace(
+        b.span, scores={}
+      )
+      assert a.scores == pytest.approx(dict(b.scores), abs=1e-4)
+
+
+def weighing(**weights):
+  return Fusion({n: "" for n in weights}, weights, None, {}, 1e-3)
+
+
+def test_without_other_weights_the_extractive_reader_decides(
+  extraction, plain, questions
+):
+  fusion = weighing(
+    retriever=0.0, reranker=0.0, extractive_reader=2.0, reader=0.0
+  )
+  fused = dataclasses.replace(extraction, fusion=fusion)
+  for one, (other,) in zip(
+    plain, fused.answers(questions, most=5), strict=True
+  ):
+    assert [a.span for a in one.answers] == [a.span for a in other.answers]
+    assert one.text == other.text and other.extractive
+  # It is not the order of another component.
+  fused = dataclasses.replace(extraction, fusion=weighing(reader=1.0))
+  moved = [
+    [a.span for a in one.answers] != [a.span for a in other.answers]
+    for one, (other,) in zip(
+      plain, fused.answers(questions, most=5), strict=True
+    )
+  ]
+  assert any(moved)
+
+
+def test_weights_of_a_reader_that_is_not_there(
+  extraction, questions, made, toy_data, tmp_path
+):
+  fusion = weighing(extractive_reader=1.0, reader=1.0)
+  without = dataclasses.replace(extraction, generator=None, fusion=fusion)
+  said = "the fusion weighs reader, and spans have the scores of retriever, "
+  with pytest.raises(ValueError, match=said):
+    next(without.answers(questions, most=5))
+  # Before anything is loaded.
+  save_fusion(tmp_path / "fusion.json", fusion)
+  sources = Sources(
+    str(made / "extractive"),
+    run=str(made / "run.json"),
+    fusion=str(tmp_path / "fusion.json"),
+  )
+  with pytest.raises(ValueError, match=said):
+    open_extraction(sources, questions, Corpus(toy_data / "corpus"), k=K)
+
+
+def test_a_generative_reader_reads_at_one_cutoff(extraction, questions):
+  with pytest.raises(ValueError, match=r"at the cutoffs \(1, 3\); choose one"):
+    next(extraction.answers(questions, most=5, cutoffs=(1, 3)))
+
+
+def test_what_answering_uses(made, toy_data, tmp_path):
+  parts = {
+    "retriever": made / "reader", "index": made / "other_index",
+    "corpus": toy_data,
+  }  # fmt: skip
+  corpus = Corpus(toy_data / "corpus")
+  random_index(load_retriever(made / "reader"), corpus, made / "other_index")
+  # Its own reader is a part unless another kind of reader is named.
+  assert "reader" in assemble(tmp_path / "a", parts).paths
+  extractive = parts | {"extractive_reader": made / "extractive"}
+  assert "reader" not in assemble(tmp_path / "b", extractive).paths
+  store = {"reader_corpus": toy_data / "corpus"}
+  for others, said in [
+    ({"reranker": made / "reranker"}, "has the part reranker, which"),
+    (store, None),
+    ({"extractive_reader": made / "extractive", **store}, "part reader_corpus"),
+    ({**extractive, "reader": made / "reader", **store}, None),
+  ]:
+    assemble(tmp_path / "s", parts | others)
+    if said is None:
+      open_for_answering(tmp_path / "s")
+    else:
+      with pytest.raises(ValueError, match=said):
+        open_for_answering(tmp_path / "s")
+
+
 def test_flags_that_do_not_go_together(capsys, made, toy_data, tmp_path):
   given = (
     "--checkpoint", made / "extractive", "--corpus", toy_data, "--questions",
@@ -161,6 +355,8 @@ def test_flags_that_do_not_go_together(capsys, made, toy_data, tmp_path):
     (("--read-k", 9, "--k", K), "--read-k 9: choose from 1 to --k 8"),
     (("--read-k", 0, "--k", K), "--read-k 0: choose from 1 to --k 8"),
     (("--reranker", made / "extractive"), "has no reranker but extractive"),
+    (("--reader-corpus", toy_data), "is for a reader that writes; give --read"),
+    (("--reader", made / "retriever"), "a retriever without a reader"),
   ]:
     code, _, err = run(capsys, "answer", *given, *flags)
     assert code == 2 and said in last_line(err), err

@@ -1,11 +1,12 @@
 """Parts of a whole system with random weights, as training leaves them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from small_reader import reader_settings, small_components, small_gatherer
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
@@ -14,9 +15,12 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.families import describe
 from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
+from odqa_jax.reading.system import ReadingSystem, make_system
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import Retriever
 from odqa_jax.runtime.checkpoint import Checkpoints
+from odqa_jax.text.reader_vocabulary import WordPieceVocabulary
+from odqa_jax.training.tasks.table import make_task
 
 LENGTHS = {"question_length": 16, "passage_length": 48, "pair_length": 64}
 
@@ -34,6 +38,30 @@ def save_extractive_reader(
   return _save(network, corpus, workdir, seed, span_length=8)
 
 
+def random_system(task: str, data: Path, seed: int = 0) -> ReadingSystem:
+  """A `small_system` whose weights NumPy draws, which takes no compiler."""
+  settings = reader_settings(task, data)
+  corpus = Corpus(data / "corpus")
+  components = small_components(corpus, WordPieceVocabulary(corpus.tokenizer))
+  made = make_task(settings, components)
+  assert made.reading is not None
+  return make_system(
+    made.reading,
+    components,
+    _random(made.init, seed),
+    small_gatherer(settings, corpus),
+    question_length=settings.data.question_length,
+  )
+
+
+def _random(init: Callable[..., Any], seed: int) -> Any:
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32),
+    jax.eval_shape(init, jax.random.key(0)),
+  )
+
+
 def _bert(corpus: Corpus) -> BertConfig:
   return BertConfig(
     vocab_size=corpus.tokenizer.vocab_size,
@@ -49,11 +77,7 @@ def _bert(corpus: Corpus) -> BertConfig:
 def _save(
   network: Any, corpus: Corpus, workdir: Path, seed: int, **more: Any
 ) -> Path:
-  rng = np.random.default_rng(seed)
-  params = jax.tree.map(
-    lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32),
-    jax.eval_shape(network.init, jax.random.key(0)),
-  )
+  params = _random(network.init, seed)
   described = describe(network)
   role = described["family"]
   made_from = {"tokenizer": corpus.tokenizer.fingerprint, "title": True}
