@@ -19,9 +19,12 @@ from small_reader import save_workdir
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import read_run
+from odqa_jax.reading import span_answers
+from odqa_jax.reading.answer import Answer
 from odqa_jax.reading.candidates import COMPONENTS, read_candidates
 from odqa_jax.reading.fusion import Fusion, load_fusion, save_fusion
 from odqa_jax.reading.span_answers import Passages
+from odqa_jax.reading.span_likelihoods import Written
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.serving.extraction import Sources, open_extraction
 from odqa_jax.serving.system_folder import assemble, open_for_answering
@@ -220,6 +223,16 @@ def test_all_parts_answer_and_are_fused(
   assert figures.items() >= measured["read"][str(M)].items()
   assert [*measured["read"]] == [str(M)]
 
+  code, out, err = run(
+    capsys, "answer", *system, "--question", questions[0].question,
+    "--batch-size", 1,
+  )  # fmt: skip
+  assert code == 0, err
+  record = json.loads(last_line(out))
+  written = record["generated"]
+  assert f"= {record['answer']}   (" in out
+  assert f"written: {written['text']}   (log-probability " in out
+
 
 @pytest.fixture(scope="module")
 def extraction(made, toy_data, questions):
@@ -231,7 +244,10 @@ def extraction(made, toy_data, questions):
     reader=str(made / "reader"),
   )
   corpus = Corpus(toy_data / "corpus")
-  return open_extraction(sources, questions, corpus, k=K, read_k=M)
+  options = {"k": K, "read_k": M, "batch_size": 3, "beams": 2}
+  opened = open_extraction(sources, questions, corpus, **options)
+  assert (opened.generator.batch_size, opened.generator.beams) == (3, 2)
+  return opened
 
 
 @pytest.fixture(scope="module")
@@ -308,9 +324,21 @@ def test_weights_of_a_reader_that_is_not_there(
     open_extraction(sources, questions, Corpus(toy_data / "corpus"), k=K)
 
 
-def test_a_generative_reader_reads_at_one_cutoff(extraction, questions):
+def test_a_generative_reader_reads_at_one_cutoff(
+  extraction, questions, monkeypatch
+):
   with pytest.raises(ValueError, match=r"at the cutoffs \(1, 3\); choose one"):
     next(extraction.answers(questions, most=5, cutoffs=(1, 3)))
+  answer, rows = Answer("", 0.0, (), ()), []
+
+  def note(generator, asked):
+    for each in asked:
+      rows.append(each.rows.tolist())
+      yield Written(answer, [0.0] * len(each.texts))
+
+  monkeypatch.setattr(span_answers, "read_and_score", note)
+  assert len(list(extraction.answers(questions, most=5, cutoffs=(2,)))) == 5
+  assert rows == extraction.passages.rows[:, :2].tolist()
 
 
 def test_what_answering_uses(made, toy_data, tmp_path):

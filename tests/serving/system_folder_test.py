@@ -23,6 +23,7 @@ from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving.pruning import Rule, Whole, prune
 from odqa_jax.serving.system_folder import (
+  _check_component,
   _same,
   assemble,
   open_for_answering,
@@ -156,6 +157,10 @@ def test_a_corpus_of_other_passages_or_tokens(made, tmp_path):
   build_corpus(passages, tmp_path / "tokens", pieces)
   with pytest.raises(ValueError, match="is that of another tokenizer"):
     assemble(tmp_path / "s", parts_of(made, corpus=tmp_path / "tokens"))
+  # Nor can a generative reader weigh what its retriever cannot read.
+  for name in ("retriever", "reader"):
+    with pytest.raises(ValueError, match=f"{name}: .* another tokenizer"):
+      _check_component(name, made / "trained", Corpus(tmp_path / "tokens"))
   with pytest.raises(ValueError, match=r"reader_corpus: .* other passages"):
     assemble(tmp_path / "s", parts_of(made, reader_corpus=other))
 
