@@ -26,8 +26,13 @@ from odqa_jax.reading.fusion import Fusion, load_fusion, save_fusion
 from odqa_jax.reading.span_answers import Passages
 from odqa_jax.reading.span_likelihoods import Written
 from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.serving import extraction as extraction_module
 from odqa_jax.serving.extraction import Sources, open_extraction
-from odqa_jax.serving.system_folder import assemble, open_for_answering
+from odqa_jax.serving.system_folder import (
+  assemble,
+  component_version,
+  open_for_answering,
+)
 
 # Passages found and read of each question.
 K, M = 8, 3
@@ -365,6 +370,15 @@ def test_what_answering_uses(made, toy_data, tmp_path):
     else:
       with pytest.raises(ValueError, match=said):
         open_for_answering(tmp_path / "s")
+
+
+def test_a_retriever_may_be_a_name(made, monkeypatch):
+  folders = {"minilm": made / "retriever"}
+  monkeypatch.setattr(extraction_module, "resolve_folder", folders.get)
+  reader = str(made / "extractive")
+  sources = Sources(reader, retriever="minilm", index="index")
+  version = component_version(made / "retriever")
+  assert sources.versions()["retriever"] == version
 
 
 def test_flags_that_do_not_go_together(capsys, made, toy_data, tmp_path):
