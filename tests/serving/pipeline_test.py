@@ -27,12 +27,17 @@ from odqa_jax.reading.span_answers import Passages
 from odqa_jax.reading.span_likelihoods import Written
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.serving import extraction as extraction_module
-from odqa_jax.serving.extraction import Sources, open_extraction
+from odqa_jax.serving.extraction import (
+  Sources,
+  measure_spans,
+  open_extraction,
+)
 from odqa_jax.serving.system_folder import (
   assemble,
   component_version,
   open_for_answering,
 )
+from odqa_jax.text.answers import exact_match
 
 # Passages found and read of each question.
 K, M = 8, 3
@@ -179,7 +184,7 @@ def test_all_parts_answer_and_are_fused(
   assert figures["extractive"] == 1 and "em" in figures["generated"]
 
   # Of two questions the second span is right, of others what was written.
-  records_asked = [
+  asked = [
     {
       "id": q.id, "question": q.question,
       "answer": [r["spans"][1]["text"] if i < 2 else r["generated"]["text"]],
@@ -187,7 +192,7 @@ def test_all_parts_answer_and_are_fused(
     for i, (q, r) in enumerate(zip(questions, records, strict=True))
   ]  # fmt: skip
   dev = made / "dev.jsonl"
-  dev.write_text("".join(json.dumps(r) + "\n" for r in records_asked))
+  dev.write_text("".join(json.dumps(r) + "\n" for r in asked))
   code, out, err = run(
     capsys, "fuse", "--candidates", tmp_path / "c.jsonl", "--questions", dev,
     "--out", tmp_path / "fusion.json",
@@ -224,6 +229,12 @@ def test_all_parts_answer_and_are_fused(
       assert span in plain["spans"]
     answers.append(decision.extractive)
   assert len({*answers}) == 2
+  assert figures["extractive"] == np.mean(answers)
+  right = [
+    exact_match(r["generated"]["text"], q["answer"])
+    for r, q in zip(fused, asked, strict=True)
+  ]
+  assert sum(right) >= 3 and figures["generated"]["em"] == np.mean(right)
   measured = ask("evaluate", *system, parts=False, questions=dev)["system"]
   assert figures.items() >= measured["read"][str(M)].items()
   assert [*measured["read"]] == [str(M)]
@@ -334,6 +345,10 @@ def test_a_generative_reader_reads_at_one_cutoff(
 ):
   with pytest.raises(ValueError, match=r"at the cutoffs \(1, 3\); choose one"):
     next(extraction.answers(questions, most=5, cutoffs=(1, 3)))
+  measured = measure_spans(extraction, questions, most=5)
+  assert [*measured] == [str(M)]
+  assert measured[str(M)]["extractive"] == 1
+  assert {"em", "f1"} <= {*measured[str(M)]["generated"]}
   answer, rows = Answer("", 0.0, (), ()), []
 
   def note(generator, asked):
