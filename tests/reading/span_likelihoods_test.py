@@ -5,7 +5,8 @@ import functools
 
 import numpy as np
 import pytest
-from small_reader import ANSWER_LENGTH, small_system, use_one_device
+from small_parts import random_system
+from small_reader import ANSWER_LENGTH, use_one_device
 
 from odqa_jax.reading.answer import encode_request, read_batches
 from odqa_jax.reading.span_likelihoods import (
@@ -14,14 +15,14 @@ from odqa_jax.reading.span_likelihoods import (
   read_and_score,
 )
 
-# f32 sums of a few tokens, each of about −5, in another order or padding.
-NEAR = {"rtol": 0, "atol": 5e-5}
+# f32 sums of a few tokens, each of about −10, in another order or padding.
+NEAR = {"rtol": 0, "atol": 2e-4}
 LONG = "the small quiet golden northern harbour of the wooden tower"
 ASKED = [
   Asked("who", np.array([5, -1, 2]), ["a castle", LONG, "a castle", "red"]),
   Asked("which sailor", np.array([1, 2, 3, 4]), []),
   Asked("where", np.array([-1, -1]), ["red"]),
-  Asked("where is the tower", np.array([8, 6, 0, 1, 9, 2]), [LONG, "king"]),
+  Asked("where is the tower", np.array([8, 6, 0, 1, 9, 2]), ["king"]),
 ]
 
 
@@ -35,10 +36,12 @@ def mesh(request, monkeypatch):
 @functools.cache
 def one_system(task, data):
   """Kept, and with it what was compiled."""
-  return small_system(task, data)
+  return random_system(task, data)
 
 
-@pytest.fixture(params=["joint", "individual"])
+@pytest.fixture(
+  params=["joint", pytest.param("individual", marks=pytest.mark.slow)]
+)
 def system(request, toy_data, mesh):
   return one_system(request.param, toy_data)
 
@@ -84,7 +87,7 @@ def test_texts_are_scored_as_what_is_written(system):
     for text, value in zip(each.texts, said.log_probs, strict=True):
       (ids,) = system.vocabulary.encode_batch([text])
       target = [*ids, system.vocabulary.eos_id]
-      expected = batch.log_probs([target], 16)
+      expected = batch.log_probs([target], 16 if text == LONG else 8)
       np.testing.assert_allclose([value], expected, **NEAR)
       # Whole, though a reader is trained with so many tokens at most.
       assert (len(target) > ANSWER_LENGTH) == (text == LONG)
@@ -102,6 +105,7 @@ def same(some, others):
     np.testing.assert_allclose(one.log_probs, other.log_probs, **NEAR)
 
 
+@pytest.mark.slow
 def test_order_batches_and_holes_do_not_matter(system):
   plain = read(system, ASKED)
   holes = [
@@ -133,6 +137,6 @@ def test_questions_stream(system):
 
 @pytest.mark.eight_devices
 def test_eight_devices_say_what_one_says(toy_data, monkeypatch):
-  eight = read(small_system("joint", toy_data), ASKED[:1])
+  eight = read(random_system("joint", toy_data), ASKED[:1])
   use_one_device(monkeypatch)
   same(read(one_system("joint", toy_data), ASKED[:1]), eight)
