@@ -352,10 +352,12 @@ def test_a_generative_reader_reads_at_one_cutoff(
   def note(generator, asked):
     for each in asked:
       rows.append(each.rows.tolist())
-      yield Written(answer, [0.0] * len(each.texts))
+      yield Written(answer, [-float(i) for i, _ in enumerate(each.texts)])
 
   monkeypatch.setattr(span_answers, "read_and_score", note)
-  assert len(list(extraction.answers(questions, most=5, cutoffs=(2,)))) == 5
+  for (found,) in extraction.answers(questions, most=5, cutoffs=(2,)):
+    given = [answer.scores["reader"] for answer in found.answers]
+    assert given == [0, -1, -2, -3, -4]
   assert rows == extraction.passages.rows[:, :2].tolist()
 
 
@@ -434,3 +436,7 @@ def test_flags_that_do_not_go_together(capsys, made, toy_data, tmp_path):
     )
     assert code == 2 and said in last_line(err), err
   assert not (tmp_path / "a.jsonl").exists()
+  code, _, err = run(
+    capsys, "evaluate", *given[:6], *given[8:], "--k", K, "--read-k", 9
+  )
+  assert code == 2 and "--read-k 9: choose from 1 to --k 8" in err
