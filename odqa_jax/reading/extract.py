@@ -51,7 +51,9 @@ from odqa_jax.runtime.mesh import (
   row_sharding,
   to_host,
 )
+from odqa_jax.text.byte_pairs import BytePairTokenizer
 from odqa_jax.text.pairs import PairVocabulary
+from odqa_jax.text.tokenizer import Tokenizer
 
 ROLE = "extractive_reader"
 # Pairs that are packed, and sorted by length, at once.
@@ -118,7 +120,23 @@ def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
   Raises:
     ValueError: see `load_component`.
   """
-  described, params, tokenizer = load_component(path, ROLE)
+  return span_reader(*load_component(path, ROLE), corpus)
+
+
+def span_reader(
+  described: Mapping[str, Any],
+  params: Any,
+  tokenizer: Tokenizer | BytePairTokenizer,
+  corpus: Corpus,
+) -> SpanReader:
+  """A reader of a corpus, by its description in a checkpoint.
+
+  Args:
+    described: of the component.
+    params: of it alone, with any sharding.
+    tokenizer: of the network.
+    corpus: the evidence.
+  """
   inputs = PairInputs(
     PairVocabulary(tokenizer),
     corpus,
@@ -156,11 +174,10 @@ def make_span_reader(
       "DPR's reader answers from the passage that it ranks first, and this one "
       "has no head of passages; load it with the objective 'independent'."
     )
-  local = replicated(make_mesh(devices=jax.local_devices()))
   score = functools.partial(score_passages, network, longest=span_length)
   return SpanReader(
     network=network,
-    params=jax.device_put(to_host(params), local),
+    params=_placed(params),
     inputs=inputs,
     question_length=question_length,
     span_length=span_length,
@@ -168,6 +185,21 @@ def make_span_reader(
     objective=objective,
     score=jax.jit(score, static_argnames="most"),
   )
+
+
+def with_params(reader: SpanReader, params: Any) -> SpanReader:
+  """The same reader, compiled as it is, with other parameters."""
+  return dataclasses.replace(reader, params=_placed(params))
+
+
+def without_params(reader: SpanReader) -> SpanReader:
+  """What `with_params` takes, and what takes no memory of the devices."""
+  return dataclasses.replace(reader, params=None)
+
+
+def _placed(params: Any) -> Any:
+  local = replicated(make_mesh(devices=jax.local_devices()))
+  return jax.device_put(to_host(params), local)
 
 
 def score_passages(
