@@ -174,7 +174,6 @@ def make_span_reader(
       "DPR's reader answers from the passage that it ranks first, and this one "
       "has no head of passages; load it with the objective 'independent'."
     )
-  score = functools.partial(score_passages, network, longest=span_length)
   return SpanReader(
     network=network,
     params=_placed(params),
@@ -183,8 +182,16 @@ def make_span_reader(
     span_length=span_length,
     passage_first=passage_first,
     objective=objective,
-    score=jax.jit(score, static_argnames="most"),
+    score=compiled_reading(network, span_length),
   )
+
+
+def compiled_reading(
+  network: ExtractiveReader, span_length: int
+) -> Callable[..., "PassageReading"]:
+  """`score_passages` of a network, for spans of at most so many tokens."""
+  score = functools.partial(score_passages, network, longest=span_length)
+  return jax.jit(score, static_argnames="most")
 
 
 def with_params(reader: SpanReader, params: Any) -> SpanReader:

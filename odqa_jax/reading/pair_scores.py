@@ -61,14 +61,14 @@ class _Piece(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: ScorerConfig) -> Callable[..., jax.Array]:
-  """Kept, so that the second run of a process compiles nothing."""
+def compiled_scores(config: ScorerConfig) -> Callable[..., jax.Array]:
+  """`PassageScorer.score`, kept, so that a second run compiles nothing."""
   return jax.jit(PassageScorer(config).score)
 
 
 def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   """Starts a batch, whose rows are divided over the devices."""
-  score = _compiled(scorer.network.config)
+  score = compiled_scores(scorer.network.config)
   placed = jax.device_put(inputs, row_sharding(scorer.mesh))
   return score(scorer.params, *placed)
 
