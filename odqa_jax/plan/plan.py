@@ -177,7 +177,7 @@ def measure_programs(
   Returns:
     `programs`, name → figures, and `resident`.
   """
-  training = training_state(setting)
+  training = training_state(setting) if "train" in wanted else None
   # Made first, so that what cannot be is refused before anything is compiled.
   planned: list[Planned] = []
   if "search" in wanted:
@@ -186,7 +186,7 @@ def measure_programs(
     searches = "retriever" in setting.components
     programs = encode_programs if searches else scoring_programs
     planned += programs(setting)
-  if "train" in wanted:
+  if training is not None:
     planned += train_programs(setting, training)
   figures = {}
   for program in planned:

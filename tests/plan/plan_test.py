@@ -297,8 +297,12 @@ def test_planned_batches_of_passages_are_the_loaders(
 
 @pytest.mark.parametrize("task", ["reranker", "extractive", "pruner"])
 def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
-  made = setting(toy_config(**of_passages(task)), width=0)
+  # Which is no matter of scoring.
+  config = toy_config(**of_passages(task, micro_batches="auto"))
+  made = setting(config, width=0)
   (program,) = scoring_programs(made)
+  figures = plan_module.measure_programs(made, ("encode",), PEAK, 2**30)
+  assert set(figures["programs"]) == {"score"} and figures["resident"]["fits"]
   counted = measure(program.lower("cpu").as_text("hlo")).matmul_flops
   b, length = (int(n) for n in program.note.split(" tokens")[0].split(" × "))
   assert length == 64 and b % made.mesh.size == 0
