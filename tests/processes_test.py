@@ -253,14 +253,15 @@ def test_one_failing_process_ends_the_run(odqa, tmp_path):
 
 
 def debug_run(odqa, toy_data, recipe, work, *more):
-  """The workdir of a recipe of what reads passages, two steps of it."""
+  """The workdir of what reads passages, trained so far that scores differ."""
   launch(
     odqa, 1, 4, "train",
     "--config", ROOT / "configs" / f"{recipe}.py:debug",
     "--workdir", work,
     f"--config.data.corpus={toy_data / 'corpus'}",
     f"--config.data.questions={toy_data / 'questions' / 'toy'}",
-    "--config.steps=2",
+    "--config.steps=8",
+    "--config.optimizer.learning_rate=0.01",
     *more,
   )  # fmt: skip
   return work
