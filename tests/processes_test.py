@@ -17,6 +17,9 @@ import pytest
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import Ranking, read_run, write_run
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.hf.heads import save_network
+from odqa_jax.models.passage_scorer import PassageClassifier, ScorerConfig
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
 
@@ -252,21 +255,6 @@ def test_one_failing_process_ends_the_run(odqa, tmp_path):
   assert "odqa index:" in run.stderr
 
 
-def debug_run(odqa, toy_data, recipe, work, *more):
-  """The workdir of what reads passages, trained so far that scores differ."""
-  launch(
-    odqa, 1, 4, "train",
-    "--config", ROOT / "configs" / f"{recipe}.py:debug",
-    "--workdir", work,
-    f"--config.data.corpus={toy_data / 'corpus'}",
-    f"--config.data.questions={toy_data / 'questions' / 'toy'}",
-    "--config.steps=8",
-    "--config.optimizer.learning_rate=0.01",
-    *more,
-  )  # fmt: skip
-  return work
-
-
 def test_reranking_is_the_same(odqa, toy_data, tmp_path):
   """Pieces of the ranking are taken in turn; two processes have one each."""
   corpus = Corpus(toy_data / "corpus")
@@ -281,9 +269,18 @@ def test_reranking_is_the_same(odqa, toy_data, tmp_path):
   ids = tuple(question.id for question in questions)
   found = tmp_path / "found.json"
   write_run(found, Ranking(ids, rows, scores), questions, corpus)
-  work = debug_run(
-    odqa, toy_data, "reranker", tmp_path / "work", f"--config.data.run={found}"
-  )
+  work = tmp_path / "work"
+  launch(
+    odqa, 1, 4, "train",
+    "--config", ROOT / "configs" / "reranker.py:debug",
+    "--workdir", work,
+    f"--config.data.corpus={toy_data / 'corpus'}",
+    f"--config.data.questions={toy_data / 'questions' / 'toy'}",
+    f"--config.data.run={found}",
+    "--config.steps=8",
+    # Until the scores differ.
+    "--config.optimizer.learning_rate=0.01",
+  )  # fmt: skip
   # More than the pairs that one process takes before the other has its turn.
   assert rows.size > 8192
   runs = []
@@ -309,7 +306,15 @@ def test_reranking_is_the_same(odqa, toy_data, tmp_path):
 
 
 def test_pruning_is_the_same(odqa, toy_data, tmp_path):
-  work = debug_run(odqa, toy_data, "pruner", tmp_path / "work")
+  tokenizer = Corpus(toy_data / "corpus").tokenizer
+  bert = BertConfig(tokenizer.vocab_size, 16, 1, 2, 32, max_positions=64)
+  network = PassageClassifier(ScorerConfig(bert))
+  rng, work = np.random.default_rng(0), tmp_path / "published"
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.6, x.shape).astype(np.float32),
+    jax.eval_shape(network.init, jax.random.key(0)),
+  )
+  save_network(work, network, params, tokenizer)
   kept, scores = [], []
   for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
     out = tmp_path / name
