@@ -240,6 +240,7 @@ def test_a_pruner_is_measured_on_gold_and_random_passages(toy_data, dev):
   assert len(shares) > 1
 
 
+@pytest.mark.slow
 def test_the_best_step_is_kept(toy_data, dev, tmp_path):
   config = settings_of(
     "extractive",

@@ -243,7 +243,14 @@ def of_passages(task, **changes):
   } | changes
 
 
-@pytest.mark.parametrize("task", ["reranker", "extractive", "pruner"])
+@pytest.mark.parametrize(
+  "task",
+  [
+    pytest.param("reranker", marks=pytest.mark.slow),
+    pytest.param("extractive", marks=pytest.mark.slow),
+    "pruner",
+  ],
+)
 def test_the_planned_step_of_what_reads_passages_has_its_flops(
   toy_config, small, task
 ):
@@ -295,7 +302,10 @@ def test_planned_batches_of_passages_are_the_loaders(
     assert described(made) == described(to_global(mesh, batch))
 
 
-@pytest.mark.parametrize("task", ["reranker", "extractive", "pruner"])
+@pytest.mark.parametrize(
+  "task",
+  ["reranker", pytest.param("extractive", marks=pytest.mark.slow), "pruner"],
+)
 def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
   # Which is no matter of scoring.
   config = toy_config(**of_passages(task, micro_batches="auto"))
