@@ -23,6 +23,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.reading.candidates import COMPONENTS
 from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import holds_reader
+from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import (
   Retriever,
@@ -45,6 +46,8 @@ from odqa_jax.runtime.mesh import to_host
 SYSTEM = "system.json"
 _FORMAT = 1
 _NEEDED = ("corpus", "index", "retriever")
+# Networks that may be published folders, as the retriever may.
+_PUBLISHED = ("reranker", "extractive_reader")
 # All parts; the components in the order in which they work.
 PARTS = ("corpus", "index", "reader_corpus", *COMPONENTS, "fusion")
 
@@ -276,7 +279,8 @@ def _check_component(name: str, path: Path, corpus: Corpus) -> None:
   for when it is loaded.
   """
   components = _described(path)
-  if not components and name == "retriever":
+  # Published folders have no description; `_check_weights` loads them.
+  if not components and name in ("retriever", *_PUBLISHED):
     return
   if name not in components:
     holds = ", ".join(components) or "a published encoder"
@@ -301,6 +305,9 @@ def _check_weights(system: SystemFolder, corpus: Corpus) -> None:
   retriever = load_retriever(paths["retriever"])
   check_tokenizer(retriever, corpus)
   fit_to_index(retriever, corpus, storage.read_manifest(paths["index"]))
+  for name in _PUBLISHED:
+    if name in paths and is_pretrained_folder(paths[name]):
+      load_component(paths[name], name)
   reader = paths.get("reader", paths["retriever"])
   # Beside an extractive reader it reads what the system's retriever finds, and
   # searches nothing.

@@ -19,12 +19,14 @@ from small_reader import save_workdir
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import read_run
+from odqa_jax.models.hf.heads import save_network
 from odqa_jax.reading import span_answers
 from odqa_jax.reading.answer import Answer
 from odqa_jax.reading.candidates import COMPONENTS, read_candidates
 from odqa_jax.reading.fusion import Fusion, load_fusion, save_fusion
 from odqa_jax.reading.span_answers import Passages
 from odqa_jax.reading.span_likelihoods import Written
+from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.serving import extraction as extraction_module
 from odqa_jax.serving.extraction import (
@@ -385,6 +387,22 @@ def test_what_answering_uses(made, toy_data, tmp_path):
     else:
       with pytest.raises(ValueError, match=said):
         open_for_answering(tmp_path / "s")
+
+
+def test_a_published_reranker_is_a_part(made, toy_data, tmp_path):
+  scorer = load_trained_scorer(made / "reranker", "reranker")
+  folder = tmp_path / "published"
+  save_network(folder, scorer.network, scorer.params, scorer.tokenizer)
+  parts = {
+    "retriever": made / "retriever", "index": made / "index",
+    "corpus": toy_data, "extractive_reader": made / "extractive",
+  }  # fmt: skip
+  assemble(tmp_path / "s", parts | {"reranker": folder})
+  system = open_for_answering(tmp_path / "s")
+  assert system.versions["reranker"] == component_version(folder)
+  with pytest.raises(ValueError, match="published"):
+    assemble(tmp_path / "t", parts | {"extractive_reader": folder})
+  assert not (tmp_path / "t").exists()
 
 
 def test_a_retriever_may_be_a_name(made, monkeypatch):
