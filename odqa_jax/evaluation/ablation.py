@@ -14,7 +14,12 @@ from jaxtyping import Float
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.evaluation.statistics import bootstrap_intervals, mcnemar
-from odqa_jax.reading.candidates import Candidates, CandidateSet, is_right
+from odqa_jax.reading.candidates import (
+  Candidates,
+  CandidateSet,
+  is_right,
+  same_components,
+)
 from odqa_jax.reading.fusion import L2, Fusion, tune
 from odqa_jax.runtime.report import text_table
 from odqa_jax.text.answers import f1
@@ -77,7 +82,7 @@ def ablate(
   """
   measured = measured_on or tuned_on
   theirs = measured.candidates.components
-  if dict(theirs) != dict(tuned_on.candidates.components):
+  if not same_components(theirs, tuned_on.candidates.components):
     raise ValueError(
       f"the candidates to measure are of the components {dict(theirs)}, those "
       f"to tune on of {dict(tuned_on.candidates.components)}; make both with "

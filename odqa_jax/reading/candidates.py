@@ -25,6 +25,8 @@ from odqa_jax.text.answers import exact_match, matches_regex
 
 # In the order in which they score.
 COMPONENTS = ("retriever", "reranker", "extractive_reader", "reader")
+# Begins the version of a component whose scores came from the file of a run.
+RUN = "run:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,22 @@ class CandidateSet:
         "that they were made for."
       )
     return [known.get(q.id) or Candidates(q.id, ()) for q in questions]
+
+
+def same_components(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+  """Whether two sets of candidates have the scores of the same components.
+
+  Every question set has runs of its own, whose versions therefore differ: of
+  two runs it is not known who made them.
+  """
+
+  def known(components: Mapping[str, str]) -> dict[str, str]:
+    return {
+      name: RUN if version.startswith(RUN) else version
+      for name, version in components.items()
+    }
+
+  return known(one) == known(other)
 
 
 # Every subset of components is tuned on the same answers.

@@ -32,6 +32,7 @@ from scipy.optimize import minimize
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.candidates import (
+  RUN,
   Candidates,
   CandidateSet,
   Span,
@@ -388,7 +389,13 @@ def _check_components(
     if given.get(name) != version
   ]
   if wrong:
+    remedy = "tune it for these with `odqa fuse`."
+    if any(version.startswith(RUN) for version in tuned.values()):
+      remedy = (
+        "a run does not say who made it: write the candidates with `odqa "
+        "answer --retriever DIR --index DIR`, and --reranker DIR in place of "
+        "--reranked, and tune it anew."
+      )
     raise ValueError(
-      f"{path}: was tuned for other components: {', '.join(wrong)}; tune it "
-      "for these with `odqa fuse`."
+      f"{path}: was tuned for other components: {', '.join(wrong)}; {remedy}"
     )

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.reading.candidates import COMPONENTS
+from odqa_jax.reading.candidates import COMPONENTS, RUN
 from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import holds_reader
 from odqa_jax.reading.trained_component import load_component
@@ -186,7 +186,9 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
 def component_version(path: str | Path) -> str:
   """What a fusion knows a component by: its step, or a run of it."""
   path = Path(path)
-  return part_hash(path if path.is_file() else _resolved("retriever", path))
+  if path.is_file():
+    return RUN + file_hash(path)
+  return part_hash(_resolved("retriever", path))
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -1,5 +1,6 @@
 """The table of all subsets, by command and by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_sets_of_other_components_are_refused():
   test = Measured(*make_set(20, 1, COMPONENTS[:3]))
   with pytest.raises(ValueError, match="make both with the same"):
     ablate(dev, test)
+
+
+def test_each_set_has_runs_of_its_own():
+  def measured(seed, retriever):
+    candidates, questions = make_set(20, seed, COMPONENTS[:3])
+    components = dict(candidates.components) | {"retriever": retriever}
+    made = dataclasses.replace(candidates, components=components)
+    return Measured(made, questions)
+
+  rows = ablate(measured(0, "run:01"), measured(1, "run:23"))
+  assert rows[-1]["questions"] == 20
+  with pytest.raises(ValueError, match="make both with the same"):
+    ablate(measured(0, "run:01"), measured(1, "23"))
 
 
 def test_the_table():

@@ -388,6 +388,18 @@ def test_other_components_are_refused(tmp_path):
   assert "retriever" not in said
 
 
+def test_what_was_tuned_on_runs_is_of_no_system(tmp_path):
+  candidates, questions = make_set(40, 9)
+  components = dict(candidates.components) | {"reranker": "run:0123456789"}
+  candidates = dataclasses.replace(candidates, components=components)
+  path = tmp_path / "fusion.json"
+  save_fusion(path, tune(candidates, questions))
+  with pytest.raises(
+    ValueError, match="write the candidates with `odqa answer"
+  ):
+    load_fusion(path, components | {"reranker": "89abcdef"})
+
+
 def test_damage_is_found(tmp_path):
   candidates, questions = make_set(40, 9)
   path = tmp_path / "fusion.json"
