@@ -159,9 +159,8 @@ def load_system(
   path = Path(path)
   if not holds_reader(path):
     raise ValueError(
-      f"{path} holds a retriever without a reader, which finds passages but "
-      "answers nothing; name the workdir of a task with a reader (individual, "
-      "joint or fid)."
+      f"{path} holds no reader that writes answers; name the workdir of a task "
+      "with one (individual, joint or fid)."
     )
   params, extra = restore_params(path, replicated(make_mesh()))
   retriever = restored_retriever(path, params, extra)

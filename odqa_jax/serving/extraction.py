@@ -87,6 +87,11 @@ class Sources:
       raise ValueError(
         "--reranked FILE needs --run FILE, the run that was reranked."
       )
+    if self.run is not None and self.exclude_self:
+      raise ValueError(
+        f"--exclude-self: {self.run} has been found already; give the flag to "
+        "odqa search."
+      )
     if self.reranked is not None and self.reranker is not None:
       raise ValueError(
         "--reranker DIR makes what --reranked FILE has; leave one of them out."

@@ -543,7 +543,7 @@ def _store(folder, passages, tokenizer) -> Corpus:
 def test_a_retriever_alone_answers_nothing(toy_data, tmp_path):
   system = small_system("individual", toy_data)
   path = save_workdir(system, tmp_path / "work", with_reader=False)
-  with pytest.raises(ValueError, match="a retriever without a reader"):
+  with pytest.raises(ValueError, match="no reader that writes"):
     load_system(path, system.corpus)
   assert load_retriever(path).fingerprint == system.retriever.fingerprint
   with pytest.raises(ValueError, match="nowhere: no such folder"):

@@ -431,7 +431,8 @@ def test_flags_that_do_not_go_together(capsys, made, toy_data, tmp_path):
     (("--read-k", 0, "--k", K), "--read-k 0: choose from 1 to --k 8"),
     (("--reranker", made / "extractive"), "has no reranker but extractive"),
     (("--reader-corpus", toy_data), "is for a reader that writes; give --read"),
-    (("--reader", made / "retriever"), "a retriever without a reader"),
+    (("--reader", made / "retriever"), "no reader that writes"),
+    (("--exclude-self",), "give the flag to odqa search"),
   ]:
     code, _, err = run(capsys, "answer", *given, *flags)
     assert code == 2 and said in last_line(err), err
