@@ -14,6 +14,12 @@ import jax
 import numpy as np
 import pytest
 
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.data.runs import Ranking, read_run, write_run
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.hf.heads import save_network
+from odqa_jax.models.passage_scorer import PassageClassifier, ScorerConfig
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
 
@@ -247,3 +253,85 @@ def test_one_failing_process_ends_the_run(odqa, tmp_path):
   )
   assert run.returncode == 2
   assert "odqa index:" in run.stderr
+
+
+def test_reranking_is_the_same(odqa, toy_data, tmp_path):
+  """Pieces of the ranking are taken in turn; two processes have one each."""
+  corpus = Corpus(toy_data / "corpus")
+  questions = list(QuestionSet(toy_data / "questions" / "toy"))
+  rng = np.random.default_rng(0)
+  rows = np.array([rng.permutation(200)[:90] for _ in questions])
+  for i, question in enumerate(questions):
+    gold = corpus.row_of(question.positive_ids[0])
+    rows[i][rows[i] == gold] = -1
+    rows[i] = np.array([gold, *rows[i][rows[i] >= 0], -1, -1])[:90]
+  scores = np.where(rows < 0, -np.inf, -np.arange(90.0)).astype(np.float32)
+  ids = tuple(question.id for question in questions)
+  found = tmp_path / "found.json"
+  write_run(found, Ranking(ids, rows, scores), questions, corpus)
+  work = tmp_path / "work"
+  launch(
+    odqa, 1, 4, "train",
+    "--config", ROOT / "configs" / "reranker.py:debug",
+    "--workdir", work,
+    f"--config.data.corpus={toy_data / 'corpus'}",
+    f"--config.data.questions={toy_data / 'questions' / 'toy'}",
+    f"--config.data.run={found}",
+    "--config.steps=8",
+    # Until the scores differ.
+    "--config.optimizer.learning_rate=0.01",
+  )  # fmt: skip
+  # More than the pairs that one process takes before the other has its turn.
+  assert rows.size > 8192
+  runs = []
+  for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+    out = tmp_path / f"{name}.json"
+    figures = launch(
+      odqa, processes, devices, "rerank",
+      "--checkpoint", work,
+      "--run", found,
+      "--questions", toy_data / "questions" / "toy",
+      "--corpus", toy_data,
+      "--out", out,
+    )  # fmt: skip
+    assert figures["after"]["k"] == 90
+    runs.append(read_run(out, questions, corpus))
+  by_row = [
+    np.take_along_axis(run.scores, np.argsort(run.rows, axis=1), axis=1)
+    for run in runs
+  ]
+  np.testing.assert_array_equal(*(np.sort(run.rows, axis=1) for run in runs))
+  np.testing.assert_allclose(*by_row, atol=1e-5)
+  assert np.ptp(by_row[0][np.isfinite(by_row[0])]) > 1e-3
+
+
+def test_pruning_is_the_same(odqa, toy_data, tmp_path):
+  tokenizer = Corpus(toy_data / "corpus").tokenizer
+  bert = BertConfig(tokenizer.vocab_size, 16, 1, 2, 32, max_positions=64)
+  network = PassageClassifier(ScorerConfig(bert))
+  rng, work = np.random.default_rng(0), tmp_path / "published"
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.6, x.shape).astype(np.float32),
+    jax.eval_shape(network.init, jax.random.key(0)),
+  )
+  save_network(work, network, params, tokenizer)
+  kept, scores = [], []
+  for name, processes, devices in (("one", 1, 4), ("two", 2, 2)):
+    out = tmp_path / name
+    figures = launch(
+      odqa, processes, devices, "prune",
+      "--checkpoint", work,
+      "--corpus", toy_data,
+      "--keep", 50,
+      "--out", out,
+    )  # fmt: skip
+    assert figures["kept"] == 50
+    corpus = Corpus(out / "corpus")
+    kept.append([corpus.id(row) for row in range(len(corpus))])
+    scores.append(np.load(out / "scores.npy"))
+  np.testing.assert_allclose(*scores, atol=1e-5)
+  assert np.ptp(scores[0]) > 1e-3
+  # But where two passages score the same.
+  threshold = np.sort(scores[0])[49]
+  unsure = int((np.abs(scores[0] - threshold) < 1e-5).sum()) - 1
+  assert len(set(kept[0]) ^ set(kept[1])) <= 2 * unsure

@@ -13,8 +13,8 @@ from odqa_jax.commands.flags import (
   take_system,
 )
 
-# Passages that an extractive reader gets.
-_READ = 100
+# Passages that are found for an extractive reader.
+_FOUND = 100
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--run", help="extractive reader: what is read, found by odqa search")
   add("--out", help="answers.jsonl")
   add("--candidates", help="extractive reader: candidates.jsonl for odqa fuse")
-  add("--k", type=int, help="passages read; by default as trained")
+  add(
+    "--k",
+    type=int,
+    help="passages found, and read; by default as a reader that writes was "
+    "trained, 100 for an extractive one",
+  )
   add("--beams", type=int, default=1, help="1 is greedy")
   add("--batch-size", type=int, help="questions at a time")
   add_exclude_self(parser)
@@ -82,9 +87,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   take_system(args)
   _check(args)
   sources = span_sources(args)
-  if sources is None and args.run is not None:
+  if args.run is not None and (sources is None or args.system):
     raise ValueError(
-      f"--run {args.run}: {args.checkpoint} searches for itself; leave it out."
+      f"--run {args.run}: {args.system or args.checkpoint} searches for "
+      "itself; leave it out."
+    )
+  if sources is None and args.read_k is not None:
+    raise ValueError(
+      f"--read-k {args.read_k} is for an extractive reader; --k says how many "
+      f"passages {args.checkpoint} reads."
     )
   if args.candidates is not None:
     check_output(args.candidates, [args.questions, args.run], CANDIDATES)
@@ -140,30 +151,38 @@ def _answer_with_spans(
 ) -> dict[str, Any]:
   """The same with an extractive reader; writes candidates if asked to."""
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.evaluation.measures import answer_measures
   from odqa_jax.evaluation.systems import possible_k
   from odqa_jax.reading.candidates import CandidateSet, write_candidates
   from odqa_jax.reading.records import show_spans, span_record, write_answers
   from odqa_jax.runtime.mesh import is_primary, sync
-  from odqa_jax.serving.extraction import open_extraction
+  from odqa_jax.serving.extraction import open_extraction, span_measures
 
   for flag, unused in (("beams", 1), ("batch_size", None)):
-    if getattr(args, flag) != unused:
+    if args.reader is None and getattr(args, flag) != unused:
       raise ValueError(
         f"--{flag.replace('_', '-')} is for a reader that writes; "
         f"{args.checkpoint} holds an extractive one."
       )
   corpus = open_corpus(args.corpus)
-  k = min(_READ, len(corpus)) if args.k is None else args.k
+  k = min(_FOUND, len(corpus)) if args.k is None else args.k
   k = possible_k(k, corpus)
-  extraction = open_extraction(sources, questions, corpus, k=k)
+  extraction = open_extraction(
+    sources,
+    questions,
+    corpus,
+    k=k,
+    read_k=args.read_k,
+    batch_size=args.batch_size,
+    beams=args.beams,
+  )
   found = extraction.answers(questions, most=args.spans, merge=args.merge)
   answers = [each for (each,) in found]
   if args.out is None:
     if is_primary():
       print(show_spans(args.question, answers[0]))
     return span_record(answers[0]) | {"question": args.question}
-  figures: dict[str, Any] = {"k": k, "answers": args.out}
+  figures: dict[str, Any] = {"k": k, "read_k": args.read_k or k}
+  figures["answers"] = args.out
   if is_primary():
     write_answers(args.out, questions, answers)
     if args.candidates is not None:
@@ -172,4 +191,4 @@ def _answer_with_spans(
       write_candidates(args.candidates, made)
       figures["candidates"] = args.candidates
   sync("answers")
-  return figures | answer_measures(answers, questions)
+  return figures | span_measures(answers, questions)

@@ -11,10 +11,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--index", required=True, help="made by it")
   add("--corpus", required=True, help="of the index")
   add(
-    "--reader", help="a checkpoint; by default the retriever's, if it has one"
+    "--reader",
+    help="a checkpoint that writes; without --extractive-reader by default the "
+    "retriever's, if it has one",
   )
   add("--reader-corpus", help="the corpus in the reader's own vocabulary")
-  add("--reranker", help="a checkpoint")
+  add("--reranker", help="a checkpoint, for the extractive reader")
   add("--extractive-reader", help="a checkpoint")
   add("--fusion", help="fusion.json of these components")
   add("--out", required=True, help="the system folder")

@@ -23,8 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--questions", required=True)
   add_format(parser)
   add("--qrels", help="TREC qrels for the gold-passage measures")
-  add("--k", type=int, default=100)
-  add("--read-k", type=int, help="passages that a reader gets; as trained")
+  add("--k", type=int, default=100, help="passages that are searched for")
   add("--bm25", action="store_true", help="measure BM25 as well")
   add_exclude_self(parser)
   add_backend(parser)
@@ -112,13 +111,17 @@ def _read_spans(
   from odqa_jax.evaluation.measures import evaluate_ranking
   from odqa_jax.serving.extraction import measure_spans, open_extraction
 
-  if args.read_k is not None and not 1 <= args.read_k <= k:
-    raise ValueError(f"--read-k {args.read_k}: choose from 1 to --k {k}.")
-  extraction = open_extraction(sources, questions, corpus, k=k)
+  extraction = open_extraction(
+    sources, questions, corpus, k=k, read_k=args.read_k
+  )
   figures = {}
   if sources.run is None:
     figures = evaluate_ranking(
       extraction.ranking, questions, corpus, qrels=args.qrels
+    )
+  if extraction.reranked is not None:
+    figures["reranked"] = evaluate_ranking(
+      extraction.reranked, questions, corpus, qrels=args.qrels
     )
   read = measure_spans(
     extraction,

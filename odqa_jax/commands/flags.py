@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from odqa_jax.serving.extraction import Sources
 
+# Those that a system has.
+_PARTS = (
+  "checkpoint",
+  "retriever",
+  "index",
+  "corpus",
+  "reader_corpus",
+  "reranker",
+  "reader",
+)
 # As flags spell them, and as NumPy does.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
@@ -64,7 +74,10 @@ def add_spans(parser: argparse.ArgumentParser) -> None:
   """Adds what an extractive reader needs besides `add_system`."""
   add = parser.add_argument
   add("--retriever", help="extractive reader: what searches; with --index")
+  add("--reranker", help="extractive reader: what orders the --k found anew")
   add("--reranked", help="extractive reader: of --run, by odqa rerank")
+  add("--reader", help="extractive reader: one that writes, beside it")
+  add("--read-k", type=int, help="passages that are read, of the --k found")
   add("--spans", type=int, default=10, help="extractive reader: compared")
   add(
     "--merge",
@@ -85,7 +98,14 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
 
   given = args.checkpoint and resolve_folder(args.checkpoint)
   if not given or not holds_span_reader(given):
-    for flag in ("retriever", "reranked", "merge", "candidates"):
+    for flag in (
+      "retriever",
+      "reranker",
+      "reranked",
+      "reader",
+      "merge",
+      "candidates",
+    ):
       if getattr(args, flag, None):
         raise ValueError(
           f"--{flag} is for an extractive reader, and "
@@ -96,12 +116,15 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
   if args.spans < 1:
     raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
   sources = Sources(
-    reader=args.checkpoint,
+    extractive_reader=args.checkpoint,
     retriever=args.retriever,
     index=args.index,
     backend=args.backend,
     run=None if args.system else args.run,
+    reranker=args.reranker,
     reranked=args.reranked,
+    reader=args.reader,
+    reader_corpus=args.reader_corpus,
     fusion=args.fusion,
     exclude_self=args.exclude_self,
   )
@@ -117,7 +140,7 @@ def take_system(args: argparse.Namespace) -> None:
   """
   if args.system is None:
     return
-  for flag in ("checkpoint", "retriever", "index", "corpus", "reader_corpus"):
+  for flag in _PARTS:
     if getattr(args, flag) is not None:
       raise ValueError(
         f"--system {args.system} has its own {flag.replace('_', '-')}; leave "
@@ -128,8 +151,8 @@ def take_system(args: argparse.Namespace) -> None:
   paths = open_for_answering(args.system).paths
   if "extractive_reader" in paths:
     args.checkpoint = str(paths["extractive_reader"])
-    args.retriever = str(paths["retriever"])
-    args.fusion = str(paths["fusion"]) if "fusion" in paths else None
+    for name in ("retriever", "reranker", "reader", "fusion"):
+      setattr(args, name, str(paths[name]) if name in paths else None)
   else:
     args.checkpoint = str(paths.get("reader", paths["retriever"]))
   args.index, args.corpus = str(paths["index"]), str(paths["corpus"])

@@ -26,9 +26,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--index-dtype", choices=list(DTYPES))
   add("--questions", type=int, default=64, help="searched at once")
   add("--k", type=int, default=100)
-  add("--programs", default="search,encode,train", help="with --config")
+  add("--programs", help="of --config, of search,encode,train; none: all")
   add("--hbm-gb", type=float, help="GiB of a chip; none: as known")
-  add("--vocabulary", type=int, default=30522, help="word pieces")
+  add("--vocabulary", type=int, help="tokens; none: BERT's or RoBERTa's")
   # Of 100 words and a title: 138 word pieces of BERT, 156 of T5.
   add("--passage-tokens", type=int, default=160, help="on average")
 

@@ -12,7 +12,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--corpus", required=True, help="a dataset or corpus folder")
   add("--index", help="of the corpus, cut as well")
   add("--reader-corpus", help="likewise; by default the one beside the corpus")
-  add("--checkpoint", help="the workdir of a pruner, which scores passages")
+  add("--checkpoint", help="of a pruner, which scores passages")
   add(
     "--scores",
     help="or FILE.npy: how irrelevant each passage is, in the order of rows",

@@ -9,7 +9,7 @@ from odqa_jax.commands.flags import add_format
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa rerank`."""
   add = parser.add_argument
-  add("--checkpoint", required=True, help="the workdir of a reranker")
+  add("--checkpoint", required=True, help="of a reranker, or published")
   add("--run", required=True, help="from odqa search: run.trec or run.json")
   add("--questions", required=True, help="of the run: a file or prepared set")
   add_format(parser)

@@ -2,8 +2,8 @@
 
 An evaluator is a function of the live parameters and the live index that
 returns `{name: value}`; `config.evaluate.best` names the value that the best
-checkpoint is chosen by. All tasks measure retrieval (`recall@k`, `gold@k`) in
-`dev_passages` passages, see `dev_index.py`; those with a reader also
+checkpoint is chosen by. Those of a retriever measure it (`recall@k`, `gold@k`)
+in `dev_passages` passages, see `dev_index.py`; those with a reader also
 
 - `em`, `f1`: the answers, see `measures.answer_measures`;
 - `answer_in_top_k`: the share of questions with an answer in a passage read;
@@ -13,7 +13,7 @@ checkpoint is chosen by. All tasks measure retrieval (`recall@k`, `gold@k`) in
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,20 @@ def make_evaluator(
     )
     dev = _Dev(questions, index, read_k=k, targets=targets)
     evaluator = _reader_evaluator(dev, settings, reading, components, gatherer)
-  _check_best(evaluate, dev.names())
+  check_best(evaluate, dev.names())
   return evaluator
 
 
-def _check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:
+def check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:
+  """Refuses `config.evaluate.best` where it is not measured.
+
+  Args:
+    evaluate: the block `config.evaluate`.
+    names: of what is.
+
+  Raises:
+    ValueError: naming them.
+  """
   if not names:
     raise ValueError(
       f"config.evaluate.questions={evaluate.questions}: the questions have "
@@ -139,6 +148,15 @@ def _check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:
       f"config.evaluate.best={evaluate.best!r} is not measured on "
       f"{evaluate.questions}; choose one of {', '.join(names)}."
     )
+
+
+def in_one_row(figures: Mapping[str, Any]) -> dict[str, float]:
+  """`recall@k` and `gold@k` of what `evaluate_ranking` gives."""
+  return {
+    f"{measure}@{cutoff}": value
+    for measure in ("recall", "gold")
+    for cutoff, value in figures.get(measure, {}).items()
+  }
 
 
 def dev_questions(evaluate: EvaluateSettings) -> list[Question]:
@@ -211,11 +229,7 @@ class _Dev:
       return {}
     ranking = Ranking(self._ids, rows, scores)
     figures = evaluate_ranking(ranking, self.questions, self.index.corpus)
-    return {
-      f"{measure}@{cutoff}": value
-      for measure in ("recall", "gold")
-      for cutoff, value in figures.get(measure, {}).items()
-    } | {"dev_passages": float(len(self.index))}
+    return in_one_row(figures) | {"dev_passages": float(len(self.index))}
 
   def reading_measures(
     self,

@@ -16,8 +16,10 @@ from odqa_jax.inspection.models import (
 from odqa_jax.inspection.page import Page
 from odqa_jax.inspection.provenance import manifest_of
 from odqa_jax.inspection.raw import file_page
+from odqa_jax.inspection.systems import fusion_page, is_fusion, system_page
 from odqa_jax.models.hf.tensors import other_weights
 from odqa_jax.runtime.artifact import MANIFEST
+from odqa_jax.serving.system_folder import SYSTEM
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt")
 _SETS = ("questions", "pairs")
@@ -43,7 +45,9 @@ def inspect(path: str | Path, *, n: int = 3, verify: bool = False) -> Page:
       return _folder_page(path.parent, n, verify)
     if path.name in _TOKENIZERS:
       return tokenizer_page(path)
-    return file_page(path, n)
+    if path.name == SYSTEM:
+      return _folder_page(path.parent, n, verify)
+    return fusion_page(path) if is_fusion(path) else file_page(path, n)
   if not path.is_dir():
     what = "is neither a file nor a folder" if path.exists() else "is not there"
     raise ValueError(f"{path}: {what}; check the path.")
@@ -51,6 +55,8 @@ def inspect(path: str | Path, *, n: int = 3, verify: bool = False) -> Page:
 
 
 def _folder_page(path: Path, n: int, verify: bool) -> Page:
+  if (path / SYSTEM).is_file():
+    return system_page(path, lambda part: inspect(part, n=0, verify=verify))
   if (path / MANIFEST).is_file():
     if manifest_of(path).get("kind") == "checkpoint":
       return step_page(path)

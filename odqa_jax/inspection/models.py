@@ -11,6 +11,7 @@ from odqa_jax.inspection.page import Page, Parent, plain, size_of, sparkline
 from odqa_jax.inspection.provenance import find_parent, manifest_of
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.t5 import load_t5
+from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.retriever import folder_tokenizer, is_pretrained_folder
 from odqa_jax.runtime import artifact
 from odqa_jax.runtime.checkpoint import find_step
@@ -20,6 +21,8 @@ from odqa_jax.text.tokenizer import Tokenizer
 
 # Larger models are not read to see whether they load.
 _LOADED_BYTES = 4 << 30
+# What classes of networks with a head that is read here end with.
+_HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
 
 
 # ---- What `odqa train` makes ----
@@ -93,7 +96,7 @@ def _component(component: Mapping[str, Any]) -> str:
   sizes = config.pop("bert", {}) | config
   names = ("width", "layers", "heads", "vocab_size", "dtype", "pooling")
   told = [f"{k} {plain(sizes[k])}" for k in names if k in sizes]
-  lengths = ("question_length", "passage_length", "title")
+  lengths = ("question_length", "passage_length", "title", "objective")
   told += [f"{k} {plain(component[k])}" for k in lengths if k in component]
   return f"{component['family']}: " + ", ".join(told)
 
@@ -158,8 +161,11 @@ def _published(page: Page, path: Path) -> None:
     "encoders": "question/ and passage/" if pair else "one for both sides",
   }
   total = _tensors(page, path)
+  heads = [a for a in config.get("architectures") or () if a.endswith(_HEADS)]
   if family == "t5":
     _reader(page, path, total)
+  elif heads and not pair:
+    _with_head(page, path, total, reads=heads[0].endswith(_HEADS[1]))
   else:
     _retriever(page, path, total)
 
@@ -223,6 +229,24 @@ def _retriever(page: Page, path: Path, total: int) -> None:
       )
   where = str(path)
   page.parents = [Parent("tokenizer", tokenizer.fingerprint, "same", where)]
+
+
+def _with_head(page: Page, path: Path, total: int, *, reads: bool) -> None:
+  """A classifier of sequences, or an extractive reader."""
+  commands = "answer and evaluate" if reads else "rerank and prune"
+  page.about = f"a published network with a head, for odqa {commands}"
+  if total > _LOADED_BYTES:
+    page.facts["loads"] = f"not tried: more than {size_of(_LOADED_BYTES)}"
+    return
+  role = "extractive_reader" if reads else "reranker"
+  described, _, tokenizer = load_component(path, role)
+  page.facts |= {
+    "role": role,
+    role: _component(described),
+    "pair length": described["pair_length"],
+    "tokenizer": f"{tokenizer.vocab_size:,} tokens",
+    "fingerprint": tokenizer.fingerprint,
+  }
 
 
 def _reader(page: Page, path: Path, total: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from odqa_jax.models.families import Components
 from odqa_jax.plan.cuda import COMPILER_OPTIONS, cudnn_of
 from odqa_jax.plan.peaks import Peak, largest, mfu_bound, peak_of, roofline
 from odqa_jax.plan.programs import (
@@ -26,6 +27,7 @@ from odqa_jax.plan.programs import (
   train_programs,
   training_state,
 )
+from odqa_jax.plan.scoring import scoring_programs
 from odqa_jax.plan.tables import gib, plan_table
 from odqa_jax.plan.topologies import planned_devices
 from odqa_jax.plan.work import measure
@@ -34,6 +36,8 @@ from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import memory
 from odqa_jax.training.fitting import recomputed
+from odqa_jax.training.tasks.table import check_names
+from odqa_jax.training.tasks.task import Needs
 from odqa_jax.training.tokens import settled
 
 PROGRAMS = ("search", "encode", "train")
@@ -49,12 +53,13 @@ class Options:
   Attributes:
     passages: rows of the index.
     width: of the index, outside training; None: that of the config's encoder.
+      A config without a retriever has no index.
     index_dtype: likewise; None: `config.retrieval.dtype`.
     questions: searched at once.
     k: passages found for each.
-    programs: of `PROGRAMS`, separated by commas.
+    programs: of `PROGRAMS`, separated by commas; None: all that there are.
     hbm_gb: GiB of a device; None: from `peaks.PEAKS`.
-    vocabulary: word pieces.
+    vocabulary: see `planned_components`.
     passage_tokens: of a passage and its title, on average.
   """
 
@@ -63,9 +68,9 @@ class Options:
   index_dtype: str | None
   questions: int
   k: int
-  programs: str
+  programs: str | None
   hbm_gb: float | None
-  vocabulary: int
+  vocabulary: int | None
   passage_tokens: int
 
 
@@ -90,7 +95,7 @@ def plan(
   # The compiler needs no TPU, and must not take one that is there.
   jax.config.update("jax_platforms", "cpu")
   settings = read_settings(load_config(config, overrides))
-  wanted = _programs(options)
+  wanted = _programs(options, check_names(settings))
   devices = planned_devices(topology)
   peak = peak_of(devices[0].device_kind)
   needs, components = planned_components(
@@ -102,7 +107,7 @@ def plan(
     components=components,
     mesh=make_mesh(settings.mesh, devices),
     passages=options.passages,
-    width=options.width or components["retriever"].embedding_dim,
+    width=_width(options, components),
     dtype=options.index_dtype or settings.retrieval.dtype,
     questions=options.questions,
     k=options.k,
@@ -119,29 +124,40 @@ def plan(
     "chips": len(devices),
     "hbm_bytes": limit,
     "passages": setting.passages,
-    "width": setting.width,
-    "index_dtype": setting.dtype,
+    "width": setting.width or None,
+    "index_dtype": setting.dtype if setting.width else None,
     "micro_batches": setting.settings.micro_batches,
     "remat": recomputed(setting),
   }
   return figures | measure_programs(setting, wanted, peak, limit)
 
 
-def _programs(options: Options) -> list[str]:
+def _width(options: Options, components: Components) -> int:
+  if "retriever" not in components:
+    return 0
+  return options.width or int(components["retriever"].embedding_dim)
+
+
+def _programs(options: Options, needs: Needs) -> list[str]:
   """The programs that are wanted.
 
   Raises:
-    ValueError: for an unknown one, or a number that is not possible.
+    ValueError: for one that is unknown or that the task does not have, or a
+      number that is not possible.
   """
-  wanted = [name for name in options.programs.split(",") if name]
-  unknown = [name for name in wanted if name not in PROGRAMS]
+  searches = "retriever" in needs.components
+  known = PROGRAMS if searches else PROGRAMS[1:]
+  given = ",".join(known) if options.programs is None else options.programs
+  wanted = [name for name in given.split(",") if name]
+  unknown = [name for name in wanted if name not in known]
   if unknown or not wanted:
     raise ValueError(
-      f"--programs {options.programs!r}: choose of {', '.join(PROGRAMS)}."
+      f"--programs {options.programs!r}: choose of {', '.join(known)}"
+      + ("." if searches else ": the config has no retriever.")
     )
   for name in ("passages", "questions", "vocabulary", "passage_tokens"):
     value = getattr(options, name)
-    if value < 1:
+    if value is not None and value < 1:
       flag = name.replace("_", "-")
       raise ValueError(f"--{flag} {value}: must be at least 1.")
   return wanted
@@ -161,14 +177,16 @@ def measure_programs(
   Returns:
     `programs`, name → figures, and `resident`.
   """
-  training = training_state(setting)
+  training = training_state(setting) if "train" in wanted else None
   # Made first, so that what cannot be is refused before anything is compiled.
   planned: list[Planned] = []
   if "search" in wanted:
     planned += search_programs(setting)
   if "encode" in wanted:
-    planned += encode_programs(setting)
-  if "train" in wanted:
+    searches = "retriever" in setting.components
+    programs = encode_programs if searches else scoring_programs
+    planned += programs(setting)
+  if training is not None:
     planned += train_programs(setting, training)
   figures = {}
   for program in planned:
@@ -248,7 +266,7 @@ def _exceeded(message: str) -> dict[str, Any]:
 def _resident(
   setting: Setting, figures: dict[str, Any], limit: int
 ) -> dict[str, Any]:
-  """What lies on a chip that holds the index while it trains.
+  """What lies on a chip that holds the index, if there is one, and trains.
 
   Where training searches, it is its own index, with what refreshes it.
   """
@@ -257,7 +275,7 @@ def _resident(
     name: part.on_one(devices)
     for name, part in memory.resident(setting).items()
   }
-  if not setting.needs.retrieval:
+  if not setting.needs.retrieval and setting.width:
     parts["index"] = memory.held(index_rows(setting)).on_one(devices)
   parts["temporaries"] = max(
     (

@@ -15,6 +15,7 @@ from jax.sharding import Sharding
 from odqa_jax.data.examples.batch import SEARCHED
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
+from odqa_jax.models.hf.bert_config import CONFIG_DEFAULTS, VARIANT_DEFAULTS
 from odqa_jax.reading.token_store import ROW_BYTES
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.division import size_for
@@ -24,9 +25,10 @@ from odqa_jax.retrieval.refresh_batches import row_writer
 from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.retrieval.rows import abstract_rows
 from odqa_jax.runtime.mesh import replicated, row_sharding
-from odqa_jax.runtime.settings import Settings
+from odqa_jax.runtime.settings import ModelSettings, Settings
 from odqa_jax.text.reader_vocabulary import SENTINELS
 from odqa_jax.training import memory
+from odqa_jax.training.initial_head import HEADS
 from odqa_jax.training.initial_reader import reader_config
 from odqa_jax.training.initial_retriever import encoder_config
 from odqa_jax.training.memory import Run, abstract_batch
@@ -77,7 +79,7 @@ class Setting(Run):
   """What a plan is made for: a training run, and a search outside it.
 
   Attributes:
-    width: of the index that is searched outside training.
+    width: of the index that is searched outside training; 0: there is none.
     dtype: of that index: float32, bfloat16 or int8.
     questions: searched at once, there.
     k: passages found for each.
@@ -90,13 +92,14 @@ class Setting(Run):
 
 
 def planned_components(
-  settings: Settings, vocabulary: int, platform: str
+  settings: Settings, vocabulary: int | None, platform: str
 ) -> tuple[Needs, Components]:
   """What the task of a run needs, with networks of its presets' sizes.
 
   Args:
     settings: of the training run.
-    vocabulary: word pieces of the retriever. The reader shares them, unless
+    vocabulary: tokens of the network, or of the retriever; None: BERT's, or
+      RoBERTa's. A generative reader shares them, unless
       `config.data.reader_corpus` gives it T5's own.
     platform: "tpu", "gpu" or "cpu", which implementations depend on.
 
@@ -104,12 +107,6 @@ def planned_components(
     ValueError: if a size can be told from weights only.
   """
   needs = check_names(settings)
-  if "retriever" not in needs.components:
-    raise ValueError(
-      f"config.task={settings.task} has no retriever, and plans are of tasks "
-      "that have one; its training says itself whether it fits a device, with "
-      "--config.micro_batches=auto."
-    )
   blocks: dict[str, Any] = {"model": dual_encoder.PRESETS}
   if "reader" in needs.components:
     blocks["reader"] = t5.PRESETS
@@ -120,13 +117,17 @@ def planned_components(
         f"does not read; give --config.{block}.preset, one of "
         f"{', '.join(presets)}."
       )
+  vocabulary = vocabulary or _usual_vocabulary(settings.model)
   encoder = encoder_config(settings.model, vocabulary, platform)
   bert = dataclasses.replace(encoder.bert, platform=platform)
   components: dict[str, Any] = {
-    "retriever": dual_encoder.DualEncoder(
-      dataclasses.replace(encoder, bert=bert)
-    )
+    role: HEADS[role](settings, bert)
+    for role in needs.components
+    if role in HEADS
   }
+  if "retriever" in needs.components:
+    encoder = dataclasses.replace(encoder, bert=bert)
+    components["retriever"] = dual_encoder.DualEncoder(encoder)
   if "reader" in needs.components:
     size = vocabulary + 2 + SENTINELS
     ids = ReaderSizes(size, 0, vocabulary, vocabulary + 1)
@@ -138,16 +139,26 @@ def planned_components(
   return needs, components
 
 
+def _usual_vocabulary(model: ModelSettings) -> int:
+  """What published networks of the preset's variant have."""
+  variant = dual_encoder.PRESETS[model.preset].get("variant", "bert")
+  usual = CONFIG_DEFAULTS | VARIANT_DEFAULTS.get(variant, {})
+  return int(usual["vocab_size"])
+
+
 def planned_tokens(setting: Setting, each: int) -> memory.Held:
   """What the tokens of all passages take of the devices.
 
   Without the margins, of a few hundred tokens on each.
 
   Args:
-    setting: whose reader may have a store of its own.
+    setting: whose reader may have a store of its own. Without retrieval no
+      tokens are held.
     each: tokens of a passage and its title, on average.
   """
   data = setting.settings.data
+  if not setting.needs.retrieval:
+    return memory.Held(0, 0)
   sizes = [setting.components["retriever"].config.bert.vocab_size]
   if data.reader_corpus and "reader" in setting.components:
     sizes.append(setting.components["reader"].config.vocab_size)

@@ -1,15 +1,16 @@
 """An extractive reader at work: spans of passages that answer a question.
 
-    reader = load_span_reader("work/extractive", corpus)
+    reader = load_span_reader("work/extractive", corpus)  # or a published one
     for found in read_spans(reader, questions, rows, most=10):
       answers = best_answers(found, corpus, k=20, most=10)
 
 Log-probabilities are normalised over all passages of a question (R2-D2, Fajcik
-et al. 2021), but no passage needs another one to be read: of each the device
-gives its best spans, normalised over itself, and the logarithms of its sums,
-from which those over any of the passages follow. So passages of several
-questions share batches of equal lengths, memory does not grow with their
-number, and what was read once is decoded for every k.
+et al. 2021), or, of a reader with DPR's objective, over each passage alone. In
+both cases no passage needs another one to be read: of each the device gives its
+best spans, normalised over itself, and the logarithms of its sums, from which
+those over any of the passages follow. So passages of several questions share
+batches of equal lengths, memory does not grow with their number, and what was
+read once is decoded for every k.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from odqa_jax.data.examples.batch import Batch
 from odqa_jax.data.examples.pair_inputs import Packed, PairInputs
 from odqa_jax.models.extractive_reader import ExtractiveReader
 from odqa_jax.models.families import network_from
+from odqa_jax.models.hf.heads import holds_spans
 from odqa_jax.objectives.best_spans import BestSpans, best_spans
 from odqa_jax.objectives.normalisers import log_sum
 from odqa_jax.objectives.spans import (
@@ -49,7 +51,9 @@ from odqa_jax.runtime.mesh import (
   row_sharding,
   to_host,
 )
+from odqa_jax.text.byte_pairs import BytePairTokenizer
 from odqa_jax.text.pairs import PairVocabulary
+from odqa_jax.text.tokenizer import Tokenizer
 
 ROLE = "extractive_reader"
 # Pairs that are packed, and sorted by length, at once.
@@ -67,6 +71,8 @@ class SpanReader:
     inputs: packs passages with their questions.
     question_length: longest question in tokens.
     span_length: longest answer in tokens.
+    passage_first: the order of the pairs that it was trained on.
+    objective: likewise, of `settings.EXTRACTIVE`; answers are found by it.
     score: compiled; see `score_passages`.
   """
 
@@ -75,6 +81,8 @@ class SpanReader:
   inputs: PairInputs
   question_length: int
   span_length: int
+  passage_first: bool
+  objective: str
   score: Callable[..., "PassageReading"]
 
 
@@ -91,13 +99,13 @@ class PassageReading(NamedTuple):
 
 
 def holds_span_reader(path: str | Path) -> bool:
-  """Whether a checkpoint is a training workdir, or a step, with one.
+  """Whether a checkpoint has one: a workdir, a step, or a published folder.
 
   Raises:
     ValueError: if it is no checkpoint at all.
   """
   if is_pretrained_folder(path):
-    return False
+    return holds_spans(path)
   folder, step = find_step(Path(path))
   return ROLE in read_extra(folder, step)["components"]
 
@@ -106,13 +114,29 @@ def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
   """Loads an extractive reader, for any corpus: it is read as text.
 
   Args:
-    path: a training workdir, or one step of it.
+    path: a training workdir, one step of it, or a published folder.
     corpus: the evidence.
 
   Raises:
     ValueError: see `load_component`.
   """
-  described, params, tokenizer = load_component(path, ROLE)
+  return span_reader(*load_component(path, ROLE), corpus)
+
+
+def span_reader(
+  described: Mapping[str, Any],
+  params: Any,
+  tokenizer: Tokenizer | BytePairTokenizer,
+  corpus: Corpus,
+) -> SpanReader:
+  """A reader of a corpus, by its description in a checkpoint.
+
+  Args:
+    described: of the component.
+    params: of it alone, with any sharding.
+    tokenizer: of the network.
+    corpus: the evidence.
+  """
   inputs = PairInputs(
     PairVocabulary(tokenizer),
     corpus,
@@ -125,6 +149,8 @@ def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
     inputs,
     question_length=described["question_length"],
     span_length=described["span_length"],
+    passage_first=described.get("passage_first", True),
+    objective=described.get("objective", "independent"),
   )
 
 
@@ -135,18 +161,52 @@ def make_span_reader(
   *,
   question_length: int,
   span_length: int,
+  passage_first: bool = True,
+  objective: str = "independent",
 ) -> SpanReader:
-  """Puts a reader together from parts in memory (any sharding)."""
-  local = replicated(make_mesh(devices=jax.local_devices()))
-  score = functools.partial(score_passages, network, longest=span_length)
+  """Puts a reader together from parts in memory (any sharding).
+
+  Raises:
+    ValueError: if it has DPR's objective and no head of passages.
+  """
+  if objective == "dpr" and not network.config.passage:
+    raise ValueError(
+      "DPR's reader answers from the passage that it ranks first, and this one "
+      "has no head of passages; load it with the objective 'independent'."
+    )
   return SpanReader(
     network=network,
-    params=jax.device_put(to_host(params), local),
+    params=_placed(params),
     inputs=inputs,
     question_length=question_length,
     span_length=span_length,
-    score=jax.jit(score, static_argnames="most"),
+    passage_first=passage_first,
+    objective=objective,
+    score=compiled_reading(network, span_length),
   )
+
+
+def compiled_reading(
+  network: ExtractiveReader, span_length: int
+) -> Callable[..., "PassageReading"]:
+  """`score_passages` of a network, for spans of at most so many tokens."""
+  score = functools.partial(score_passages, network, longest=span_length)
+  return jax.jit(score, static_argnames="most")
+
+
+def with_params(reader: SpanReader, params: Any) -> SpanReader:
+  """The same reader, compiled as it is, with other parameters."""
+  return dataclasses.replace(reader, params=_placed(params))
+
+
+def without_params(reader: SpanReader) -> SpanReader:
+  """What `with_params` takes, and what takes no memory of the devices."""
+  return dataclasses.replace(reader, params=None)
+
+
+def _placed(params: Any) -> Any:
+  local = replicated(make_mesh(devices=jax.local_devices()))
+  return jax.device_put(to_host(params), local)
 
 
 def score_passages(
@@ -225,14 +285,17 @@ def read_spans(
       for ids in reader.inputs.vocabulary.encode_batch(questions[start:stop])
     ]
     packed = reader.inputs.pack(
-      texts, some, passages=max(map(len, some)), passage_first=True
+      texts,
+      some,
+      passages=max(map(len, some)),
+      passage_first=reader.passage_first,
     )
     inputs = _flat_inputs(packed)
     if not sizes and len(inputs["ids"]):
       # The same for all groups, so that no more programs are compiled.
       sizes = _sizes(inputs["lengths"], reader.inputs.length, batch_tokens)
     found = _scored(reader, inputs, sizes, most)
-    yield from _by_question(packed, some, found, most)
+    yield from _by_question(packed, some, found, most, reader.objective)
 
 
 def _sizes(
@@ -317,6 +380,7 @@ def _by_question(
   rows: Sequence[Sequence[int]],
   found: Mapping[str, np.ndarray],
   most: int,
+  objective: str,
 ) -> Iterator[PassageSpans]:
   """Cuts what was found into questions, and tokens into characters."""
   first = 0
@@ -339,6 +403,7 @@ def _by_question(
       ends=places[1],
       log_scores=_components("score/", mine),
       log_sums=_components("sum/", mine),
+      objective=objective,
     )
 
 

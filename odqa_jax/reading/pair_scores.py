@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float32, Int, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.views import UntitledPassages
+from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
 from odqa_jax.data.examples.pair_inputs import PairInputs
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, check_aligned
@@ -61,14 +61,14 @@ class _Piece(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: ScorerConfig) -> Callable[..., jax.Array]:
-  """Kept, so that the second run of a process compiles nothing."""
+def compiled_scores(config: ScorerConfig) -> Callable[..., jax.Array]:
+  """`PassageScorer.score`, kept, so that a second run compiles nothing."""
   return jax.jit(PassageScorer(config).score)
 
 
 def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   """Starts a batch, whose rows are divided over the devices."""
-  score = _compiled(scorer.network.config)
+  score = compiled_scores(scorer.network.config)
   placed = jax.device_put(inputs, row_sharding(scorer.mesh))
   return score(scorer.params, *placed)
 
@@ -287,9 +287,16 @@ class PassageScores:
     scorer: TrainedScorer,
     corpus: Corpus,
     *,
+    rows: Int[np.ndarray, " m"] | None = None,
     batch_tokens: int | None = None,
   ) -> None:
     """Opens a corpus for a trained classifier, which reads its ids.
+
+    Args:
+      scorer: the classifier.
+      corpus: whose passages are scored.
+      rows: ascending, of those that are; row i is then `rows[i]`. None: all.
+      batch_tokens: see `score_pairs`.
 
     Raises:
       ValueError: if another tokenizer made the ids.
@@ -303,13 +310,14 @@ class PassageScores:
       )
     self.fingerprint = scorer.fingerprint
     self._scorer = scorer
-    self._passages = corpus if scorer.title else UntitledPassages(corpus)
+    some = corpus if rows is None else PassageSample(corpus, rows)
+    self._passages = some if scorer.title else UntitledPassages(some)
     self._lengths = self._passages.packed_lengths(scorer.passage_length)
     self._sizes = batch_sizes(
       self._lengths,
       scorer.passage_length,
       batch_tokens or _tokens_at_once(scorer),
-      rows=len(corpus),
+      rows=len(some),
       devices=scorer.mesh.size,
     )
 

@@ -24,6 +24,7 @@ class PassageSpans:
     ends: the character after its last.
     log_scores: component → log-probability within the passage.
     log_sums: component → logarithm of the passage's sum.
+    objective: by which the reader was trained, and answers.
   """
 
   rows: Int64[np.ndarray, " m"]
@@ -31,6 +32,7 @@ class PassageSpans:
   ends: Int64[np.ndarray, "m t"]
   log_scores: Mapping[str, Float64[np.ndarray, "m t"]]
   log_sums: Mapping[str, Float64[np.ndarray, " m"]]
+  objective: str = "independent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,9 @@ class ExtractedAnswer:
     row: of their passage.
     start: their place there, in characters; `end` is past the last one.
     end: likewise.
-    scores: component → log-probability over all passages of the question.
+    scores: component → log-probability over all passages of the question; of
+      a reader with DPR's objective, those of start and end are over the tokens
+      of the passage.
   """
 
   text: str
@@ -64,7 +68,9 @@ def best_answers(
 ) -> list[ExtractedAnswer]:
   """The likeliest spans of a question, the best first.
 
-  Of equal ones that of the first row, then of the first place comes first,
+  A reader with DPR's objective answers from the passage that it ranks first
+  alone: "Dense Passage Retrieval for Open-Domain Question Answering", Sec. 6.1.
+  Of equal spans that of the first row, then of the first place comes first,
   whatever the order of the passages was.
 
   Args:
@@ -75,15 +81,13 @@ def best_answers(
     merge: of these spans, make one answer of those that are equal once they are
       normalised; its probability is the sum, its place the likeliest.
   """
-  rows = found.rows[:k]
+  rows, starts, ends = found.rows[:k], found.starts[:k], found.ends[:k]
   if not len(rows):
     return []
-  scores = {}
-  for name, within in found.log_scores.items():
-    sums = found.log_sums[name][:k]
-    scores[name] = within[:k] + (sums - np.logaddexp.reduce(sums))[:, None]
+  scores = _log_probs(found, k)
   total = np.sum([*scores.values()], axis=0)
-  starts, ends = found.starts[:k], found.ends[:k]
+  if found.objective == "dpr":
+    starts = _of_one_passage(rows, starts, found.log_sums["passage"][:k])
   passages = np.broadcast_to(rows[:, None], starts.shape)
   keys = (ends, starts, passages, -total)
   order = np.lexsort([key.ravel() for key in keys])
@@ -104,6 +108,31 @@ def best_answers(
     if len(answers) == most:
       break
   return _merged(answers) if merge else answers
+
+
+def _log_probs(
+  found: PassageSpans, k: int | None
+) -> dict[str, Float64[np.ndarray, "m t"]]:
+  """Component → log-probability of every span of the first k passages."""
+  scores = {}
+  for name, within in found.log_scores.items():
+    scores[name] = within[:k]
+    # DPR's tokens compete with those of their own passage alone.
+    if found.objective != "dpr" or name == "passage":
+      sums = found.log_sums[name][:k]
+      scores[name] = within[:k] + (sums - np.logaddexp.reduce(sums))[:, None]
+  return scores
+
+
+def _of_one_passage(
+  rows: Int64[np.ndarray, " m"],
+  starts: Int64[np.ndarray, "m t"],
+  scores: Float64[np.ndarray, " m"],
+) -> Int64[np.ndarray, "m t"]:
+  """The starts, −1 outside the best passage; of two, that of the first row."""
+  scores = np.where((starts >= 0).any(axis=1), scores, -np.inf)
+  chosen = np.lexsort((rows, -scores))[0]
+  return np.where(np.arange(len(rows))[:, None] == chosen, starts, -1)
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

@@ -55,13 +55,19 @@ def span_record(answers: SpanAnswers) -> dict[str, Any]:
   `answer`, `k`, and `spans`, the best first: each with `text`, its `passage`
   (an id), its place there (`start`, `end`, in characters), `scores` (component
   → log-score), `parts` (head of the extractive reader → log-probability) and,
-  where there is a fusion, `fused`.
+  where there is a fusion, `fused`. With a generative reader also `generated`
+  (its `text` and `score`, the log-probability), `extractive` (whether the
+  answer is the first span) and `margin` (above 0 the span is preferred; null
+  where no fusion has chosen between the two).
   """
-  return {
-    "answer": answers.text,
-    "k": answers.k,
-    "spans": [_span(answer) for answer in answers.answers],
-  }
+  record: dict[str, Any] = {"answer": answers.text, "k": answers.k}
+  if answers.generated is not None:
+    record |= {
+      "extractive": answers.extractive,
+      "margin": answers.margin,
+      "generated": dataclasses.asdict(answers.generated),
+    }
+  return record | {"spans": [_span(answer) for answer in answers.answers]}
 
 
 def _span(answer: SpanAnswer) -> dict[str, Any]:
@@ -83,8 +89,20 @@ def show_spans(question: str, answers: SpanAnswers) -> str:
     place = f"{span.start}-{span.end}"
     cells = [f"{value:.3f}" for value in figures]
     table.append([span.text, span.passage, place, *cells])
-  lines = [f"? {question}", f"= {answers.text}", ""]
+  lines = [f"? {question}", f"= {answers.text}{_choice(answers)}", ""]
   return "\n".join([*lines, text_table(table, right=range(3, len(table[0])))])
+
+
+def _choice(answers: SpanAnswers) -> str:
+  """What was chosen between span and generated answer, and the latter."""
+  generated = answers.generated
+  if generated is None:
+    return ""
+  said = "a span" if answers.extractive else "written"
+  if answers.margin is not None:
+    said += f", margin {answers.margin:.3f}"
+  score = f"log-probability {generated.score:.3f}"
+  return f"   ({said})\n  written: {generated.text}   ({score})"
 
 
 def write_answers(

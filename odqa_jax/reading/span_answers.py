@@ -1,15 +1,17 @@
 """Answers of an extractive reader, with what every component says of them.
 
-    passages = Passages.of({"retriever": ranking})
-    for found in answer_with_spans(reader, questions, passages, most=10):
+    passages = Passages.of(ranking)
+    for (found,) in answer_with_spans(reader, questions, passages, most=10):
       found.text, found.answers[0].span, found.answers[0].scores
 
 The log-score of retriever and reranker for a span is the log-softmax of their
 scores over the passages that are read; that of the extractive reader is the
-sum of its log-probabilities.
+sum of its log-probabilities; that of a generative reader is the one of its
+words (`span_likelihoods.py`), whatever passage they are from.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +22,22 @@ from scipy.special import log_softmax
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
-from odqa_jax.reading.candidates import Candidates, Span
+from odqa_jax.reading.candidates import Candidates, Generated, Span
 from odqa_jax.reading.extract import ROLE, SpanReader, read_spans
-from odqa_jax.reading.fusion import Fusion
+from odqa_jax.reading.fusion import FusedAnswer, Fusion
 from odqa_jax.reading.passage_spans import (
   ExtractedAnswer,
   PassageSpans,
   best_answers,
 )
+from odqa_jax.reading.span_likelihoods import (
+  Asked,
+  GenerativeReader,
+  read_and_score,
+)
+
+# What a generative reader is called among the components.
+GENERATOR = "reader"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,21 +108,40 @@ class SpanAnswers:
     question_id: of the question.
     k: passages that were read at most.
     answers: the best first; none where there was nothing to read.
+    generated: by a generative reader; None without one.
+    decision: of a fusion; None: the extractive reader decides.
   """
 
   question_id: str
   k: int
   answers: tuple[SpanAnswer, ...]
+  generated: Generated | None = None
+  decision: FusedAnswer | None = None
 
   @property
   def text(self) -> str:
     """The answer; "" without one."""
+    if self.decision is not None:
+      return self.decision.text
     return self.answers[0].span.text if self.answers else ""
+
+  @property
+  def extractive(self) -> bool:
+    """Whether the answer is a span, and not what was written."""
+    if self.decision is not None:
+      return self.decision.extractive
+    return bool(self.answers)
+
+  @property
+  def margin(self) -> float | None:
+    """Above 0 the span is preferred; None where there was no choice."""
+    return self.decision.margin if self.decision else None
 
   @property
   def candidates(self) -> Candidates:
     """For the fusion of components."""
-    return Candidates(self.question_id, tuple(a.span for a in self.answers))
+    spans = tuple(a.span for a in self.answers)
+    return Candidates(self.question_id, spans, self.generated)
 
 
 def check_fusion(fusion: Fusion, components: Sequence[str]) -> None:
@@ -138,6 +167,7 @@ def answer_with_spans(
   most: int,
   cutoffs: Sequence[int] = (),
   merge: bool = False,
+  generator: GenerativeReader | None = None,
   fusion: Fusion | None = None,
 ) -> Iterator[list[SpanAnswers]]:
   """Answers every question; its passages are read once for all cutoffs.
@@ -150,52 +180,124 @@ def answer_with_spans(
     cutoffs: read so many of the first passages, one result for each; none:
       all of them.
     merge: see `best_answers`.
-    fusion: decides in place of the reader alone.
+    generator: scores the spans too, and writes an answer of its own; for one
+      cutoff alone.
+    fusion: decides in place of the extractive reader alone.
 
   Raises:
-    ValueError: see `check_fusion`, `read_spans`.
+    ValueError: see `check_fusion`, `read_spans`; or for several cutoffs with a
+      generative reader.
   """
   if fusion is not None:
-    check_fusion(fusion, [*passages.scores, ROLE])
+    more = [GENERATOR] if generator else []
+    check_fusion(fusion, [*passages.scores, ROLE, *more])
+  cutoffs = cutoffs or (passages.rows.shape[1],)
+  extracted = _extracted(
+    reader, questions, passages, most=most, cutoffs=cutoffs, merge=merge
+  )
+  if generator is not None:
+    if len(cutoffs) > 1:
+      raise ValueError(
+        f"a generative reader reads once, and not at the cutoffs {cutoffs}; "
+        "choose one of them."
+      )
+    extracted = _with_generated(generator, questions, passages, extracted)
+  for found in extracted:
+    yield [_decided(each, fusion) for each in found]
+
+
+def _extracted(
+  reader: SpanReader,
+  questions: Sequence[Question],
+  passages: Passages,
+  *,
+  most: int,
+  cutoffs: Sequence[int],
+  merge: bool,
+) -> Iterator[list[SpanAnswers]]:
+  """What the extractive reader finds, for every cutoff."""
   corpus = reader.inputs.corpus
   texts = [question.question for question in questions]
   found = read_spans(reader, texts, passages.rows, most=most)
   for i, (question, spans) in enumerate(zip(questions, found, strict=True)):
     real = passages.rows[i] >= 0
     scores = {n: x[i][real].astype(float) for n, x in passages.scores.items()}
+    options = {"most": most, "merge": merge}
     yield [
       SpanAnswers(
-        question.id,
-        k,
-        _answers(corpus, spans, scores, fusion, k=k, most=most, merge=merge),
+        question.id, k, _scored(corpus, spans, scores, k=k, **options)
       )
-      for k in cutoffs or (passages.rows.shape[1],)
+      for k in cutoffs
     ]
 
 
-def _answers(
+def _scored(
   corpus: Corpus,
   spans: PassageSpans,
   scores: Mapping[str, Float64[np.ndarray, " m"]],
-  fusion: Fusion | None,
+  *,
+  k: int,
   **options: Any,
 ) -> tuple[SpanAnswer, ...]:
   """Of one question, the best first."""
-  k = options["k"]
   places = {row: i for i, row in enumerate(spans.rows[:k].tolist())}
   logs = {name: log_softmax(x[:k]) for name, x in scores.items() if len(x)}
   answers = []
-  for answer in best_answers(spans, corpus, **options):
+  for answer in best_answers(spans, corpus, k=k, **options):
     said = {n: float(x[places[answer.row]]) for n, x in logs.items()}
     said[ROLE] = answer.log_prob
     place = corpus.id(answer.row), answer.start, answer.end
     answers.append(SpanAnswer(Span(answer.text, *place, said), answer))
-  if fusion is None or not answers:
-    return tuple(answers)
+  return tuple(answers)
+
+
+def _with_generated(
+  generator: GenerativeReader,
+  questions: Sequence[Question],
+  passages: Passages,
+  extracted: Iterator[list[SpanAnswers]],
+) -> Iterator[list[SpanAnswers]]:
+  """The same with the scores and the answer of a generative reader."""
+  ahead, behind = itertools.tee(extracted)
+  asked = (
+    Asked(
+      question.question,
+      rows[: found.k],
+      [answer.span.text for answer in found.answers],
+    )
+    for question, rows, (found,) in zip(
+      questions, passages.rows, ahead, strict=True
+    )
+  )
+  said = read_and_score(generator, asked)
+  for (found,), (written, log_probs) in zip(behind, said, strict=True):
+    answers = tuple(
+      dataclasses.replace(answer, span=_and_score(answer.span, value))
+      for answer, value in zip(found.answers, log_probs, strict=True)
+    )
+    generated = Generated(written.text, written.log_prob)
+    yield [dataclasses.replace(found, answers=answers, generated=generated)]
+
+
+def _and_score(span: Span, value: float) -> Span:
+  return dataclasses.replace(span, scores={**span.scores, GENERATOR: value})
+
+
+def _decided(found: SpanAnswers, fusion: Fusion | None) -> SpanAnswers:
+  """The spans in the order of their fused scores, and the decision."""
+  if fusion is None:
+    return found
   # In this order equal scores are decided as `Fusion.answer` does.
-  answers.sort(key=lambda a: (a.span.passage, a.span.start, a.span.end))
-  fused = fusion.scores([a.span for a in answers]).tolist()
-  weighed = [
-    dataclasses.replace(a, fused=x) for a, x in zip(answers, fused, strict=True)
-  ]
-  return tuple(sorted(weighed, key=lambda a: -(a.fused or 0.0)))
+  answers = sorted(
+    found.answers, key=lambda a: (a.span.passage, a.span.start, a.span.end)
+  )
+  scores = fusion.scores([a.span for a in answers])
+  best_first = np.argsort(-scores, kind="stable").tolist()
+  return dataclasses.replace(
+    found,
+    answers=tuple(
+      dataclasses.replace(answers[i], fused=float(scores[i]))
+      for i in best_first
+    ),
+    decision=fusion.answer(found.candidates),
+  )

@@ -184,6 +184,9 @@ class EvaluateSettings:
   """What is measured at every checkpoint."""
 
   questions: str = _key("", "a question set; none: nothing is measured")
+  run: str = _key(
+    "", "of these: what a reranker orders, or an extractive reader reads"
+  )
   corpus: str = _key("", "another corpus to search; none: the training's")
   best: str = _key("recall@20", "the step with the highest value is kept")
   k: int = _key(0, "passages read; 0: as many as in training", least=0)

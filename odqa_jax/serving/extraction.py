@@ -4,6 +4,12 @@ sources = Sources("work/extractive", retriever="work/ict", index="index")
 extraction = open_extraction(sources, questions, corpus, k=100)
 for found in extraction.answers(questions, most=10):
   ...
+
+A retriever finds k passages of each question, a reranker brings them into its
+own order, and the first of them are read. A generative reader scores the best
+spans as well and writes an answer of its own, and a fusion decides: that is
+"R2-D2: A Modular Baseline for Open-Domain Question Answering" (Fajcik et al.
+2021), of which every part but the extractive reader may be left out.
 """
 
 import dataclasses
@@ -17,14 +23,20 @@ from odqa_jax.data.runs import Ranking, read_run
 from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.reading.answer import default_batch_size
 from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
 from odqa_jax.reading.fusion import Fusion, load_fusion
+from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import (
+  GENERATOR,
   Passages,
   SpanAnswers,
   answer_with_spans,
   check_fusion,
 )
+from odqa_jax.reading.span_likelihoods import GenerativeReader
+from odqa_jax.reading.system import load_system
+from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.progress import progress_bar
@@ -36,22 +48,28 @@ class Sources:
   """Where the parts are.
 
   Attributes:
-    reader: the extractive reader's checkpoint.
+    extractive_reader: a checkpoint.
     retriever: a checkpoint that searches; None: `run` has been found.
     index: of it.
     backend: of the search.
     run: the file of a search.
-    reranked: a run that a reranker made of it; None: there is none.
-    fusion: the file; None: the reader decides.
+    reranker: a checkpoint; None: there is none, or `reranked`.
+    reranked: a run that a reranker made of `run`; None: there is none.
+    reader: the checkpoint of a generative reader; None: there is none.
+    reader_corpus: the passages in its vocabulary; see `load_system`.
+    fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
   """
 
-  reader: str
+  extractive_reader: str
   retriever: str | None = None
   index: str | None = None
   backend: str = "exact"
   run: str | None = None
+  reranker: str | None = None
   reranked: str | None = None
+  reader: str | None = None
+  reader_corpus: str | None = None
   fusion: str | None = None
   exclude_self: bool = False
 
@@ -59,9 +77,9 @@ class Sources:
     """Raises ValueError unless there is one source of passages."""
     if (self.retriever is None) == (self.run is None):
       raise ValueError(
-        f"{self.reader} holds an extractive reader, which reads what others "
-        "find; give --retriever DIR with --index DIR, or --run FILE of a "
-        "search."
+        f"{self.extractive_reader} holds an extractive reader, which reads "
+        "what others find; give --retriever DIR with --index DIR, or --run "
+        "FILE of a search."
       )
     if (self.retriever is None) != (self.index is None):
       raise ValueError("--retriever DIR and --index DIR go together.")
@@ -69,13 +87,23 @@ class Sources:
       raise ValueError(
         "--reranked FILE needs --run FILE, the run that was reranked."
       )
+    if self.reranked is not None and self.reranker is not None:
+      raise ValueError(
+        "--reranker DIR makes what --reranked FILE has; leave one of them out."
+      )
+    if self.reader_corpus is not None and self.reader is None:
+      raise ValueError(
+        "--reader-corpus DIR is for a reader that writes; give --reader DIR."
+      )
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
+    retriever = self.retriever and resolve_folder(self.retriever)
     named = {
-      "retriever": self.retriever or self.run,
-      "reranker": self.reranked,
-      ROLE: self.reader,
+      "retriever": retriever or self.run,
+      "reranker": self.reranker or self.reranked,
+      ROLE: self.extractive_reader,
+      GENERATOR: self.reader,
     }
     return {n: component_version(p) for n, p in named.items() if p is not None}
 
@@ -86,14 +114,18 @@ class Extraction:
 
   Attributes:
     reader: the extractive reader.
+    generator: the generative reader; None without one.
     ranking: of the search.
+    reranked: of the reranker; None without one.
     passages: what is read of it.
     versions: component → what a fusion knows it by.
-    fusion: None: the reader decides.
+    fusion: None: the extractive reader decides.
   """
 
   reader: SpanReader
+  generator: GenerativeReader | None
   ranking: Ranking
+  reranked: Ranking | None
   passages: Passages
   versions: Mapping[str, str]
   fusion: Fusion | None
@@ -105,7 +137,12 @@ class Extraction:
     with progress_bar("read", len(questions), "questions") as update:
       for i, found in enumerate(
         answer_with_spans(
-          self.reader, questions, self.passages, fusion=self.fusion, **options
+          self.reader,
+          questions,
+          self.passages,
+          generator=self.generator,
+          fusion=self.fusion,
+          **options,
         )
       ):
         update(i + 1)
@@ -113,43 +150,85 @@ class Extraction:
 
 
 def open_extraction(
-  sources: Sources, questions: Sequence[Question], corpus: Corpus, *, k: int
+  sources: Sources,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  k: int,
+  read_k: int | None = None,
+  batch_size: int | None = None,
+  beams: int = 1,
 ) -> Extraction:
-  """Loads the reader, and searches or reads the run.
+  """Loads the parts, searches or reads the run, and reranks.
 
   Args:
     sources: where all is.
     questions: what is asked.
     corpus: the evidence.
-    k: passages that are read of each question at most.
+    k: passages that are found, and reranked, of each question at most.
+    read_k: the first of these, which are read; None: all.
+    batch_size: questions that a generative reader reads at a time; None: what
+      suits the devices.
+    beams: see `GenerativeReader`.
 
   Raises:
     ValueError: if a part is missing or does not fit the others.
   """
   sources.check()
-  reader = load_span_reader(sources.reader, corpus)
+  if read_k is not None and not 1 <= read_k <= k:
+    raise ValueError(f"--read-k {read_k}: choose from 1 to --k {k}.")
   versions, fusion = sources.versions(), None
   if sources.fusion is not None:
     fusion = load_fusion(sources.fusion)
     check_fusion(fusion, [*versions])
+  # All are loaded before the search, which may take long.
+  reader = load_span_reader(sources.extractive_reader, corpus)
+  generator = _load_generator(sources, corpus, batch_size, beams)
+  reranker = None
+  if sources.reranker is not None:
+    reranker = load_trained_scorer(sources.reranker, "reranker")
+  ranking = _found(sources, questions, corpus, k)
   reranked = None
+  if sources.reranked is not None:
+    reranked = _read_run(sources.reranked, questions, corpus)
+  elif reranker is not None:
+    some = ranking.cut(k)
+    with progress_bar("rerank", some.rows.size, "pairs") as update:
+      reranked = rerank(reranker, some, questions, corpus, progress=update)
+  passages = Passages.of(ranking, reranked, read_k or k)
+  return Extraction(
+    reader, generator, ranking, reranked, passages, versions, fusion
+  )
+
+
+def _load_generator(
+  sources: Sources, corpus: Corpus, batch_size: int | None, beams: int
+) -> GenerativeReader | None:
+  if sources.reader is None:
+    return None
+  store = sources.reader_corpus and Corpus(sources.reader_corpus)
+  system = load_system(sources.reader, corpus, store or None)
+  if batch_size is None:
+    batch_size = default_batch_size(system, system.config.k)
+  return GenerativeReader(system, batch_size, beams)
+
+
+def _found(
+  sources: Sources, questions: Sequence[Question], corpus: Corpus, k: int
+) -> Ranking:
+  """What the retriever finds, or has found."""
   if sources.run is not None:
-    ranking = _read_run(sources.run, questions, corpus)
-    if sources.reranked is not None:
-      reranked = _read_run(sources.reranked, questions, corpus)
-  else:
-    assert sources.retriever is not None and sources.index is not None
-    retriever = load_retriever(resolve_folder(sources.retriever))
-    ranking = rank_passages(
-      retriever,
-      make_index(retriever, corpus, sources.index, sources.backend),
-      corpus,
-      questions,
-      k=k,
-      exclude_self=sources.exclude_self,
-    )
-  passages = Passages.of(ranking, reranked, k)
-  return Extraction(reader, ranking, passages, versions, fusion)
+    return _read_run(sources.run, questions, corpus)
+  assert sources.retriever is not None and sources.index is not None
+  retriever = load_retriever(resolve_folder(sources.retriever))
+  return rank_passages(
+    retriever,
+    make_index(retriever, corpus, sources.index, sources.backend),
+    corpus,
+    questions,
+    k=k,
+    exclude_self=sources.exclude_self,
+  )
 
 
 def _read_run(
@@ -167,24 +246,47 @@ def measure_spans(
   read_k: int | None = None,
   **options: Any,
 ) -> dict[str, dict[str, Any]]:
-  """Gives k → exact match and F1 with the first k passages.
+  """Gives k → `span_measures` with the first k passages.
 
   Args:
     extraction: what answers.
     questions: those to measure on.
-    read_k: this k alone; None: `CUTOFFS`, and as many as there are.
+    read_k: this k alone; None: `CUTOFFS`, and as many as there are. A
+      generative reader reads as many as in training for every k, and takes
+      long: with one, only as many as there are.
     options: of `answer_with_spans`.
   """
   width = extraction.passages.rows.shape[1]
   cutoffs = [k for k in CUTOFFS if k < width] + [width]
   if read_k is not None:
     cutoffs = [read_k]
+  elif extraction.generator is not None:
+    cutoffs = [width]
   best = []
   for found in extraction.answers(questions, cutoffs=cutoffs, **options):
     best.append([dataclasses.replace(f, answers=f.answers[:1]) for f in found])
   figures = {}
   for i, k in enumerate(cutoffs):
-    measured = answer_measures([found[i] for found in best], questions)
+    measured = span_measures([found[i] for found in best], questions)
     del measured["questions"]
     figures[str(k)] = measured
   return figures
+
+
+def span_measures(
+  answers: Sequence[SpanAnswers], questions: Sequence[Question]
+) -> dict[str, Any]:
+  """`answer_measures`, also of a generative reader's own answers.
+
+  With one, `extractive` is the share of answers that are spans, and `generated`
+  has the figures of what was written.
+  """
+  measured = answer_measures(answers, questions)
+  written = [a.generated for a in answers if a.generated is not None]
+  if written:
+    spans = sum(a.extractive for a in answers)
+    measured["extractive"] = spans / len(answers)
+    generated = answer_measures(written, questions)
+    del generated["questions"]
+    measured["generated"] = generated
+  return measured

@@ -23,6 +23,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.reading.candidates import COMPONENTS
 from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import holds_reader
+from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import (
   Retriever,
@@ -45,10 +46,10 @@ from odqa_jax.runtime.mesh import to_host
 SYSTEM = "system.json"
 _FORMAT = 1
 _NEEDED = ("corpus", "index", "retriever")
+# Networks that may be published folders, as the retriever may.
+_PUBLISHED = ("reranker", "extractive_reader")
 # All parts; the components in the order in which they work.
 PARTS = ("corpus", "index", "reader_corpus", *COMPONENTS, "fusion")
-# What `answer` and `evaluate` use.
-_ANSWERING = ("corpus", "index", "reader_corpus", "retriever", "reader")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,9 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
   Args:
     out: the folder; a system there is replaced.
     parts: paths by the names of `PARTS`. Training workdirs stand for their
-      best or last step, and it is the step that is kept. Where no reader is
-      named, that of the retriever's checkpoint is taken, if it has one.
+      best or last step, and it is the step that is kept. Where neither
+      `reader` nor `extractive_reader` is named, the reader of the retriever's
+      checkpoint is taken, if it has one.
 
   Raises:
     ValueError: naming the part that is missing or does not fit the others.
@@ -108,7 +110,8 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
       )
     )
   paths = {n: _resolved(n, Path(parts[n])) for n in PARTS if n in parts}
-  if "reader" not in paths and holds_reader(paths["retriever"]):
+  named = "reader" in paths or "extractive_reader" in paths
+  if not named and holds_reader(paths["retriever"]):
     paths["reader"] = paths["retriever"]
   hashes = {name: part_hash(path) for name, path in paths.items()}
   system = SystemFolder(out, paths, hashes)
@@ -166,11 +169,11 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
   """
   system = open_system(directory)
   paths = system.paths
-  extractive = "extractive_reader" in paths
-  used = {*_ANSWERING, *(("extractive_reader", "fusion") if extractive else ())}
-  # A reader that the retriever was trained with comes with it.
-  if extractive and paths.get("reader") != paths["retriever"]:
-    used.remove("reader")
+  used = {"corpus", "index", "retriever", "reader"}
+  if "reader" in paths:
+    used |= {"reader_corpus"}
+  if "extractive_reader" in paths:
+    used |= {"reranker", "extractive_reader", "fusion"}
   for name in paths:
     if name not in used:
       raise ValueError(
@@ -276,7 +279,8 @@ def _check_component(name: str, path: Path, corpus: Corpus) -> None:
   for when it is loaded.
   """
   components = _described(path)
-  if not components and name == "retriever":
+  # Published folders have no description; `_check_weights` loads them.
+  if not components and name in ("retriever", *_PUBLISHED):
     return
   if name not in components:
     holds = ", ".join(components) or "a published encoder"
@@ -284,8 +288,10 @@ def _check_component(name: str, path: Path, corpus: Corpus) -> None:
       f"{name}: {path} has no {name}, but {holds}; name a checkpoint that was "
       "trained as one."
     )
-  theirs = components[name]["tokenizer"]
-  if name == "retriever" and theirs != corpus.manifest["tokenizer"]:
+  # A generative reader brings a retriever, which reads the corpus as well.
+  theirs = components["retriever" if name == "reader" else name]["tokenizer"]
+  tokens = name in ("retriever", "reader")
+  if tokens and theirs != corpus.manifest["tokenizer"]:
     raise ValueError(
       f"{name}: {path} was trained with another tokenizer ({theirs[:12]}) than "
       f"{corpus.directory} has ({corpus.manifest['tokenizer'][:12]}); prepare "
@@ -299,8 +305,13 @@ def _check_weights(system: SystemFolder, corpus: Corpus) -> None:
   retriever = load_retriever(paths["retriever"])
   check_tokenizer(retriever, corpus)
   fit_to_index(retriever, corpus, storage.read_manifest(paths["index"]))
+  for name in _PUBLISHED:
+    if name in paths and is_pretrained_folder(paths[name]):
+      load_component(paths[name], name)
   reader = paths.get("reader", paths["retriever"])
-  if reader != paths["retriever"]:
+  # Beside an extractive reader it reads what the system's retriever finds, and
+  # searches nothing.
+  if "extractive_reader" not in paths and reader != paths["retriever"]:
     if not _same(retriever, load_retriever(reader)):
       raise ValueError(
         f"reader: {reader} was trained with another retriever than "

@@ -79,6 +79,8 @@ def initial_components(
       "span_length": data.span_length,
       **lengths,
     }
+    if role == "extractive_reader":
+      descriptions[role]["objective"] = settings.objective.extractive
   for name, start in networks.items():
     descriptions[name] |= describe(start.network)
   return Initial(

@@ -23,6 +23,7 @@ from odqa_jax.models.passage_scorer import (
   Reranker,
   ScorerConfig,
 )
+from odqa_jax.reading.trained_component import check_vocabulary
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.mesh import replicated
@@ -88,7 +89,7 @@ def _from_folder(
   bert = run_settings(read_body(path), settings.model)
   network = HEADS[role](settings, bert)
   tokenizer = load_pair_tokenizer(path)
-  _check_vocabulary(path, tokenizer, bert)
+  check_vocabulary(f"config.init_from={path}", tokenizer, bert)
   found, missing = read_params(path, network)
   said = f"initial weights: published folder {path}"
   if missing:
@@ -137,22 +138,6 @@ def _from_workdir(
   tokenizer = load_pair_tokenizer(folder.parent / "tokenizer")
   said = f"initial weights: step {step} of {folder}"
   return InitialNetwork(network, params[role], said), tokenizer
-
-
-def _check_vocabulary(
-  path: Path, tokenizer: PairTokenizer, bert: BertConfig
-) -> None:
-  """Refuses a tokenizer with ids that the embeddings have no row for.
-
-  Raises:
-    ValueError: naming both sizes.
-  """
-  size = tokenizer.vocab_size
-  if size > bert.vocab_size:
-    raise ValueError(
-      f"config.init_from={path} has {bert.vocab_size} embeddings, and its "
-      f"tokenizer {size} ids; copy both from one place."
-    )
 
 
 def _check_lengths(role: str, settings: Settings, bert: BertConfig) -> None:

@@ -25,7 +25,6 @@ from odqa_jax.data.examples.loader import (
   train_batches,
 )
 from odqa_jax.data.examples.sources import load_examples
-from odqa_jax.evaluation.evaluators import make_evaluator
 from odqa_jax.reading.device_gather import DeviceGatherer
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.checkpoint import (
@@ -53,6 +52,7 @@ from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
 from odqa_jax.training.length_groups import grouped_task
+from odqa_jax.training.measuring import make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
@@ -251,14 +251,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   left_out = sum(examples.left_out.values())
 
   # ---- Resume, or begin ----
-  evaluator = make_evaluator(
-    settings,
-    task.reading,
-    initial.components,
-    corpus,
-    gatherer,
-    mesh,
-    workdir,
+  evaluator = make_dev_evaluator(
+    settings, task, initial, corpus, gatherer, mesh, workdir
   )
   best = settings.evaluate.best if evaluator else None
   extra = {

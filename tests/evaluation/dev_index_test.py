@@ -12,7 +12,9 @@ from odqa_jax.evaluation.dev_index import DevIndex
 from odqa_jax.runtime.mesh import make_mesh
 
 
-@pytest.mark.parametrize("passages", [40, 1000])
+@pytest.mark.parametrize(
+  "passages", [pytest.param(40, marks=pytest.mark.slow), 1000]
+)
 def test_what_a_dev_question_excludes_is_not_found(
   toy_data: Path, tmp_path: Path, passages: int
 ) -> None:

@@ -193,6 +193,7 @@ def test_a_reader_is_measured_by_its_parts(toy_data, dev, tmp_path, task, null):
   assert figures["answer_in_top_k"] == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.slow
 def test_the_live_index_is_not_made_again(toy_data, dev, tmp_path, monkeypatch):
   system, run = parts("fid", toy_data, settings(dev))
   index = index_corpus(

@@ -1,5 +1,6 @@
 """Pages of everything that the commands read or write."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from candidate_sets import make_set
 from command_line import last_line, run
 
 from odqa_jax.data.corpus.corpus import Corpus
@@ -17,9 +19,14 @@ from odqa_jax.inspection.inspect import inspect
 from odqa_jax.inspection.page import Page, histogram, plain, sparkline
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.hf.encoder import save_encoder
+from odqa_jax.models.hf.heads import save_network
+from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
+from odqa_jax.reading.fusion import save_fusion, tune
 from odqa_jax.retrieval.retriever import load_retriever, write_index
 from odqa_jax.runtime.mesh import make_mesh
+from odqa_jax.serving.system_folder import assemble
 from odqa_jax.training.train import train
 
 
@@ -160,6 +167,88 @@ def test_a_published_folder(model):
   assert page.facts["width"] == 8 and page.facts["passage length"] == 64
   tensors = safetensors.numpy.load_file(model / "model.safetensors")
   assert page.facts["parameters"] == sum(t.size for t in tensors.values())
+
+
+@pytest.mark.parametrize("kind", [Reranker, ExtractiveReader])
+def test_a_published_folder_with_a_head(tmp_path, toy_data, kind):
+  tokenizer = Corpus(toy_data / "corpus").tokenizer
+  bert = BertConfig(
+    tokenizer.vocab_size, 8, 1, 2, 8, max_positions=64, variant="electra"
+  )
+  reads = kind is ExtractiveReader
+  network = kind(SpanConfig(bert) if reads else ScorerConfig(bert))
+  params = network.init(jax.random.key(0))
+  save_network(tmp_path / "out", network, params, tokenizer)
+  page = inspect(tmp_path / "out")
+  assert not page.all_problems()
+  role = "extractive_reader" if reads else "reranker"
+  assert page.facts["role"] == role
+  assert "width 8, layers 1" in page.facts[role]
+  assert page.facts["pair length"] == 64
+  assert page.facts["fingerprint"] == tokenizer.fingerprint
+
+
+@pytest.fixture
+def system(tmp_path, toy_data, index, model) -> Path:
+  """A system of copies that a test may change."""
+  shutil.copytree(toy_data / "corpus", tmp_path / "corpus")
+  shutil.copytree(index, tmp_path / "index")
+  parts = {"retriever": model}
+  parts |= {name: tmp_path / name for name in ("corpus", "index")}
+  assemble(tmp_path / "system", parts)
+  return tmp_path / "system"
+
+
+def test_a_system_shows_whether_its_parts_are_the_same(
+  system, tmp_path, capsys
+):
+  for path in (system, system / "system.json"):
+    page = inspect(path)
+    assert page.kind == "system" and not page.all_problems()
+    names = ["corpus", "index", "retriever"]
+    assert states(page) == dict.fromkeys(names, "same")
+    assert [p.kind for p in page.parts.values()] == [
+      "corpus", "index", "sentence-transformers folder"
+    ]  # fmt: skip
+    version = next(p for p in page.parents if p.name == "retriever")
+    versions = page.facts["versions of components"]
+    assert versions == {"retriever": version.fingerprint[:12]}
+  # Another corpus in its place, and an index that is gone.
+  manifest = tmp_path / "corpus" / "manifest.json"
+  content = json.loads(manifest.read_text())
+  manifest.write_text(json.dumps(content | {"sha256": "0" * 64}))
+  shutil.rmtree(tmp_path / "index")
+  code, _, _ = run(capsys, "inspect", system)
+  page = inspect(system)
+  problems = " ".join(page.all_problems())
+  assert code == 2 and "its corpus" in problems
+  assert "is another one (000000000000) than it was" in problems
+  assert states(page) == {
+    "corpus": "other", "index": "not found", "retriever": "same"
+  }  # fmt: skip
+  (system / "system.json").write_text('{"kind": "system", "parts": 3}')
+  problems = inspect(system).all_problems()
+  assert len(problems) == 1 and "assemble it again" in problems[0]
+
+
+def test_a_fusion_tells_its_weights(tmp_path, capsys):
+  found, questions = make_set(60, 0)
+  fusion = tune(found, questions)
+  path = tmp_path / "fusion.json"
+  save_fusion(path, fusion)
+  page = inspect(path)
+  assert page.kind == "fusion" and not page.problems
+  assert page.facts["weights"] == fusion.weights
+  assert page.facts["tuned on"] == fusion.tuned_on
+  assert f"{fusion.choice.bias:+.4g}" in page.facts["span or generated"]
+  assert set(page.facts["versions"]) == set(fusion.components)
+  text = page.text()
+  assert "reranker" in text and "comparable" in text
+  save_fusion(path, dataclasses.replace(fusion, choice=None))
+  assert "always a span" in inspect(path).text()
+  path.write_text(path.read_text().replace('"l2": 0.001', '"l2": 0.002'))
+  code, out, _ = run(capsys, "inspect", path)
+  assert code == 2 and "does not match its checksum" in out
 
 
 def test_a_tokenizer(toy_data):

@@ -500,7 +500,10 @@ def gradients(config: T5Config):
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, bias)
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "dots"), (False, "full")])
+@pytest.mark.parametrize(
+  ("scan", "remat"),
+  [pytest.param(True, "dots", marks=pytest.mark.slow), (False, "full")],
+)
 def test_scan_and_remat_change_no_logits_or_gradients(scan, remat):
   config = dataclasses.replace(FULL, scan=scan, remat=remat)
   jax.tree.map(

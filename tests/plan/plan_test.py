@@ -11,6 +11,8 @@ import pytest
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.sources import load_examples
+from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.data.runs import Ranking, write_run
 from odqa_jax.main import main
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.plan import plan as plan_module
@@ -23,6 +25,7 @@ from odqa_jax.plan.programs import (
   train_programs,
   training_state,
 )
+from odqa_jax.plan.scoring import scoring_programs
 from odqa_jax.plan.topologies import planned_devices
 from odqa_jax.plan.work import measure
 from odqa_jax.reading.gather import PassageGatherer
@@ -226,6 +229,112 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
   assert set(programs) == names
 
 
+def of_passages(task, **changes):
+  """Settings of `toy_config` for a task that reads passages."""
+  sources = {"reranker": "retrieved", "extractive": "retrieved_spans"}
+  return {
+    "task": task,
+    "data.source": sources.get(task, "golden"),
+    "model.dropout": 0.1,
+    "data.passages": 3,
+    "data.pair_length": 64,
+    "data.span_length": 4,
+    "data.occurrences": 2,
+  } | changes
+
+
+@pytest.mark.parametrize(
+  "task",
+  [
+    pytest.param("reranker", marks=pytest.mark.slow),
+    pytest.param("extractive", marks=pytest.mark.slow),
+    "pruner",
+  ],
+)
+def test_the_planned_step_of_what_reads_passages_has_its_flops(
+  toy_config, small, task
+):
+  made = setting(toy_config(**of_passages(task)), width=0)
+  before = no_arrays()
+  (step,) = train_programs(made, training_state(made))
+  counted = measure(step.lower("cpu").as_text("hlo")).matmul_flops
+  assert no_arrays() - before < 2**16
+  batch = abstract_batch(made.settings, made.needs, None)
+  expected = make_task(made.settings, made.components).flops(batch)
+  useful = step.useful_flops * made.mesh.size
+  assert useful == pytest.approx(expected)
+  # The scores of pairs of tokens are not counted as useful.
+  rel = 0.15 if task == "extractive" else 0.05
+  assert counted * made.mesh.size == pytest.approx(expected, rel=rel)
+  assert planned_tokens(made, 100) == (0, 0)
+  resident = plan_module._resident(made, {}, 10**9)
+  assert set(resident) == {"training_state", "temporaries", "total", "fits"}
+
+
+def test_planned_batches_of_passages_are_the_loaders(
+  toy_config, toy_data, tmp_path
+):
+  corpus = Corpus(toy_data / "corpus")
+  questions = list(QuestionSet(toy_data / "questions" / "toy"))
+  rows = np.random.default_rng(0).permuted(
+    np.tile(np.arange(200), (len(questions), 1)), axis=1
+  )
+  for i, question in enumerate(questions):
+    rows[i, 0] = corpus.row_of(question.positive_ids[0])
+    rows[i, 1:][rows[i, 1:] == rows[i, 0]] = 0
+  rows = rows[:, :3]
+  scores = -np.tile(np.arange(3.0, dtype=np.float32), (len(rows), 1))
+  ids = tuple(question.id for question in questions)
+  path = tmp_path / "run.json"
+  write_run(path, Ranking(ids, rows, scores), questions, corpus)
+  mesh = make_mesh()
+  for task in ("reranker", "extractive", "pruner"):
+    run = "" if task == "pruner" else str(path)
+    settings = read_settings(
+      toy_config(**of_passages(task, **{"data.run": run}))
+    )
+    batch = longest(load_examples(settings.data, corpus), settings.batch_size)
+    data = dataclasses.replace(
+      settings.data, passage_length=batch["ids"].shape[-1]
+    )
+    settings = dataclasses.replace(settings, data=data)
+    made = abstract_batch(settings, check_names(settings), row_sharding(mesh))
+    assert described(made) == described(to_global(mesh, batch))
+
+
+@pytest.mark.parametrize(
+  "task",
+  ["reranker", pytest.param("extractive", marks=pytest.mark.slow), "pruner"],
+)
+def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
+  # Which is no matter of scoring.
+  config = toy_config(**of_passages(task, micro_batches="auto"))
+  made = setting(config, width=0)
+  (program,) = scoring_programs(made)
+  figures = plan_module.measure_programs(made, ("encode",), PEAK, 2**30)
+  assert set(figures["programs"]) == {"score"} and figures["resident"]["fits"]
+  counted = measure(program.lower("cpu").as_text("hlo")).matmul_flops
+  b, length = (int(n) for n in program.note.split(" tokens")[0].split(" × "))
+  assert length == 64 and b % made.mesh.size == 0
+  assert program.useful_flops == pytest.approx(
+    b * length * made.components[ROLES[task]].flops_per_token(length) / 8
+  )
+  rel = 0.15 if task == "extractive" else 0.05
+  # The program is written for all devices, the figure is of one.
+  assert counted == pytest.approx(8 * program.useful_flops, rel=rel)
+  batches = f", {-(-5000 // b)} batches for all passages"
+  assert program.note.endswith(batches) == (task == "pruner")
+
+
+def test_sizes_that_no_one_gives_are_those_of_the_network(toy_config):
+  config = toy_config(**of_passages("reranker"))
+  for preset, size in (("base", 30522), ("roberta-base", 50265)):
+    with config.unlocked():
+      config.model.preset = preset
+    _, components = planned_components(read_settings(config), None, "cpu")
+    assert components["reranker"].config.bert.vocab_size == size
+
+
 @pytest.mark.slow
 def test_programs_compile_and_are_measured_here(toy_config, small):
   """The whole report, on eight fake devices in place of a slice."""
@@ -310,6 +419,12 @@ def test_tokens_of_the_passages_are_counted(toy_config, small):
 
 # ---- The command ----
 
+ROLES = {
+  "reranker": "reranker",
+  "extractive": "extractive_reader",
+  "pruner": "passage_classifier",
+}
+
 
 def run(capsys, *args):
   argv = ["plan", "--config", str(CONFIGS / "supervised.py") + ":debug", *args]
@@ -343,6 +458,14 @@ def test_bad_flags_are_one_line(capsys, flags, message):
   code, out, err = run(capsys, "--topology", "v5e:2x4", *flags)
   assert code == 2 and not out
   assert len(err) == 1 and message in err[0]
+
+
+def test_what_has_no_retriever_searches_nothing(capsys):
+  argv = ["--config", f"{CONFIGS / 'pruner.py'}:debug", "--programs", "search"]
+  code = main(["plan", "--topology", "v5e:2x4", *argv])
+  said = capsys.readouterr().err
+  assert code == 2
+  assert "choose of encode, train: the config has no retriever." in said
 
 
 @needs_libtpu
@@ -420,10 +543,7 @@ def test_configs_can_be_planned_for():
   """Every recipe has sizes that a plan can know, or says what it lacks."""
   for path in sorted(CONFIGS.glob("*.py")):
     settings = read_settings(load_config(f"{path}:debug"))
-    if settings.task in ("reranker", "extractive", "pruner"):
-      with pytest.raises(ValueError, match="has no retriever"):
-        planned_components(settings, 300, "cpu")
-    elif settings.model.preset == "init":
+    if settings.model.preset == "init":
       with pytest.raises(ValueError, match="preset=init takes the sizes"):
         planned_components(settings, 300, "cpu")
     else:

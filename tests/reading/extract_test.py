@@ -31,7 +31,7 @@ def corpus(tmp_path_factory):
   return make_corpus(tmp_path_factory.mktemp("six") / "corpus")
 
 
-def make_reader(corpus, **heads):
+def make_reader(corpus, objective="independent", **heads):
   """Random weights, larger than those of training: scores differ clearly."""
   bert = BertConfig(
     vocab_size=corpus.tokenizer.vocab_size,
@@ -51,6 +51,7 @@ def make_reader(corpus, **heads):
     ),
     question_length=16,
     span_length=LONGEST,
+    objective=objective,
   )
 
 
@@ -102,6 +103,74 @@ def test_parts_are_normalised_as_the_whole(corpus, heads):
     start, end = best.starts[n] - 1, best.ends[n] - 1
     assert (answer.start, answer.end) == (offsets[start][0], offsets[end][1])
     assert answer.text == corpus.text(answer.row)[answer.start : answer.end]
+
+
+def logits(reader, question, rows):
+  """What the network says of each passage, with where its text is."""
+  tokens = reader.inputs.vocabulary.encode_batch([question])
+  packed = reader.inputs.pack(
+    tokens, [rows], passages=len(rows), passage_first=True
+  )
+  names = ("ids", "lengths", "first_lengths")
+  inputs = (jnp.array(packed.batch[name][0]) for name in names)
+  found = jax.jit(reader.network.read)(reader.params, *inputs)
+  scores = (found.start, found.end, found.passage)
+  return [np.asarray(x, np.float64) for x in scores], packed
+
+
+def by_hand(scores, packed, rows):
+  """DPR's answers: spans of the best passage, the best first, in float64."""
+  start, end, passage = (x[: len(rows)] for x in scores)
+  best = int(np.argmax(passage))
+  pair, offsets = packed.pairs[0][best], packed.texts[0][best].offsets
+  inside = range(pair.context_start, pair.context_end)
+  of_passage = passage[best] - np.logaddexp.reduce(passage)
+  starts = start[best] - np.logaddexp.reduce(start[best, inside])
+  ends = end[best] - np.logaddexp.reduce(end[best, inside])
+  spans = []
+  for s in inside:
+    for e in inside[s - inside.start :][:LONGEST]:
+      place = offsets[s - inside.start][0], offsets[e - inside.start][1]
+      spans.append((of_passage + starts[s] + ends[e], rows[best], *place))
+  return sorted(spans, reverse=True)
+
+
+def test_a_reader_of_dpr_answers_from_the_passage_that_it_ranks_first(corpus):
+  heads = {"span": False}
+  reader = make_reader(corpus, "dpr", **heads)
+  rows = np.array([[3, 0, 2, 1, 4], [4, 1, 3, 0, 2]])
+  elsewhere = 0
+  found = read_spans(reader, QUESTIONS, rows, most=6)
+  for question, some, spans in zip(QUESTIONS, rows, found, strict=True):
+    said = logits(reader, question, some.tolist())
+    for k in (1, 2, 5):
+      wanted = by_hand(*said, some[:k].tolist())
+      answers = best_answers(spans, corpus, most=6, k=k)
+      got = [(a.log_prob, a.row, a.start, a.end) for a in answers]
+      np.testing.assert_allclose(got, wanted[:6], atol=1e-4)
+      for answer in answers:
+        assert sum(answer.scores.values()) == pytest.approx(answer.log_prob)
+      together = dataclasses.replace(spans, objective="independent")
+      row = best_answers(together, corpus, most=1, k=k)[0].row
+      elsewhere += row != answers[0].row
+  assert elsewhere
+
+
+def test_of_equally_ranked_passages_the_first_row_is_answered_from(corpus):
+  reader = make_reader(corpus, "dpr", span=False)
+  # The last two passages are the same.
+  for rows in ([4, 5], [5, 4]):
+    found = next(read_spans(reader, QUESTIONS[:1], np.array([rows]), most=3))
+    assert {a.row for a in best_answers(found, corpus, most=3)} == {4}
+  # What the best passage has no span of is answered by the next one.
+  starts = np.where((found.rows == 4)[:, None], -1, found.starts)
+  found = dataclasses.replace(found, starts=starts)
+  assert {a.row for a in best_answers(found, corpus, most=3)} == {5}
+
+
+def test_a_reader_of_dpr_needs_a_head_of_passages(corpus):
+  with pytest.raises(ValueError, match="has no head of passages"):
+    make_reader(corpus, "dpr", span=False, passage=False)
 
 
 def same(one, other):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from candidate_sets import make_set
 from command_line import last_line, run
+from small_parts import random_index
 from small_reader import save_workdir, small_system
 
 from odqa_jax.commands.flags import take_system
@@ -18,11 +19,11 @@ from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.main import make_parser
 from odqa_jax.reading.fusion import save_fusion, tune
 from odqa_jax.reading.system import with_params
-from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving.pruning import Rule, Whole, prune
 from odqa_jax.serving.system_folder import (
+  _check_component,
   _same,
   assemble,
   open_for_answering,
@@ -30,24 +31,6 @@ from odqa_jax.serving.system_folder import (
   part_hash,
 )
 from odqa_jax.text.wordpiece_training import train_wordpiece
-
-
-def random_index(retriever, corpus, folder):
-  """The index of a retriever by its manifest; to encode would take longer."""
-  width = retriever.encoder.config.output_dim
-  rows = np.random.default_rng(0).normal(size=(len(corpus), width))
-  partial = folder.with_name("partial")
-  partial.mkdir()
-  storage.save_shard(partial, 0, 0, rows.astype(np.float32))
-  made_from = {
-    "encoder": retriever.fingerprint,
-    "corpus": corpus.fingerprint,
-    "tokenizer": corpus.tokenizer.fingerprint,
-    "dtype": "float32",
-    "max_length": retriever.passage_length,
-    "count": len(corpus),
-  }
-  storage.finish(partial, folder, made_from, 1)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +157,10 @@ def test_a_corpus_of_other_passages_or_tokens(made, tmp_path):
   build_corpus(passages, tmp_path / "tokens", pieces)
   with pytest.raises(ValueError, match="is that of another tokenizer"):
     assemble(tmp_path / "s", parts_of(made, corpus=tmp_path / "tokens"))
+  # Nor can a generative reader weigh what its retriever cannot read.
+  for name in ("retriever", "reader"):
+    with pytest.raises(ValueError, match=f"{name}: .* another tokenizer"):
+      _check_component(name, made / "trained", Corpus(tmp_path / "tokens"))
   with pytest.raises(ValueError, match=r"reader_corpus: .* other passages"):
     assemble(tmp_path / "s", parts_of(made, reader_corpus=other))
 

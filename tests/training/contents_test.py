@@ -57,6 +57,7 @@ def test_first_weights_may_move_too(toy_config, tmp_path, data):
     train(toy_config(**keys_of(data, **first)), tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_other_content_at_the_same_path_is_refused(
   toy_config, tmp_path, data, toy_data
 ):

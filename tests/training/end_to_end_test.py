@@ -326,6 +326,7 @@ def test_stages_hand_on_retriever_and_reader(tmp_path, reading):
     train(config, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_closed_book_reads_no_passage(tmp_path, reading):
   figures = train(reading("fid", steps=1, **{"retrieval.k": 0}), tmp_path / "w")
   assert figures["answer_in_top_k"] == 0

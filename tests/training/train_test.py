@@ -110,7 +110,9 @@ def relative_difference(a, b) -> float:
 EXACT = {"model.dropout": 0.0, "model.pooling": "mean"}
 
 
-@pytest.mark.parametrize("source", ["ict", "pairs"])
+@pytest.mark.parametrize(
+  "source", [pytest.param("ict", marks=pytest.mark.slow), "pairs"]
+)
 def test_training_learns(toy_config, tmp_path, source):
   config = toy_config(
     **{"data.source": source, "steps": 30, "log_every": 10}
@@ -146,6 +148,7 @@ def test_dropout_is_the_same_on_eight_devices(toy_config):
   assert relative_difference(one, eight) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_micro_batches_give_the_gradient_of_the_whole(toy_config, devices):
   whole, chunked = toy_config(**EXACT), toy_config(**EXACT, micro_batches=4)

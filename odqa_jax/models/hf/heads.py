@@ -109,6 +109,20 @@ def read_params(
   return params, missing
 
 
+def holds_spans(directory: str | Path) -> bool:
+  """Whether a folder has the head of starts and ends, as a reader has.
+
+  Args:
+    directory: of any published model.
+  """
+  directory = Path(directory).expanduser()
+  # That of two encoders has no network of its own.
+  if not (directory / "config.json").is_file():
+    return False
+  with published.open_tensors(directory, published.BERT) as tensors:
+    return _is_there(tensors, published.BERT, "qa_outputs")
+
+
 def load_scorer(
   directory: str | Path,
   kind: type[PassageScorer],

@@ -26,6 +26,8 @@ TASKS: dict[str, TaskRow] = {
   "extractive": TaskRow(Needs(("extractive_reader",), batch.READ), extractive),
   "pruner": TaskRow(Needs(("passage_classifier",), batch.JUDGED), pruner),
 }
+# What tasks that read a run have of it.
+_OF_A_RUN = (batch.RANKED, batch.READ)
 # Sizes by name, and the block of the config that names one.
 _BERTS = ("model", dual_encoder.PRESETS)
 _PRESETS = {
@@ -60,13 +62,24 @@ def check_names(settings: Settings) -> Needs:
         f"{nearest(preset, [*presets, 'init'])}"
       )
   check_source(settings.data.source, needs.fields)
-  if settings.evaluate.questions and "retriever" not in needs.components:
-    raise ValueError(
-      f"config.evaluate.questions={settings.evaluate.questions!r}: a retriever "
-      f"is measured while it trains, and config.task={settings.task!r} has "
-      "none; leave it out, and measure the checkpoint afterwards."
-    )
+  _check_evaluate(settings, needs)
   return needs
+
+
+def _check_evaluate(settings: Settings, needs: Needs) -> None:
+  """Raises ValueError unless what is measured has a run, where it needs one."""
+  evaluate, reads = settings.evaluate, needs.fields in _OF_A_RUN
+  if reads and evaluate.questions and not evaluate.run:
+    raise ValueError(
+      f"config.evaluate.questions={evaluate.questions!r}: config.task="
+      f"{settings.task!r} is measured on what a retriever has found for them; "
+      "give config.evaluate.run, from odqa search."
+    )
+  if evaluate.run and not (reads and evaluate.questions):
+    remedy = "give config.evaluate.questions"
+    if not reads:
+      remedy = f"config.task={settings.task!r} reads none; leave it out"
+    raise ValueError(f"config.evaluate.run={evaluate.run!r}: {remedy}.")
 
 
 def make_task(settings: Settings, components: Components) -> Task:

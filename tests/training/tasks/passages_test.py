@@ -348,9 +348,3 @@ def test_what_is_planned_is_what_is_loaded():
     n = {"reranker": 4, "extractive": 4, "pruner": 1}[recipe]
     l = 64 if recipe == "pruner" else 96
     assert shapes["ids"].shape[1:] == (n, l)
-
-
-def test_what_has_no_retriever_is_not_measured_by_one():
-  settings = settings_of("reranker", **{"evaluate.questions": "dev"})
-  with pytest.raises(ValueError, match=r"config\.task='reranker' has none"):
-    check_names(settings)

@@ -105,14 +105,14 @@ def gradients_over_devices(config, components, batch, params, devices):
 
 
 def scores_of(config, components, params, batch):
-  return live_scores(
+  score = functools.partial(
+    live_scores,
     make_task(config, components).reading,
     components["retriever"],
-    params,
-    batch,
-    None,
+    rng=None,
     train_passages=True,
   )
+  return jax.jit(score)(params, batch)
 
 
 def size(tree):
@@ -126,13 +126,16 @@ def test_individual_is_equation_5_over_the_models_outputs():
   loss, _, _, params = loss_and_gradients(config, components, batch)
   scores = scores_of(config, components, params, batch)
   reader = components["reader"]
-  states = read_passages(reader, params, batch, None)
+  states = jax.jit(functools.partial(read_passages, reader))(
+    params, batch, None
+  )
+  decode = jax.jit(reader.decode)
   total = []
   for i in range(B):
     exp = np.exp(np.asarray(scores[i], np.float64))
     likelihood = 0.0
     for z in range(K):
-      logits = reader.decode(
+      logits = decode(
         params["reader"],
         reader.shift_right(jnp.asarray(batch["answer_ids"][i : i + 1])),
         states[i : i + 1, z : z + 1],

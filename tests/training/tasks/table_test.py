@@ -53,6 +53,7 @@ def small(monkeypatch):
   monkeypatch.setitem(t5.PRESETS, "tiny", t5.PRESETS["tiny"] | sizes)
 
 
+@pytest.mark.slow
 def test_a_new_objective_needs_its_function_and_a_row(
   toy_config, tmp_path, monkeypatch, small
 ):

@@ -1,0 +1,48 @@
+"""What measures a run at its checkpoints, by the networks that it trains."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.evaluation.evaluators import Evaluator, make_evaluator
+from odqa_jax.evaluation.passage_evaluators import make_passage_evaluator
+from odqa_jax.reading.gather import PassageGatherer
+from odqa_jax.runtime.settings import Settings
+from odqa_jax.training.initial import Initial
+from odqa_jax.training.tasks.task import Task
+
+
+def make_dev_evaluator(
+  settings: Settings,
+  task: Task,
+  initial: Initial,
+  corpus: Corpus,
+  gatherer: PassageGatherer | None,
+  mesh: Mesh,
+  workdir: Path,
+) -> Evaluator | None:
+  """Measures the dev questions, or None if not asked for.
+
+  Args:
+    settings: of the run.
+    task: that is trained.
+    initial: its components.
+    corpus: of the training.
+    gatherer: of its passages; None without a generative reader.
+    mesh: see `make_evaluator`.
+    workdir: likewise.
+  """
+  if "retriever" not in initial.components:
+    return make_passage_evaluator(
+      settings, initial.descriptions, initial.tokenizer, corpus
+    )
+  return make_evaluator(
+    settings,
+    task.reading,
+    initial.components,
+    corpus,
+    gatherer,
+    mesh,
+    workdir,
+  )
