@@ -9,13 +9,15 @@
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). What
 # no seed changes lies in WORK, all else in WORK/seed$SEED. READ=1 reranks and
-# reads for all dev and test questions, in place of every third.
+# reads for all dev and test questions, in place of every third; STEPS is how
+# long the extractive reader is trained.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
 : "${WORK:?set WORK to a folder with room for 3 GB}"
 SEED=${SEED:-0}
 READ=${READ:-3}
+STEPS=${STEPS:-450}
 here=$WORK/seed$SEED
 corpus=$WORK/data
 questions=$WORK/data/questions
@@ -69,8 +71,8 @@ stage "$here/figures/retrieved.json" odqa evaluate --corpus "$corpus" \
 pairs=("${common[@]}" --config.init_from=minilm --config.model.preset=init
   --config.model.dtype=float32 --config.model.remat=none
   --config.micro_batches=1 --config.batch_size=8 --config.data.pair_length=160)
-stage "$here/figures/extractive.json" odqa train --config configs/extractive.py \
-  --workdir "$here/extractive" "${pairs[@]}" --config.steps=450 \
+stage "$here/figures/extractive_$STEPS.json" odqa train --config configs/extractive.py \
+  --workdir "$here/extractive_$STEPS" "${pairs[@]}" --config.steps="$STEPS" \
   --config.data.run="$WORK/runs/minilm_train.json" --config.data.passages=3 \
   --config.optimizer.learning_rate=1.5e-4 --config.checkpoint.every=50 \
   "--config.optimizer.multipliers=(('extractive_reader/qa_.*', 5.0),)"
@@ -82,33 +84,27 @@ stage "$here/figures/reranker.json" odqa train --config configs/reranker.py \
   --config.optimizer.learning_rate=1e-4 \
   "--config.optimizer.multipliers=(('reranker/classifier/.*', 5.0),)"
 
-# Reranked and read: every READ-th question.
+# The pipeline: 20 passages are found, reranked and read, for every READ-th
+# question. The fusion is tuned on dev and measured on test.
+name=${STEPS}_$READ
+pipeline=(--checkpoint "$here/extractive_$STEPS" --corpus "$corpus" --k 20
+  --retriever "$here/retriever" --index "$here/index"
+  --reranker "$here/reranker")
 for set in dev test; do
-  every=$WORK/raw/${set}_$READ.jsonl
-  awk "NR % $READ == 0" "$WORK/raw/$set.jsonl" > "$every"
-  stage "$here/figures/search_${set}_$READ.json" odqa search --index "$here/index" \
-    --checkpoint "$here/retriever" --corpus "$corpus" --questions "$every" \
-    --out "$here/runs/${set}_$READ.json"
-  stage "$here/figures/rerank_${set}_$READ.json" odqa rerank --k 20 \
-    --checkpoint "$here/reranker" --run "$here/runs/${set}_$READ.json" \
-    --corpus "$corpus" --questions "$every" \
-    --out "$here/runs/reranked_${set}_$READ.json"
-  stage "$here/figures/answer_${set}_$READ.json" odqa answer --k 20 --spans 20 \
-    --checkpoint "$here/extractive" --corpus "$corpus" \
-    --run "$here/runs/${set}_$READ.json" \
-    --reranked "$here/runs/reranked_${set}_$READ.json" \
-    --questions "$every" --out "$here/runs/answers_${set}_$READ.jsonl" \
-    --candidates "$here/runs/candidates_${set}_$READ.jsonl"
+  awk "NR % $READ == 0" "$WORK/raw/$set.jsonl" > "$WORK/raw/${set}_$READ.jsonl"
+  stage "$here/figures/answer_${set}_$name.json" odqa answer "${pipeline[@]}" \
+    --spans 20 --questions "$WORK/raw/${set}_$READ.jsonl" \
+    --out "$here/runs/answers_${set}_$name.jsonl" \
+    --candidates "$here/runs/candidates_${set}_$name.jsonl"
 done
-stage "$here/figures/fusion_$READ.json" odqa fuse --seed "$SEED" \
-  --candidates "$here/runs/candidates_dev_$READ.jsonl" \
+stage "$here/figures/fusion_$name.json" odqa fuse --seed "$SEED" \
+  --candidates "$here/runs/candidates_dev_$name.jsonl" \
   --questions "$WORK/raw/dev_$READ.jsonl" \
-  --test-candidates "$here/runs/candidates_test_$READ.jsonl" \
-  --test-questions "$WORK/raw/test_$READ.jsonl" --out "$here/fusion.json"
-stage "$here/figures/read_reranked_$READ.json" odqa evaluate --k 20 \
-  --checkpoint "$here/extractive" --corpus "$corpus" \
-  --run "$here/runs/test_$READ.json" --questions "$WORK/raw/test_$READ.jsonl" \
-  --reranked "$here/runs/reranked_test_$READ.json"
+  --test-candidates "$here/runs/candidates_test_$name.jsonl" \
+  --test-questions "$WORK/raw/test_$READ.jsonl" \
+  --out "$here/fusion_$name.json"
+stage "$here/figures/pipeline_$name.json" odqa evaluate "${pipeline[@]}" \
+  --questions "$WORK/raw/test_$READ.jsonl"
 
 # The pruner, and what it costs beside pruning by chance and by what is found.
 stage "$here/figures/pruner.json" odqa train --config configs/pruner.py \
@@ -119,16 +115,19 @@ stage "$here/figures/pruner.json" odqa train --config configs/pruner.py \
   --config.data.passage_length=128 --config.optimizer.learning_rate=1e-4
 stage "$here/figures/pruned.json" odqa prune --checkpoint "$here/pruner" \
   --corpus "$corpus" --index "$here/index" --keep 3157 --out "$here/pruned"
-stage "$here/figures/curve.json" odqa prune --scores "$here/pruned/scores.npy" \
-  --corpus "$corpus" --curve "$here/pruning.png" \
+stage "$here/figures/search_test_$READ.json" odqa search --corpus "$corpus" \
+  --index "$here/index" --checkpoint "$here/retriever" \
+  --questions "$WORK/raw/test_$READ.jsonl" --out "$here/runs/test_$READ.json"
+stage "$here/figures/curve_$name.json" odqa prune --scores "$here/pruned/scores.npy" \
+  --corpus "$corpus" --curve "$here/pruning_$name.png" \
   --run "$here/runs/test_$READ.json" --questions "$WORK/raw/test_$READ.jsonl" \
-  --candidates "$here/runs/candidates_test_$READ.jsonl" \
+  --candidates "$here/runs/candidates_test_$name.jsonl" \
   --frequency-run "$here/runs/train.json" \
   --frequency-questions "$questions/train" --seed "$SEED"
 
 # From how many passages of the retriever the reader answers best.
-stage "$here/figures/read_$READ.json" odqa evaluate --corpus "$corpus" \
-  --checkpoint "$here/extractive" --run "$here/runs/test_$READ.json" \
+stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
+  --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.json" \
   --questions "$WORK/raw/test_$READ.jsonl"
 
 # A generative reader from random weights, beside it.
