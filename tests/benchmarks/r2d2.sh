@@ -106,28 +106,45 @@ stage "$here/figures/fusion_$name.json" odqa fuse --seed "$SEED" \
 stage "$here/figures/pipeline_$name.json" odqa evaluate "${pipeline[@]}" \
   --questions "$WORK/raw/test_$READ.jsonl"
 
-# The pruner, and what it costs beside pruning by chance and by what is found.
-stage "$here/figures/pruner.json" odqa train --config configs/pruner.py \
-  --workdir "$here/pruner" "${common[@]}" --config.init_from=minilm \
-  --config.model.preset=init --config.model.dtype=float32 \
-  --config.model.remat=none --config.micro_batches=1 --config.epochs=0.0 \
-  --config.steps=150 --config.checkpoint.every=150 --config.batch_size=24 \
-  --config.data.passage_length=128 --config.optimizer.learning_rate=1e-4
-stage "$here/figures/pruned.json" odqa prune --checkpoint "$here/pruner" \
-  --corpus "$corpus" --index "$here/index" --keep 3157 --out "$here/pruned"
-stage "$here/figures/search_test_$READ.json" odqa search --corpus "$corpus" \
-  --index "$here/index" --checkpoint "$here/retriever" \
-  --questions "$WORK/raw/test_$READ.jsonl" --out "$here/runs/test_$READ.json"
-stage "$here/figures/curve_$name.json" odqa prune --scores "$here/pruned/scores.npy" \
-  --corpus "$corpus" --curve "$here/pruning_$name.png" \
-  --run "$here/runs/test_$READ.json" --questions "$WORK/raw/test_$READ.jsonl" \
+# The pruner, and what it costs beside pruning by chance and by what is found:
+# for questions of other articles than those that it learns from, and of other
+# paragraphs.
+prune() { # a name, a dataset, its questions to learn from, more of the curve
+  stage "$here/figures/pruner_$1.json" odqa train --config configs/pruner.py \
+    --workdir "$here/pruner_$1" "${common[@]}" --config.init_from=minilm \
+    --config.data.corpus="$2/corpus" --config.data.questions="$2/questions/$3" \
+    --config.model.preset=init --config.model.dtype=float32 \
+    --config.model.remat=none --config.micro_batches=1 --config.epochs=0.0 \
+    --config.steps=150 --config.checkpoint.every=150 --config.batch_size=24 \
+    --config.data.passage_length=128 --config.optimizer.learning_rate=1e-4
+  stage "$here/figures/pruned_$1.json" odqa prune --keep 3157 --corpus "$2" \
+    --checkpoint "$here/pruner_$1" --index "$here/index" --out "$here/pruned_$1"
+  stage "$here/figures/curve_$1_$name.json" odqa prune --corpus "$2" \
+    --scores "$here/pruned_$1/scores.npy" --curve "$here/pruning_$1_$name.png" \
+    --frequency-questions "$2/questions/$3" --seed "$SEED" "${@:4}"
+}
+search() { # a file of questions, a run
+  stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \
+    --corpus "$corpus" --index "$here/index" --checkpoint "$here/retriever" \
+    --questions "$1" --out "$2"
+}
+search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
+prune articles "$corpus" train --run "$here/runs/test_$READ.trec" \
+  --questions "$WORK/raw/test_$READ.jsonl" \
   --candidates "$here/runs/candidates_test_$name.jsonl" \
-  --frequency-run "$here/runs/train.json" \
-  --frequency-questions "$questions/train" --seed "$SEED"
+  --frequency-run "$here/runs/train.json"
+stage "$WORK/figures/halves.json" odqa prepare --tokenizer minilm \
+  --corpus "vital_articles,$WORK/raw/passages.jsonl" --out "$WORK/halves" \
+  --questions "$WORK/raw/even.jsonl,$WORK/raw/odd.jsonl"
+for set in even odd; do
+  search "$WORK/halves/questions/$set" "$here/runs/$set.trec"
+done
+prune paragraphs "$WORK/halves" even --run "$here/runs/odd.trec" \
+  --questions "$WORK/halves/questions/odd" --frequency-run "$here/runs/even.trec"
 
 # From how many passages of the retriever the reader answers best.
 stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
-  --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.json" \
+  --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.trec" \
   --questions "$WORK/raw/test_$READ.jsonl"
 
 # A generative reader from random weights, beside it.

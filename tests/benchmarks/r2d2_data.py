@@ -4,7 +4,8 @@
 
 SQUAD holds paragraphs.jsonl.gz (id, title, context) and questions.jsonl.gz (id,
 title, paragraph, question, answers). OUT gets passages.jsonl, train.jsonl,
-dev.jsonl and test.jsonl: of 20, 4 and 8 of its 32 articles.
+dev.jsonl and test.jsonl: of 20, 4 and 8 of its 32 articles; and even.jsonl and
+odd.jsonl: of every other paragraph of all of them, for the pruner.
 """
 
 import gzip
@@ -58,34 +59,46 @@ def _gold(question: dict[str, Any], parts: list[dict[str, Any]]) -> list[str]:
   return [max(right, key=shared)["id"]] if right else []
 
 
+def _records(
+  questions: list[dict[str, Any]], parts: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+  """As the format nq_open has them, with their gold passages."""
+  return [
+    {
+      "id": q["id"],
+      "question": q["question"],
+      "answer": list(dict.fromkeys(q["answers"])),
+      "positive_ids": _gold(q, parts[f"{q['title']}#{q['paragraph']}"]),
+    }
+    for q in questions
+  ]
+
+
 def main(squad: Path, out: Path) -> None:
-  """Writes the four files; says how many of what."""
+  """Writes the files; says how many of what."""
   parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
   for record in _read(squad / "paragraphs.jsonl.gz"):
     title = record["title"].replace("_", " ")
     for i, text in enumerate(cut(record["context"])):
       part = {"id": f"{record['id']}#{i}", "title": title, "text": text}
       parts[record["id"]].append(part)
-  titles = sorted({name.rsplit("#", 1)[0] for name in parts})
-  random.Random(0).shuffle(titles)
   out.mkdir(parents=True, exist_ok=True)
   _write(out / "passages.jsonl", [p for each in parts.values() for p in each])
+  print(f"{sum(map(len, parts.values()))} passages of {len(parts)} paragraphs")
   questions = _read(squad / "questions.jsonl.gz")
-  first = 0
+  titles = sorted({q["title"] for q in questions})
+  random.Random(0).shuffle(titles)
+  sets = {}
   for name, count in _ARTICLES.items():
-    chosen = set(titles[first : first + count])
-    first += count
-    records = []
-    for q in questions:
-      if q["title"] in chosen:
-        gold = _gold(q, parts[f"{q['title']}#{q['paragraph']}"])
-        answers = list(dict.fromkeys(q["answers"]))
-        record = {"id": q["id"], "question": q["question"], "answer": answers}
-        records.append(record | {"positive_ids": gold})
+    chosen, titles = titles[:count], titles[count:]
+    sets[name] = [q for q in questions if q["title"] in chosen]
+  sets["even"] = [q for q in questions if q["paragraph"] % 2 == 0]
+  sets["odd"] = [q for q in questions if q["paragraph"] % 2 == 1]
+  for name, some in sets.items():
+    records = _records(some, parts)
     _write(out / f"{name}.jsonl", records)
     without = sum(not record["positive_ids"] for record in records)
     print(f"{name}: {len(records)} questions, {without} without a gold passage")
-  print(f"{sum(map(len, parts.values()))} passages of {len(parts)} paragraphs")
 
 
 if __name__ == "__main__":
