@@ -141,7 +141,14 @@ def score_pairs(
   mine = pieces[jax.process_index() :: jax.process_count()]
   tokens = batch_tokens or _tokens_at_once(scorer)
   total, done = sum(map(len, mine)), 0
-  running = _run(scorer, map(packer.pack, mine), piece, tokens, packer.count)
+
+  def scored(pairs: int) -> None:
+    if progress:
+      progress(done + pairs, total)
+
+  running = _run(
+    scorer, map(packer.pack, mine), piece, tokens, packer.count, scored
+  )
   for part, (places, values) in zip(mine, running, strict=True):
     finite = np.isfinite(values)
     if not finite.all():
@@ -152,9 +159,9 @@ def score_pairs(
         "reranker's weights."
       )
     scores[places] = values
+    # With the places that hold no passage.
     done += len(part)
-    if progress:
-      progress(done, total)
+    scored(0)
   if jax.process_count() > 1:
     # Nobody but the process that computed a score has anything but 0 there.
     scores = multihost_utils.process_allgather(scores).sum(axis=0)
@@ -215,12 +222,14 @@ def _run(
   most: int,
   batch_tokens: int,
   count: int,
+  scored: Callable[[int], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """(places, scores) of every piece, in their order.
 
   The next piece is tokenised and started before the last one's scores are
   fetched, so the devices do not wait for it. The first piece with passages
-  chooses the lengths that are compiled for.
+  chooses the lengths that are compiled for. `scored` is told of every batch how
+  many pairs of its piece have been fetched.
   """
   sizes: dict[int, int] = {}
 
@@ -234,8 +243,11 @@ def _run(
     assert current is not None
     piece, results = current
     values = np.zeros(len(piece.places), np.float32)
+    fetched = 0
     for rows, result in results:
       values[rows] = np.asarray(result)[: len(rows)]
+      fetched += len(rows)
+      scored(fetched)
     yield piece.places, values
 
 
@@ -321,7 +333,9 @@ class PassageScores:
       devices=scorer.mesh.size,
     )
 
-  def __call__(self, rows: range) -> Float32[np.ndarray, " n"]:
+  def __call__(
+    self, rows: range, progress: Callable[[int], Any] = lambda done: None
+  ) -> Float32[np.ndarray, " n"]:
     """The scores of consecutive rows, on this process's own devices."""
 
     def score(ids: Array, lengths: Array) -> Array:
@@ -336,5 +350,5 @@ class PassageScores:
       sizes=self._sizes,
       mesh=self._scorer.mesh,
       dtype=np.dtype(np.float32),
-      progress=lambda done: None,
+      progress=progress,
     )[:, 0]

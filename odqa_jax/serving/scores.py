@@ -6,8 +6,9 @@
 A score says how irrelevant a passage is: the lowest are kept.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -35,8 +36,15 @@ class Scorer(Protocol):
 
   fingerprint: str
 
-  def __call__(self, rows: range) -> Float32[np.ndarray, " n"]:
-    """The scores of consecutive rows, on this process's own devices."""
+  def __call__(
+    self, rows: range, progress: Callable[[int], Any] = ...
+  ) -> Float32[np.ndarray, " n"]:
+    """The scores of consecutive rows, on this process's own devices.
+
+    Args:
+      rows: of the corpus.
+      progress: called with how many of them are done.
+    """
 
 
 def read_scores(path: str | Path, corpus: Corpus) -> Float[np.ndarray, " n"]:
@@ -90,12 +98,16 @@ def score_passages(
   if not (folder / SCORES).exists():
     mine = blocks[jax.process_index() :: jax.process_count()]
     total, done = sum(map(len, mine)), 0
+
+    def scored(passages: int) -> None:
+      if progress:
+        progress(done + passages, total)
+
     for rows in mine:
       if _read_block(folder, rows) is None:
-        _write_block(folder, rows, scorer(rows))
+        _write_block(folder, rows, scorer(rows, scored))
       done += len(rows)
-      if progress:
-        progress(done, total)
+      scored(0)
     sync("scores: blocks")
     if is_primary():
       _join(folder, blocks)

@@ -137,6 +137,9 @@ def test_scores_are_those_of_training(corpus, title, devices, piece):
   real = wanted[ROWS >= 0]
   assert np.diff(np.sort(real)).max() > 100 * NEAR["atol"]
   assert told[-1] == (ROWS.size, ROWS.size)
+  # After every batch, in order.
+  counts = [done for done, _ in told]
+  assert counts == sorted(counts) and 0 < counts[0] < ROWS.size
 
 
 def test_order_does_not_matter(corpus):
@@ -159,12 +162,12 @@ def test_few_shapes_of_bounded_size(corpus, monkeypatch):
   scorer = trained(corpus)
   rows = np.random.default_rng(0).integers(0, len(TEXTS), (6, 400))
   asked = [" ".join(["Ulm"] * n) for n in range(1, 7)]
-  shapes, waiting, most = [], 0, 0
+  shapes, pieces, finished, most = [], 0, 0, 0
 
   def packed(self, part):
-    nonlocal waiting, most
-    waiting += 1
-    most = max(most, waiting)
+    nonlocal pieces, most
+    pieces += 1
+    most = max(most, pieces - finished)
     piece = pack(self, part)
     assert len(piece.places) == len(part) <= 100
     return piece
@@ -175,8 +178,8 @@ def test_few_shapes_of_bounded_size(corpus, monkeypatch):
     return jnp.zeros(len(ids))
 
   def told(done, total):
-    nonlocal waiting
-    waiting -= 1
+    nonlocal finished
+    finished = done // 100
 
   pack = pair_scores._Packer.pack
   monkeypatch.setattr(pair_scores._Packer, "pack", packed)
@@ -191,7 +194,7 @@ def test_few_shapes_of_bounded_size(corpus, monkeypatch):
     progress=told,
   )
   assert len(set(shapes)) <= 9 and len(set(shapes)) > 1
-  assert most == 2 and waiting == 0
+  assert most == 2 and finished == pieces == 24
 
 
 def test_a_longer_pair_in_a_later_piece(corpus):

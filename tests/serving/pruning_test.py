@@ -28,7 +28,7 @@ class Table:
     self.fingerprint = "table"
     self.fail_at, self.asked = fail_at, []
 
-  def __call__(self, rows):
+  def __call__(self, rows, progress=None):
     if self.fail_at is not None and self.fail_at in rows:
       raise InterruptedError
     self.asked += rows

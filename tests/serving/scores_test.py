@@ -18,10 +18,11 @@ class Table:
   def __init__(self, scores=SCORES, fail_at=None):
     self.scores, self.fail_at, self.asked = scores, fail_at, []
 
-  def __call__(self, rows):
+  def __call__(self, rows, progress=None):
     if rows.start == self.fail_at:
       raise InterruptedError
     self.asked.append(rows.start)
+    progress(len(rows) // 2)
     return self.scores[rows.start : rows.stop]
 
 
@@ -32,7 +33,9 @@ def test_blocks_make_one_file_of_all_scores(tmp_path):
   )
   np.testing.assert_array_equal(scores, SCORES)
   assert [p.name for p in tmp_path.iterdir()] == ["scores.npy"]
-  assert told[0] == (8, COUNT) and told[-1] == (COUNT, COUNT)
+  # Within a block as well: one of 65,536 passages takes a minute or more.
+  assert told[:3] == [(4, COUNT), (8, COUNT), (12, COUNT)]
+  assert told[-1] == (COUNT, COUNT)
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
