@@ -74,7 +74,7 @@ def step_page(path: Path) -> Page:
     "parameters": sum(math.prod(shape) for shape, _ in shapes),
     "metrics": files.manifest["metrics"],
     "best by": extra.get("best"),
-    **{name: _component(c) for name, c in extra["components"].items()},
+    **{name: _component(name, c) for name, c in extra["components"].items()},
     "reading": extra.get("reading"),
     "begun from": config.get("init_from") or "random weights",
     "optimiser": {
@@ -90,14 +90,19 @@ def step_page(path: Path) -> Page:
   return page
 
 
-def _component(component: Mapping[str, Any]) -> str:
+def _component(role: str, component: Mapping[str, Any]) -> str:
   """One trained network in a line."""
   config = dict(component["config"])
   sizes = config.pop("bert", {}) | config
   names = ("width", "layers", "heads", "vocab_size", "dtype", "pooling")
   told = [f"{k} {plain(sizes[k])}" for k in names if k in sizes]
-  lengths = ("question_length", "passage_length", "title", "objective")
-  told += [f"{k} {plain(component[k])}" for k in lengths if k in component]
+  lengths = ["question_length", "passage_length"]
+  if role in ("reranker", "extractive_reader"):
+    lengths = ["question_length", "pair_length"]
+  elif role == "passage_classifier":
+    lengths = ["passage_length"]
+  shown = (*lengths, "title", "objective")
+  told += [f"{k} {plain(component[k])}" for k in shown if k in component]
   return f"{component['family']}: " + ", ".join(told)
 
 
@@ -242,7 +247,7 @@ def _with_head(page: Page, path: Path, total: int, *, reads: bool) -> None:
   described, _, tokenizer = load_component(path, role)
   page.facts |= {
     "role": role,
-    role: _component(described),
+    role: _component(role, described),
     "pair length": described["pair_length"],
     "tokenizer": f"{tokenizer.vocab_size:,} tokens",
     "fingerprint": tokenizer.fingerprint,

@@ -184,6 +184,7 @@ def test_a_published_folder_with_a_head(tmp_path, toy_data, kind):
   role = "extractive_reader" if reads else "reranker"
   assert page.facts["role"] == role
   assert "width 8, layers 1" in page.facts[role]
+  assert ", question_length 16, pair_length 64, title" in page.facts[role]
   assert page.facts["pair length"] == 64
   assert page.facts["fingerprint"] == tokenizer.fingerprint
 
