@@ -129,18 +129,20 @@ def _in_parts(run: R, number: int) -> R:
 
 
 def _levels(run: R) -> list[R]:
-  """The run with what may be computed again, from nothing to everything.
+  """The run with what may be computed again, up to everything.
 
-  On a GPU alone: elsewhere `layer_run` has decided.
+  On a GPU from nothing on; elsewhere from what `layer_run` has decided.
   """
   model, reader = run.settings.model, run.settings.reader
   blocks = {name: model for name in run.components} | {"reader": reader}
   names = [name for name in run.components if blocks[name].remat == AUTO]
   config = next(iter(run.components.values())).config
   platform = getattr(config, "bert", config).platform
-  if not names or not unrolled(platform or jax.default_backend()):
-    return [run]
-  return [_with_remat(run, dict.fromkeys(names, level)) for level in LEVELS]
+  if unrolled(platform or jax.default_backend()):
+    return [_with_remat(run, dict.fromkeys(names, level)) for level in LEVELS]
+  everything = _with_remat(run, dict.fromkeys(names, LEVELS[-1]))
+  same = recomputed(everything) == recomputed(run)
+  return [run] if same else [run, everything]
 
 
 def _with_remat(run: R, remat: Mapping[str, str]) -> R:

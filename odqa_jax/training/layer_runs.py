@@ -5,7 +5,8 @@ best depends on the device. On a GPU a loop copies what its layers keep for
 their gradients; they are written out one after another, and compute nothing
 again where there is room for it, as `training.fitting` finds out. Elsewhere a
 loop compiles faster, and what a layer keeps is decided here: of the retriever
-the dense products, of the reader, whose inputs are many times longer, nothing.
+the dense products, of the reader, whose inputs are many times longer, nothing;
+of neither anything, where that alone fits.
 """
 
 from typing import Any

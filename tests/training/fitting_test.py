@@ -180,6 +180,18 @@ def test_a_level_of_ones_own_and_other_platforms_are_kept(toy_config):
   assert fitting.recomputed(fits) == {"retriever": "dots", "reader": "full"}
 
 
+@pytest.mark.slow
+def test_elsewhere_too_all_is_computed_again_where_nothing_else_fits(
+  toy_config,
+):
+  auto = {"model.remat": AUTO, "reader.remat": AUTO}
+  run = auto_run(toy_config, "joint", **auto)
+  fits = fitted(run, needed(run, 1))
+  assert fitting.recomputed(fits) == {"retriever": "dots", "reader": "full"}
+  fits = fitted(run, needed(run, 1) - 1)
+  assert fitting.recomputed(fits) == {"retriever": "full", "reader": "full"}
+
+
 # ---- The setting ----
 
 
