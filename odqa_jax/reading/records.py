@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from odqa_jax.reading.answer import Answer
 from odqa_jax.reading.span_answers import SpanAnswer, SpanAnswers
 from odqa_jax.runtime.files import replacing
 from odqa_jax.runtime.report import text_table
+
+# Characters of a span in a table on the screen.
+_SHOWN = 60
 
 
 def answer_record(answer: Answer) -> dict[str, Any]:
@@ -88,7 +92,8 @@ def show_spans(question: str, answers: SpanAnswers) -> str:
       figures.append(found.fused)
     place = f"{span.start}-{span.end}"
     cells = [f"{value:.3f}" for value in figures]
-    table.append([span.text, span.passage, place, *cells])
+    shown = textwrap.shorten(span.text, _SHOWN, placeholder=" …")
+    table.append([shown, span.passage, place, *cells])
   lines = [f"? {question}", f"= {answers.text}{_choice(answers)}", ""]
   return "\n".join([*lines, text_table(table, right=range(3, len(table[0])))])
 

@@ -1,5 +1,6 @@
 """Answers as people and programs see them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -68,6 +69,13 @@ def test_a_person_sees_the_choice(given, said):
   fused = ["fused"] if "fused" in given else []
   assert head.split() == ["span", "passage", "place", *SCORES, *fused]
   assert "33-36" in shown[-1] and "-2.000" in shown[-1]
+
+
+def test_a_long_span_leaves_room_for_the_scores():
+  span = dataclasses.replace(SPAN, text="Ulm " * 100)
+  found = SpanAnswers("q", 20, (SpanAnswer(span, FOUND, None),))
+  row = show_spans("where?", found).splitlines()[-1]
+  assert row.startswith("Ulm Ulm") and " …" in row and len(row) < 120
 
 
 def test_nothing_to_read_is_no_answer(tmp_path):
