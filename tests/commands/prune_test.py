@@ -36,11 +36,11 @@ def test_train_prune(capsys, tmp_path, toy_data, monkeypatch):
   monkeypatch.setattr(scores, "BLOCK_ROWS", 64)
   asked, right = [], PassageScores.__call__
 
-  def interrupted(self, rows):
+  def interrupted(self, rows, progress):
     asked.append(rows.start)
     if len(asked) == 3:
       raise ValueError("stopped here")
-    return right(self, rows)
+    return right(self, rows, progress)
 
   monkeypatch.setattr(PassageScores, "__call__", interrupted)
   given = (
