@@ -83,6 +83,7 @@ def together(reader, question, rows, most):
   return jax.tree.map(lambda x: np.asarray(x[0]), best), packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "heads", [{}, {"span": False}, {"span": False, "passage": False}], ids=str
 )

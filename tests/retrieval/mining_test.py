@@ -51,6 +51,7 @@ def pairs_of(folder: Path) -> Pairs:
   return Pairs.open(folder / "data" / "pairs" / "toy")
 
 
+@pytest.mark.slow
 def test_dense_negatives_are_the_best_rows_without_an_answer(
   folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

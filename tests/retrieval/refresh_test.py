@@ -416,6 +416,7 @@ def test_a_refreshed_row_is_its_passage_encoded_by_the_right_weights(mode: str):
   assert made_by.min() == least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", REFRESHING)
 def test_a_refreshed_index_is_one_built_by_the_same_weights(
   mode: str, toy_data: Path, tmp_path: Path

@@ -22,6 +22,25 @@ from odqa_jax.training.train import train
 _MIB = 2**20
 
 
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+  """A step is traced for seconds, and again for every limit that is tried."""
+  known, trace = {}, memory.step_bytes
+
+  def step_bytes(run, examples):
+    settings = dataclasses.replace(run.settings, micro_batches=1)
+    networks = [(n, c.config) for n, c in run.components.items()]
+    key = repr((settings, networks, run.mesh.size, examples))
+    if key not in known:
+      known[key] = trace(run, examples)
+    return known[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(memory, "step_bytes", step_bytes)
+    patch.setattr(fitting, "step_bytes", step_bytes)
+    yield
+
+
 def auto_run(toy_config, task="contrastive", devices=1, **settings):
   changes = {"micro_batches": AUTO} | settings
   return make_run(toy_config(**task_settings(task, **changes)), devices)

@@ -84,6 +84,7 @@ def scaled(params, factor):
   return params | {"retriever": retriever | {"passage": other}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mode", "made_at"),
   # Which weights made the searched rows, after each of four steps; in the mode

@@ -48,6 +48,7 @@ def test_without_an_index_the_state_alone_stays(toy_config, task, k):
   assert set(memory.resident(make_run(config))) == {"training_state"}
 
 
+@pytest.mark.slow
 def test_half_the_batch_needs_less_and_more_than_half(toy_config):
   run = make_run(toy_config(**task_settings("contrastive")))
   whole, half, quarter = (memory.step_bytes(run, n) for n in (32, 16, 8))

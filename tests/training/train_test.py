@@ -125,6 +125,7 @@ def test_training_learns(toy_config, tmp_path, source):
   assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
   train(toy_config(steps=5), tmp_path)
   folder = tmp_path / "checkpoints"

@@ -202,6 +202,7 @@ def test_a_shared_encoder_cannot_be_half_trained():
     make_task(config, make_components(shared=True))
 
 
+@pytest.mark.slow
 def test_zero_lambda_and_no_bias_are_fusion_in_decoder_bit_for_bit():
   components, batch = make_components(), make_batch()
   fid, _, gradients, params = loss_and_gradients(
