@@ -63,24 +63,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Answers one question on the screen, or a set into a file."""
-  from odqa_jax.data.corpus.corpus import Corpus
-  from odqa_jax.data.exclusions import find_exclusions
   from odqa_jax.data.formats.files import open_questions
-  from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.questions.sets import Question
-  from odqa_jax.evaluation.measures import answer_measures
-  from odqa_jax.reading.answer import answer_questions, default_batch_size
-  from odqa_jax.reading.records import (
-    answer_record,
-    show_answer,
-    write_answers,
-  )
-  from odqa_jax.reading.system import load_system
   from odqa_jax.retrieval.backends.table import read_backend
-  from odqa_jax.retrieval.folders import make_index
-  from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import ANSWERS, CANDIDATES, check_output
-  from odqa_jax.runtime.progress import progress_bar
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
@@ -107,6 +93,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     questions = open_questions(args.questions, args.format, args.columns)
   if sources is not None:
     return _answer_with_spans(args, sources, questions)
+  return _answer_with_reader(args, questions)
+
+
+def _answer_with_reader(
+  args: argparse.Namespace, questions: Any
+) -> dict[str, Any]:
+  """With a reader that writes, and the retriever of its checkpoint."""
+  from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.data.exclusions import find_exclusions
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.evaluation.measures import answer_measures
+  from odqa_jax.reading.answer import answer_questions, default_batch_size
+  from odqa_jax.reading.records import (
+    answer_record,
+    show_answer,
+    write_answers,
+  )
+  from odqa_jax.reading.system import load_system
+  from odqa_jax.retrieval.folders import make_index
+  from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.runtime.progress import progress_bar
+
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
   k = args.k

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,10 +91,16 @@ def show_spans(question: str, answers: SpanAnswers) -> str:
       figures.append(found.fused)
     place = f"{span.start}-{span.end}"
     cells = [f"{value:.3f}" for value in figures]
-    shown = textwrap.shorten(span.text, _SHOWN, placeholder=" …")
-    table.append([shown, span.passage, place, *cells])
+    table.append([_shown(span.text), span.passage, place, *cells])
   lines = [f"? {question}", f"= {answers.text}{_choice(answers)}", ""]
   return "\n".join([*lines, text_table(table, right=range(3, len(table[0])))])
+
+
+def _shown(text: str) -> str:
+  """A text on one line of a table, cut where it is long."""
+  line = " ".join(text.split())
+  # By characters, as not every script has spaces between words.
+  return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
 def _choice(answers: SpanAnswers) -> str:

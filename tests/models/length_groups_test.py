@@ -121,7 +121,7 @@ def test_passages_are_embedded_as_without_groups(pooling):
 @pytest.mark.parametrize(
   "changes",
   [
-    pytest.param({}, marks=pytest.mark.slow),
+    {},
     {"span_head": True, "overlap_features": 4, "depthwise_convolution": True},
   ],
 )
