@@ -86,14 +86,11 @@ def check_close(one, other):
   ("task", "devices", "settings"),
   [
     ("individual", 8, {"micro_batches": 2}),
-    pytest.param("joint", 1, {}, marks=pytest.mark.slow),
-    pytest.param(
-      "individual", 8, {"sharding": "fsdp", "micro_batches": 2},
-      marks=pytest.mark.slow,
-    ),
-    pytest.param("fid", 1, {}, marks=pytest.mark.slow),
+    ("joint", 1, {}),
+    ("individual", 8, {"sharding": "fsdp", "micro_batches": 2}),
+    ("fid", 1, {}),
   ],
-)  # fmt: skip
+)
 def test_gradients_are_those_of_one_group(toy_data, task, devices, settings):
   run, params, _ = make_run(toy_data, task, devices, **settings)
   plain, batch = make_task(run.settings, run.components), make_batch()
