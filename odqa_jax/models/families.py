@@ -25,6 +25,7 @@ from odqa_jax.models.passage_scorer import (
   ScorerConfig,
 )
 from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.models.unified_reader import UnifiedConfig, UnifiedReader
 
 Params = Any
 
@@ -77,6 +78,7 @@ FAMILIES: dict[str, Family] = {
   "reranker": Family(ScorerConfig, Reranker),
   "passage_classifier": Family(ScorerConfig, PassageClassifier),
   "extractive_reader": Family(SpanConfig, ExtractiveReader),
+  "unified_reader": Family(UnifiedConfig, UnifiedReader),
 }
 
 

@@ -26,6 +26,7 @@ from odqa_jax.models.hf.heads import (
 )
 from odqa_jax.models.layers import Params
 from odqa_jax.models.passage_scorer import PassageClassifier, Reranker
+from odqa_jax.models.roles import role_params, roles
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.runtime.data_settings import DataSettings
@@ -74,9 +75,10 @@ def load_component(path: str | Path, role: str) -> TrainedComponent:
   if is_pretrained_folder(path):
     return _published(path, role)
   folder, step = find_step(path)
-  described = read_extra(folder, step)["components"]
+  components = read_extra(folder, step)["components"]
+  described = roles(components)
   if role not in described:
-    has = ", ".join(name.replace("_", " ") for name in described)
+    has = ", ".join(name.replace("_", " ") for name in components)
     raise ValueError(
       f"{path}: has no {called} but {has}; name the workdir of a {called}."
     )
@@ -89,7 +91,8 @@ def load_component(path: str | Path, role: str) -> TrainedComponent:
       "restore the original folder."
     )
   params, _ = restore_params(path, replicated(make_mesh()))
-  return TrainedComponent(described[role], params[role], tokenizer)
+  mine = role_params(role, components, params)
+  return TrainedComponent(dict(described[role]), mine, tokenizer)
 
 
 def _published(path: Path, role: str) -> TrainedComponent:

@@ -37,6 +37,7 @@ CONTENT_KEYS = (
   "data.spans",
   "init_from",
   "reader.init_from",
+  "teacher",
   "retrieval.index",
 )
 

@@ -33,7 +33,8 @@ class DataSettings:
   source: str = key(
     "pairs",
     "examples: ict, pairs, answers, salient, retrieved (to rerank), "
-    "retrieved_spans (to read) or golden (to prune)",
+    "retrieved_spans (to read), unified (to retrieve and read) or golden "
+    "(to prune)",
   )
   corpus: str = key("", "the evidence: a corpus folder")
   questions: str = key("", "question sets, separated by commas")
@@ -67,8 +68,14 @@ class DataSettings:
   passages: int = key(
     24, "of a run, of one question: reranked or read together", least=1
   )
+  candidates: int = key(
+    200, "unified: first passages of a run that these are drawn from", least=2
+  )
   pair_length: int = key(
     256, "longest question and passage of these, together", least=8
+  )
+  passage_first: bool = key(
+    True, "unified: pairs are passage, question, title; else DPR's order"
   )
   span_length: int = key(30, "longest answer within a passage", least=1)
   occurrences: int = key(16, "of answers within a passage", least=1)

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.roles import roles
 from odqa_jax.reading.candidates import COMPONENTS, RUN
 from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import holds_reader
@@ -233,12 +234,12 @@ def _resolved(name: str, path: Path) -> Path:
   return path
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> dict[str, Mapping[str, Any]]:
   """The components of a training step; none of a published folder."""
   if is_pretrained_folder(path):
     return {}
   folder, step = find_step(path)
-  return dict(read_extra(folder, step)["components"])
+  return roles(read_extra(folder, step)["components"])
 
 
 def _check_parts(system: SystemFolder) -> Corpus:

@@ -60,6 +60,7 @@ from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
 from odqa_jax.training.tasks.task import Task
+from odqa_jax.training.teacher import Teacher, TeacherPipeline, load_teacher
 from odqa_jax.training.tokens import (
   make_device_gatherer,
   settled,
@@ -146,6 +147,7 @@ def make_pipeline(
   trained: bool,
   whole: Callable[[Any], Any],
   on_devices: DeviceGatherer | None = None,
+  teacher: Teacher | None = None,
 ) -> InputPipeline:
   """Where batches come from.
 
@@ -159,6 +161,7 @@ def make_pipeline(
     trained: whether the passage encoder is.
     whole: see `TrainingProgram`.
     on_devices: gathers passages there, in place of `gatherer`.
+    teacher: reads every batch; None without one.
   """
   multiple = mesh.size * settings.parts
   batches = train_batches(
@@ -168,6 +171,8 @@ def make_pipeline(
     rows=host_slice(padded_size(settings.batch_size, multiple)),
     fraction=settings.data.fraction,
   )
+  if teacher is not None:
+    return TeacherPipeline(batches, teacher)
   if gatherer is None:
     return InputPipeline(batches)
   encoder = initial.components["retriever"]
@@ -227,6 +232,9 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   settings = run.settings
   initial = dataclasses.replace(initial, components=run.components)
   task = make_task(settings, initial.components)
+  teacher = None
+  if needs.teacher:
+    teacher = load_teacher(settings.teacher, settings, corpus, mesh)
   examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
@@ -247,6 +255,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     and trains_passages(settings, task, abstract.params),
     whole=program.whole,
     on_devices=make_device_gatherer(run, gatherer),
+    teacher=teacher,
   )
   left_out = sum(examples.left_out.values())
 
@@ -299,7 +308,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
-    rate = learning_rate(settings.optimizer, steps)
+    rate = learning_rate(settings.optimizer, steps * task.updates)
 
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
       position = pipeline.position() | {"window": window.sums}
@@ -347,7 +356,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             lines = window.take() | pipeline.metrics(step)
             lines["examples_left_out"] = left_out
             with jax.transfer_guard("allow"):
-              lines["learning_rate"] = float(rate(step - 1))
+              lines["learning_rate"] = float(rate((step - 1) * task.updates))
             speed = meter.take()
             report.write(step, lines | speed)
             update(step, loss=lines["loss"], **speed)

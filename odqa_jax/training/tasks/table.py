@@ -4,6 +4,8 @@ To add an objective: its function in `objectives/`, one here that returns a
 `Task`, and a row.
 """
 
+import dataclasses
+
 from odqa_jax.data.examples import batch
 from odqa_jax.data.examples.sources import check_source
 from odqa_jax.models import dual_encoder, t5
@@ -13,8 +15,14 @@ from odqa_jax.training.tasks.contrastive import contrastive
 from odqa_jax.training.tasks.passages import extractive, pruner, reranker
 from odqa_jax.training.tasks.reader import fusion, individual, joint
 from odqa_jax.training.tasks.task import Needs, Task, TaskRow
+from odqa_jax.training.tasks.unified import (
+  distillation,
+  iterative_finetuning,
+  joint_finetuning,
+)
 
 RETRIEVER = Needs(("retriever",), batch.PAIRS)
+UNIFIED = Needs(("unified_reader",), batch.UNIFIED)
 READER = Needs(("retriever", "reader"), batch.QUESTIONS, retrieval=True)
 
 TASKS: dict[str, TaskRow] = {
@@ -24,6 +32,11 @@ TASKS: dict[str, TaskRow] = {
   "fid": TaskRow(READER, fusion),
   "reranker": TaskRow(Needs(("reranker",), batch.RANKED), reranker),
   "extractive": TaskRow(Needs(("extractive_reader",), batch.READ), extractive),
+  "distillation": TaskRow(
+    dataclasses.replace(UNIFIED, teacher=True), distillation
+  ),
+  "unified": TaskRow(UNIFIED, joint_finetuning),
+  "iterative": TaskRow(UNIFIED, iterative_finetuning),
   "pruner": TaskRow(Needs(("passage_classifier",), batch.JUDGED), pruner),
 }
 # What tasks that read a run have of it.
@@ -36,6 +49,7 @@ _PRESETS = {
   "reranker": _BERTS,
   "extractive_reader": _BERTS,
   "passage_classifier": _BERTS,
+  "unified_reader": _BERTS,
 }
 
 
@@ -63,7 +77,18 @@ def check_names(settings: Settings) -> Needs:
       )
   check_source(settings.data.source, needs.fields)
   _check_evaluate(settings, needs)
+  _check_teacher(settings, needs)
   return needs
+
+
+def _check_teacher(settings: Settings, needs: Needs) -> None:
+  """Raises ValueError unless there is a teacher where one is needed."""
+  if needs.teacher == bool(settings.teacher):
+    return
+  remedy = "give config.teacher, an extractive reader trained by loss=dpr"
+  if not needs.teacher:
+    remedy = f"config.task={settings.task!r} has none; leave it out"
+  raise ValueError(f"config.teacher={settings.teacher!r}: {remedy}.")
 
 
 def _check_evaluate(settings: Settings, needs: Needs) -> None:
