@@ -19,7 +19,12 @@ SIZES = {"width": 16, "layers": 1, "heads": 2, "mlp_dim": 32}
 def unified_network(vocabulary: int = 40, **more: Any) -> UnifiedReader:
   """As small as it can be, without dropout."""
   bert = BertConfig(
-    vocabulary, **SIZES, max_positions=96, dropout=0.0, scan=False
+    vocabulary,
+    **SIZES,
+    max_positions=96,
+    dropout=0.0,
+    attention_dropout=0.0,
+    scan=False,
   )
   return UnifiedReader(UnifiedConfig(bert, embedding_dim=8, **more))
 
