@@ -40,6 +40,7 @@ from odqa_jax.objectives.spans import (
   span_band,
   span_mask,
 )
+from odqa_jax.reading.answer_scoring import check_rank_weight
 from odqa_jax.reading.passage_spans import PassageSpans
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.division import batch_sizes, divide, size_for
@@ -75,6 +76,7 @@ class SpanReader:
     passage_first: the order of the pairs that it was trained on.
     objective: likewise, of `settings.EXTRACTIVE`; answers are found by it.
     score: compiled; see `score_passages`.
+    rank_weight: see `with_rank_weight`.
   """
 
   network: ExtractiveReader
@@ -85,6 +87,7 @@ class SpanReader:
   passage_first: bool
   objective: str
   score: Callable[..., "PassageReading"]
+  rank_weight: float | None = None
 
 
 class PassageReading(NamedTuple):
@@ -195,6 +198,25 @@ def compiled_reading(
   return jax.jit(score, static_argnames="most")
 
 
+def with_rank_weight(
+  reader: SpanReader, rank_weight: float | None
+) -> SpanReader:
+  """The reader whose spans compete by λ of A.3; see `answer_scoring.py`.
+
+  Raises:
+    ValueError: if it was trained by another objective than DPR's, or λ is no
+      share.
+  """
+  check_rank_weight(rank_weight)
+  if rank_weight is not None and reader.objective != "dpr":
+    raise ValueError(
+      f"--rank-weight {rank_weight}: the extractive reader was trained by the "
+      f"objective {reader.objective!r}, whose answers have no such weight; "
+      "leave it out, or read with one of loss=dpr or a unified one."
+    )
+  return dataclasses.replace(reader, rank_weight=rank_weight)
+
+
 def with_params(reader: SpanReader, params: Any) -> SpanReader:
   """The same reader, compiled as it is, with other parameters."""
   return dataclasses.replace(reader, params=_placed(params))
@@ -296,7 +318,8 @@ def read_spans(
       # The same for all groups, so that no more programs are compiled.
       sizes = _sizes(inputs["lengths"], reader.inputs.length, batch_tokens)
     found = _scored(reader, inputs, sizes, most)
-    yield from _by_question(packed, some, found, most, reader.objective)
+    for spans in _by_question(packed, some, found, most, reader.objective):
+      yield dataclasses.replace(spans, rank_weight=reader.rank_weight)
 
 
 def _sizes(

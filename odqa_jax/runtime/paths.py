@@ -44,6 +44,7 @@ ANSWERS = rb"\{\"(id|question)\""
 PNG = rb"\x89PNG"
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
+SCORING = rb"\{\s*\"kind\": \"scoring\""
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 
