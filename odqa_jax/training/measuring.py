@@ -7,6 +7,8 @@ from jax.sharding import Mesh
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.evaluation.evaluators import Evaluator, make_evaluator
 from odqa_jax.evaluation.passage_evaluators import make_passage_evaluator
+from odqa_jax.evaluation.unified_evaluator import make_unified_evaluator
+from odqa_jax.models.roles import UNIFIED
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.initial import Initial
@@ -33,6 +35,16 @@ def make_dev_evaluator(
     mesh: see `make_evaluator`.
     workdir: likewise.
   """
+  if UNIFIED in initial.components:
+    return make_unified_evaluator(
+      settings,
+      initial.components[UNIFIED],
+      initial.descriptions[UNIFIED],
+      corpus.tokenizer,
+      corpus,
+      mesh,
+      workdir,
+    )
   if "retriever" not in initial.components:
     return make_passage_evaluator(
       settings, initial.descriptions, initial.tokenizer, corpus
