@@ -21,7 +21,7 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
     odqa search --checkpoint work/shared --index index --corpus data \
       --questions data/questions/nq-train --k 200 --out nq-train.json
     odqa train --config configs/unified.py --workdir work/unified \
-      --config.init_from=work/shared --config.teacher=work/dpr-reader \
+      --config.init_from=work/shared --config.unified.teacher=work/dpr-reader \
       --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/nq-train \
       --config.data.run=nq-train.json
@@ -32,7 +32,7 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.run=nq-train.json
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
-`--config.objective.reconstruction=False` without L_recon. With
+`--config.unified.reconstruction=False` without L_recon. With
 `--config.evaluate.questions=…` EM is measured at every checkpoint, on an index
 made anew, and the best step is that of the highest mean over 1, 10, …, 50
 passages (theirs, but on what the first retriever had found). Expected (the
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.occurrences = 10
 
   config.objective.scale_multiple = 0.0
-  config.objective.distillation_temperature = 3.0
+  config.unified.temperature = 3.0
 
   config.evaluate.best = "mean_em"
 
@@ -94,7 +94,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     debug(config)
     config.epochs = 0.0
     config.batch_size = 4
-    config.model.embedding_dim = 32
     config.data.passages = 4
     config.data.pair_length = 96
   return config

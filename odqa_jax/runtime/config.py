@@ -37,7 +37,7 @@ CONTENT_KEYS = (
   "data.spans",
   "init_from",
   "reader.init_from",
-  "teacher",
+  "unified.teacher",
   "retrieval.index",
 )
 

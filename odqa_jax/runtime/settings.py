@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
+from odqa_jax.runtime.unified_settings import UnifiedSettings
 
 EXTRACTIVE = ("independent", "dpr")
-RETRIEVAL_LOSSES = ("teacher", "nll", "run")
 MARGINALS = ("sequence", "token")
 BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
@@ -126,20 +126,6 @@ class ObjectiveSettings:
     "extractive reader: four likelihoods over all passages, or dpr",
     choices=EXTRACTIVE,
   )
-  distillation_temperature: float = _key(
-    3.0,
-    "unified reader: τ of teacher and student, and of reconstruction",
-    least=1e-6,
-  )
-  retrieval: str = _key(
-    "teacher",
-    "unified reader: passages are scored after the teacher's ranks, by the nll "
-    "of the one with the answer, or after the run's scores",
-    choices=RETRIEVAL_LOSSES,
-  )
-  reconstruction: bool = _key(
-    True, "iterative: retrieval scores stay what they were before reading"
-  )
   bias: str = _key(
     "prob", "Joint: what λ weighs in the cross-attention", choices=BIASES
   )
@@ -238,15 +224,11 @@ class Settings:
     "",
     "first weights: a published folder, minilm, a workdir; none: random",
   )
-  teacher: str = _key(
-    "",
-    "unified reader: an extractive reader with dpr's objective, or what "
-    "`odqa teach` stored of one",
-  )
   data: DataSettings = dataclasses.field(default_factory=DataSettings)
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
+  unified: UnifiedSettings = dataclasses.field(default_factory=UnifiedSettings)
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()

@@ -89,7 +89,7 @@ def check_teacher(
   Raises:
     ValueError: naming what differs.
   """
-  where, data = f"config.teacher={path}", settings.data
+  where, data = f"config.unified.teacher={path}", settings.data
   mine = corpus.tokenizer.fingerprint
   if tokenizer != mine:
     raise ValueError(

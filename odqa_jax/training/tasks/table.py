@@ -77,18 +77,21 @@ def check_names(settings: Settings) -> Needs:
       )
   check_source(settings.data.source, needs.fields)
   _check_evaluate(settings, needs)
-  _check_teacher(settings, needs)
   return needs
 
 
-def _check_teacher(settings: Settings, needs: Needs) -> None:
-  """Raises ValueError unless there is a teacher where one is needed."""
-  if needs.teacher == bool(settings.teacher):
+def check_teacher_named(settings: Settings, needs: Needs) -> None:
+  """Raises ValueError unless a run has the teacher that its task needs."""
+  if needs.teacher == bool(settings.unified.teacher):
     return
-  remedy = "give config.teacher, an extractive reader trained by loss=dpr"
+  remedy = (
+    "give config.unified.teacher, an extractive reader trained by loss=dpr"
+  )
   if not needs.teacher:
     remedy = f"config.task={settings.task!r} has none; leave it out"
-  raise ValueError(f"config.teacher={settings.teacher!r}: {remedy}.")
+  raise ValueError(
+    f"config.unified.teacher={settings.unified.teacher!r}: {remedy}."
+  )
 
 
 def _check_evaluate(settings: Settings, needs: Needs) -> None:

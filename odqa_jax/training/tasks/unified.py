@@ -123,7 +123,7 @@ def _unified(settings: Settings, components: Components) -> _Unified:
   return _Unified(
     network,
     temperature(settings.objective, network.embedding_dim),
-    settings.objective.distillation_temperature,
+    settings.unified.temperature,
     settings.data.span_length,
   )
 
@@ -132,11 +132,11 @@ def distillation(settings: Settings, components: Components) -> Task:
   """L_read + L_ret of Sec. 2.2.3: a teacher's spans and ranks.
 
   L_read is the divergence of spans and that of ranks; L_ret, by
-  `config.objective.retrieval`, that of retrieval scores from the teacher's
+  `config.unified.retrieval`, that of retrieval scores from the teacher's
   ranks or from the scores of the run, or the likelihood of the passage with the
   answer.
   """
-  unified, target = _unified(settings, components), settings.objective.retrieval
+  unified, target = _unified(settings, components), settings.unified.retrieval
   tau = unified.tau
 
   def sums(params: Params, batch: Batch, rng: PRNGKeyArray | None) -> Metrics:
@@ -195,7 +195,7 @@ def iterative_finetuning(settings: Settings, components: Components) -> Task:
   are a constant: its gradient is that of θ̂ alone.
   """
   unified = _unified(settings, components)
-  reconstructs = settings.objective.reconstruction
+  reconstructs = settings.unified.reconstruction
 
   def read(params: Params, batch: Batch, rng: PRNGKeyArray | None) -> Metrics:
     parts, ranks = unified.read_losses(params, batch, rng)
@@ -250,7 +250,7 @@ def _task(
 ) -> Task:
   network = unified.network
   # ℓ is computed once more, without a backward pass.
-  again = 1 if second and settings.objective.reconstruction else 0
+  again = 1 if second and settings.unified.reconstruction else 0
 
   def flops(batch: Mapping[str, Any]) -> float:
     q, n, l = batch["ids"].shape

@@ -236,7 +236,7 @@ RATES: dict[str, Any] = {
 
 @pytest.mark.parametrize("reconstruct", [True, False])
 def test_two_updates_are_those_of_algorithm_1(reconstruct):
-  settings = settings_of(**RATES, **{"objective.reconstruction": reconstruct})
+  settings = settings_of(**RATES, **{"unified.reconstruction": reconstruct})
   steps = 4
   with jax.enable_x64(True):
     task = make_task(settings, {UNIFIED: linear_network()})
