@@ -268,6 +268,14 @@ def keys(
       yield f"{prefix}.{field.name}", field
 
 
+def described() -> Iterator[str]:
+  """A line for every key of a config: its default and what it means."""
+  for name, field in keys():
+    make = field.default_factory
+    default = field.default if make is dataclasses.MISSING else make()
+    yield f"--{name}={default!r}  {field.metadata['meaning']}"
+
+
 def read_settings(config: ConfigDict) -> Settings:
   """Checks a config and makes it typed and frozen.
 

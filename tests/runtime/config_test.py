@@ -1,5 +1,6 @@
 """Configs: presets, overrides, and what users get wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from odqa_jax.runtime.config import (
   base_config,
   load_config,
   parse_arg,
+  saved_config,
 )
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
@@ -315,3 +317,34 @@ def test_missing_file_and_missing_function(tmp_path):
   empty.write_text("")
   with pytest.raises(ValueError, match="defines get_config"):
     load_config(str(empty))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_saved_configs_are_what_was_saved(path, tmp_path):
+  items = ["mesh.data=4", "optimizer.multipliers=(('a', 2.0), ('b', 0.0))"]
+  config = load_config(str(path), items)
+  with config.unlocked():
+    config.mesh.fsdp = 2
+  saved = json.dumps(config.to_dict())
+  (tmp_path / "config.json").write_text(saved)
+  assert saved_config(tmp_path).to_dict() == config.to_dict()
+  again = saved_config(tmp_path, ["mesh.fsdp=1", "micro_batches=auto"])
+  assert again.mesh.fsdp == 1 and again.micro_batches == "auto"
+  with pytest.raises(ValueError, match="did you mean 'steps'"):
+    saved_config(tmp_path, ["stepz=3"])
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (None, "no run to go on with"),
+    ("{", "is no config of this version"),
+    ("[1]", "is no config of this version"),
+    ('{"was_once": 3}', "config.was_once is no setting"),
+  ],
+)
+def test_folders_without_a_saved_config(text, message, tmp_path):
+  if text is not None:
+    (tmp_path / "config.json").write_text(text)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    saved_config(tmp_path)
