@@ -14,7 +14,11 @@ from jax.sharding import Mesh
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.bert import BertConfig
-from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
+from odqa_jax.models.dual_encoder import (
+  DualEncoder,
+  EncoderConfig,
+  bert_of_preset,
+)
 from odqa_jax.models.families import InitialNetwork, network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
@@ -75,22 +79,15 @@ def encoder_config(
   model: ModelSettings, vocab_size: int, platform: str = ""
 ) -> EncoderConfig:
   """The dual encoder that `config.model` describes, for a platform."""
-  sizes: dict[str, Any] = dict(PRESETS[model.preset])
-  bert = BertConfig(
-    **(
-      sizes
-      | {
-        "vocab_size": vocab_size,
-        "max_positions": model.max_positions,
-        "dropout": model.dropout,
-        "attention_dropout": model.dropout,
-        "dtype": model.dtype,
-      }
-      | layer_run(model, platform)
-      | {
-        "attention": model.attention,
-      }
-    )
+  bert = bert_of_preset(
+    model.preset,
+    vocab_size=vocab_size,
+    max_positions=model.max_positions,
+    dropout=model.dropout,
+    attention_dropout=model.dropout,
+    dtype=model.dtype,
+    attention=model.attention,
+    **layer_run(model, platform),
   )
   return EncoderConfig(
     bert=bert,
