@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
   "electra-large": _preset(width=1024, layers=24, heads=16, **_ELECTRA),
   "mobilebert": _preset(width=512, layers=24, heads=4, **_MOBILEBERT),
   "mobilebert-tiny": _preset(
-    width=128,
+    width=256,
     layers=2,
     heads=2,
     **_MOBILEBERT

@@ -70,7 +70,7 @@ PARAMETERS = {
   "electra-base": 108_891_648,
   "electra-large": 334_092_288,
   "mobilebert": 24_581_888,
-  "mobilebert-tiny": 1_112_640,
+  "mobilebert-tiny": 1_224_640,
 }
 
 

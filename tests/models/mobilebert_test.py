@@ -2,13 +2,18 @@
 
 import dataclasses
 import functools
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odqa_jax.models.bert import apply_bert, init_bert
+from odqa_jax.models import layers, mobilebert
+from odqa_jax.models.bert import apply_bert, init_bert, weights_as_computed
+from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.families import describe, network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.mobilebert import MobileBertConfig
 
@@ -155,3 +160,136 @@ def test_a_torch_model_gives_the_same_states_and_gradients(tmp_path, name):
   wanted = theirs["embeddings.word_embeddings.weight"].numpy()
   # The row of the padding gets no gradient here.
   np.testing.assert_allclose(words[1:], wanted[1:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.torch
+def test_a_padded_text_ends_as_it_does_alone_in_torch(tmp_path):
+  """The padding's embedding is not zeros, as in published weights."""
+  model = torch_model("published")
+  assert model.embeddings.word_embeddings.weight.data[0].abs().min() > 0
+  model.save_pretrained(tmp_path)
+  config, params, _ = load_encoder(tmp_path)
+  got = hidden(config.bert, params["shared"], first_lengths=FIRST)
+  for row, length in enumerate(LENGTHS):
+    want = torch_states(model, row=row).detach().numpy()[0]
+    np.testing.assert_allclose(got[row, :length], want, atol=1e-5)
+
+
+# --- By hand -----------------------------------------------------------------
+
+
+def test_trigrams_by_hand():
+  x = jnp.arange(1.0, 9).reshape(1, 4, 2)
+  got = mobilebert._trigrams(x, jnp.array([3]))[0]
+  a, b, c, none = [1, 2], [3, 4], [5, 6], [0, 0]
+  wanted = [[*b, *a, *none], [*c, *b, *a], [*none, *c, *b], [*none, *none, *c]]
+  np.testing.assert_array_equal(got, wanted)
+
+
+# --- Invariances -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["published", "attention in the bottleneck"])
+def test_padding_and_execution_do_not_matter(name):
+  config = build(name)
+  params = noisy_params(config)
+  whole = hidden(config, params)
+  unrolled = dataclasses.replace(config, scan=False)
+  np.testing.assert_allclose(hidden(unrolled, params), whole, atol=1e-5)
+  first = hidden(config, params, first_only=True)
+  np.testing.assert_allclose(first, whole[:, :1], atol=1e-5)
+  other = hidden(config, params, jnp.where(REAL, IDS, 3))
+  np.testing.assert_allclose(
+    np.where(REAL[..., None], other, 0),
+    np.where(REAL[..., None], whole, 0),
+    atol=1e-5,
+  )
+  short = hidden(config, params, IDS[1:3, :7], LENGTHS[1:3])
+  np.testing.assert_allclose(short[0, :3], whole[1, :3], atol=1e-5)
+  np.testing.assert_allclose(short[1], whole[2, :7], atol=1e-5)
+
+
+def test_a_row_without_tokens_is_finite():
+  got = hidden(TINY, noisy_params(TINY), lengths=jnp.array([10, 0, 7, 0]))
+  assert np.isfinite(got).all()
+
+
+def test_weights_as_computed_give_the_same_bits_in_bfloat16():
+  config = dataclasses.replace(TINY, dtype="bfloat16")
+  params = noisy_params(TINY)
+  narrow = weights_as_computed(config, params)
+  ffn = narrow["encoder"]["layer"]["ffn"]["1"]["output"]
+  assert ffn["dense"]["kernel"].dtype == jnp.bfloat16
+  assert ffn["LayerNorm"]["scale"].dtype == jnp.float32
+  got, wide = hidden(config, params), hidden(TINY, params)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(hidden(config, narrow), got)
+  np.testing.assert_allclose(
+    np.asarray(got, np.float32), wide, atol=0.05 * np.abs(wide).max()
+  )
+
+
+# The embeddings, and the outputs of a layer; `attention` drops its weights.
+@pytest.mark.parametrize(("bottleneck", "count"), [(True, 2), (False, 3)])
+def test_nothing_is_dropped_within_bottlenecks(monkeypatch, bottleneck, count):
+  config = dataclasses.replace(TINY, layers=1, scan=False, dropout=0.3)
+  config = dataclasses.replace(config, bottleneck=bottleneck)
+  seeds = []
+
+  def remembered(x, rate, seed):
+    if seed is not None:
+      seeds.append(tuple(np.asarray(seed).tolist()))
+      assert rate == 0.3
+    return layers.dropout(x, rate, seed)
+
+  mine = SimpleNamespace(**vars(layers) | {"dropout": remembered})
+  monkeypatch.setattr(mobilebert, "layers", mine)
+  with jax.disable_jit():
+    apply_bert(
+      config, noisy_params(config), IDS, LENGTHS, rng=jax.random.key(0)
+    )
+  assert len(seeds) == len(set(seeds)) == count
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_flops_per_token_agree_with_the_compiler(name, pooling):
+  # Wide enough for the products to outweigh what is not counted.
+  sizes = {"width": 256, "mlp_dim": 128, "layers": 1, "max_positions": 64}
+  sizes |= {"inner_width": 256 if "whole" in name else 64, "word_width": 32}
+  bert = dataclasses.replace(build(name), **sizes, scan=False)
+  encoder = DualEncoder(EncoderConfig(bert, pooling=pooling))
+  params = jax.eval_shape(encoder.init, jax.random.key(0))
+  ids = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+  lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+  lowered = jax.jit(encoder.encode_passage).lower(params, ids, lengths)
+  measured = lowered.compile().cost_analysis()["flops"] / (2 * 64)
+  assert encoder.flops_per_token(64) == pytest.approx(measured, rel=0.1)
+
+
+# --- Descriptions and refusals -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_description_brings_the_same_network(name):
+  network = DualEncoder(EncoderConfig(build(name), shared=True))
+  again = network_from(json.loads(json.dumps(describe(network))))
+  assert again.config == network.config
+  assert type(again.config.bert) is MobileBertConfig
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"norm": "rms"}, "norm='rms' is unknown"),
+    ({"activation": "silu"}, "activation='silu' is unknown"),
+    ({"variant": "bert"}, "variant='bert' is unknown"),
+    ({"embedding_width": 6}, "embedding_width=6 is for an ELECTRA"),
+    ({"inner_width": 7}, "heads=2 does not divide inner_width=7"),
+    ({"feed_forwards": 0}, "feed_forwards=0 is not 1 or more"),
+    ({"shared_bottleneck": False}, "both False.*inner_width=16"),
+  ],
+)
+def test_shapes_that_cannot_be_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(TINY, **fields)
