@@ -57,6 +57,13 @@ BUILDS = {
     {"trigram_input": False, "embedding_size": 16},
   ),
 }
+# Those that differ in one module alone are the gate's.
+EVERY = [
+  pytest.param(
+    name, marks=[pytest.mark.slow] * name.startswith(("one", "words"))
+  )
+  for name in BUILDS
+]
 IDS = jnp.asarray(np.random.default_rng(0).integers(5, 40, (4, 10), np.int32))
 LENGTHS = jnp.array([10, 3, 7, 1], jnp.int32)
 FIRST = jnp.array([4, 2, 7, 1], jnp.int32)
@@ -129,7 +136,7 @@ def torch_states(model, *, row: int | None = None):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_torch_model_gives_the_same_states_and_gradients(tmp_path, name):
   model = torch_model(name)
   # In torch the last token sees the padding, whose embedding is zeros only
@@ -251,7 +258,7 @@ def test_nothing_is_dropped_within_bottlenecks(monkeypatch, bottleneck, count):
   assert len(seeds) == len(set(seeds)) == count
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_flops_per_token_agree_with_the_compiler(name, pooling):
   # Wide enough for the products to outweigh what is not counted.

@@ -138,8 +138,8 @@ def save_encoder(
     )
   if layout == "dpr" and config.bert.variant != "bert":
     raise ValueError(
-      f"layout='dpr' with a {config.bert.variant}: DPR's classes hold a BERT; "
-      "use layout='sentence-transformers'."
+      f"layout='dpr' for variant={config.bert.variant!r}: DPR's classes hold a "
+      "BERT; use layout='sentence-transformers'."
     )
   lengths = {
     "question_length": question_length,
