@@ -53,6 +53,13 @@ class ModelSettings:
     "to `embedding_dim`: none, dense or truncate",
     choices=("none", "dense", "truncate"),
   )
+  passage_type: int | str = _key(
+    AUTO,
+    "token type of passages, 0 or 1 (questions have 0); auto: as the weights "
+    "were trained, else 1 if `shared`",
+    least=0,
+    words=(AUTO,),
+  )
   max_positions: int = _key(512, "longest input that it takes", least=3)
   dropout: float = _key(0.1, "rate, in attention too", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)

@@ -134,10 +134,19 @@ def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
   assert read_extra(folder, 5)["loader"] == {"next_index": 5}
 
 
+SMALL_SHARED = {
+  "model.preset": "mobilebert-tiny",
+  "model.shared": True,
+  "model.projection": "truncate",
+  "model.embedding_dim": 32,
+}
+
+
 @pytest.mark.slow
-def test_eight_devices_give_the_gradient_of_one(toy_config):
+@pytest.mark.parametrize("model", [{}, SMALL_SHARED], ids=["", "mobilebert"])
+def test_eight_devices_give_the_gradient_of_one(toy_config, model):
   """With hard negatives: every passage of every device is a candidate."""
-  config = toy_config(**EXACT | {"data.hard_negatives": 2})
+  config = toy_config(**EXACT | {"data.hard_negatives": 2} | model)
   one, eight = gradients(config, 1), gradients(config, 8)
   assert relative_difference(one, eight) < 1e-5
 
