@@ -53,7 +53,7 @@ STAGES = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  args = parse_arg(arg, size="base", stage="distillation", debug=False)
+  args = parse_arg(arg, size="mobilebert", stage="distillation", debug=False)
   if args.stage not in STAGES:
     raise ValueError(f"stage={args.stage!r}; choose of {', '.join(STAGES)}.")
   config = base_config()

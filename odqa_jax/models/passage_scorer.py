@@ -48,7 +48,7 @@ class ScorerConfig:
 
 
 class _Classifier(nn.Module):
-  """Dense, activation, dense to one number."""
+  """Dense, activation, dense to one number; or the last of them alone."""
 
   config: BertConfig
 
@@ -56,16 +56,17 @@ class _Classifier(nn.Module):
   def __call__(
     self, x: Float[Array, "n d"], seeds: UInt32[Array, "2 2"] | None = None
   ) -> Float[Array, " n"]:
-    config, variant = self.config, VARIANTS[self.config.variant]
+    config = self.config
 
     def dense(width: int, name: str) -> nn.Dense:
       return nn.Dense(width, kernel_init=init_kernel, name=name)
 
     before, between = (None, None) if seeds is None else seeds
-    if not variant.pooled:
+    if not VARIANTS[config.variant].pooled:
       x = layers.dropout(x, config.dropout, before)
-    x = dense(config.width, "dense")(x)
-    x = jnp.tanh(x) if variant.head == "tanh" else layers.gelu(x)
+    if config.head != "none":
+      x = dense(config.width, "dense")(x)
+      x = jnp.tanh(x) if config.head == "tanh" else layers.gelu(x)
     x = layers.dropout(x, config.dropout, between)
     return dense(1, "out_proj")(x)[:, 0]
 

@@ -33,7 +33,12 @@ from odqa_jax.retrieval.division import (
   padded_lengths,
   size_for,
 )
-from odqa_jax.retrieval.embed import Progress, bulk_tokens, embed
+from odqa_jax.retrieval.embed import (
+  Progress,
+  bulk_tokens,
+  embed,
+  program_worth,
+)
 from odqa_jax.runtime.mesh import row_sharding
 from odqa_jax.text.pairs import PairVocabulary
 
@@ -73,9 +78,12 @@ def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   return score(scorer.params, *placed)
 
 
+def _platform(scorer: TrainedScorer) -> str:
+  return scorer.mesh.devices.flat[0].platform
+
+
 def _tokens_at_once(scorer: TrainedScorer) -> int:
-  mesh = scorer.mesh
-  return bulk_tokens(mesh.devices.flat[0].platform, mesh.size)
+  return bulk_tokens(_platform(scorer), scorer.mesh.size)
 
 
 def rerank(
@@ -256,8 +264,9 @@ def _sizes(
 ) -> dict[int, int]:
   """Padded length → pairs of a batch, for all pieces, shortest first."""
   longest, share = scorer.pair_length, len(piece.places) / count
-  # A length must save over all pairs what a batch computes.
-  worth = max(int(batch_tokens * share), 1)
+  # What a length must save over all pairs, of which this piece has a share.
+  worth = int(program_worth(_platform(scorer), batch_tokens) * share)
+  worth = max(worth, 1)
   chosen = padded_lengths(piece.lengths, longest, worth=worth)
   # Another piece may have longer pairs.
   return {
@@ -325,12 +334,14 @@ class PassageScores:
     some = corpus if rows is None else PassageSample(corpus, rows)
     self._passages = some if scorer.title else UntitledPassages(some)
     self._lengths = self._passages.packed_lengths(scorer.passage_length)
+    tokens = batch_tokens or _tokens_at_once(scorer)
     self._sizes = batch_sizes(
       self._lengths,
       scorer.passage_length,
-      batch_tokens or _tokens_at_once(scorer),
+      tokens,
       rows=len(some),
       devices=scorer.mesh.size,
+      worth=program_worth(_platform(scorer), tokens),
     )
 
   def __call__(
