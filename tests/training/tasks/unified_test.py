@@ -160,6 +160,7 @@ def test_a_student_follows_spans_ranks_and_what_retrieval_is_told(target):
   np.testing.assert_allclose(loss, sum(expected), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_retrieval_scores_are_divided_as_a_retrievers_are():
   network, batch = unified_network(), made_batch()
   changes = {"unified.retrieval": "nll", "objective.temperature": 0.05}
@@ -177,6 +178,7 @@ def test_retrieval_scores_are_divided_as_a_retrievers_are():
   )
 
 
+@pytest.mark.slow
 def test_joint_finetuning_is_the_sum_of_both_updates_losses():
   network, batch = unified_network(), made_batch()
   joint = make_task(settings_of("joint"), {UNIFIED: network})
