@@ -25,7 +25,11 @@ from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
 from odqa_jax.data.examples.pair_inputs import PairInputs
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, check_aligned
-from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
+from odqa_jax.models.passage_scorer import (
+  PassageFilter,
+  PassageScorer,
+  ScorerConfig,
+)
 from odqa_jax.reading.trained_scorer import TrainedScorer
 from odqa_jax.retrieval.division import (
   batch_sizes,
@@ -60,15 +64,20 @@ class _Piece(NamedTuple):
   first_lengths: Int32[np.ndarray, " p"]
 
 
+def compiled_scores(network: PassageScorer) -> Callable[..., jax.Array]:
+  """`network.score`, kept, so that a second run compiles nothing."""
+  kind: Any = type(network)
+  return _compiled(kind, network.config)
+
+
 @functools.lru_cache(maxsize=8)
-def compiled_scores(config: ScorerConfig) -> Callable[..., jax.Array]:
-  """`PassageScorer.score`, kept, so that a second run compiles nothing."""
-  return jax.jit(PassageScorer(config).score)
+def _compiled(kind: Any, config: ScorerConfig) -> Callable[..., jax.Array]:
+  return jax.jit(kind(config).score)
 
 
 def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   """Starts a batch, whose rows are divided over the devices."""
-  score = compiled_scores(scorer.network.config)
+  score = compiled_scores(scorer.network)
   placed = jax.device_put(inputs, row_sharding(scorer.mesh))
   return score(scorer.params, *placed)
 
@@ -288,7 +297,9 @@ def _start(
 
 
 class PassageScores:
-  """What a passage classifier says of the passages of a corpus.
+  """How irrelevant the passages of a corpus are.
+
+  That is what a passage classifier says; what a filter says, negated.
 
   Attributes:
     fingerprint: of all that a score depends on, besides the corpus.
@@ -302,10 +313,10 @@ class PassageScores:
     rows: Int[np.ndarray, " m"] | None = None,
     batch_tokens: int | None = None,
   ) -> None:
-    """Opens a corpus for a trained classifier, which reads its ids.
+    """Opens a corpus for a trained network, which reads its ids.
 
     Args:
-      scorer: the classifier.
+      scorer: a classifier or filter of passages.
       corpus: whose passages are scored.
       rows: ascending, of those that are; row i is then `rows[i]`. None: all.
       batch_tokens: see `score_pairs`.
@@ -317,11 +328,12 @@ class PassageScores:
     if mine != theirs:
       raise ValueError(
         f"{corpus.directory}: was made with the tokenizer {theirs[:12]}, and "
-        f"the passage classifier reads ids of {mine[:12]}; prepare the corpus "
-        "with the classifier's tokenizer, WORKDIR/tokenizer."
+        f"what scores its passages reads ids of {mine[:12]}; prepare the "
+        "corpus with the tokenizer of that, WORKDIR/tokenizer."
       )
     self.fingerprint = scorer.fingerprint
     self._scorer = scorer
+    self._sign = -1 if isinstance(scorer.network, PassageFilter) else 1
     some = corpus if rows is None else PassageSample(corpus, rows)
     self._passages = some if scorer.title else UntitledPassages(some)
     self._lengths = self._passages.packed_lengths(scorer.passage_length)
@@ -342,13 +354,16 @@ class PassageScores:
       # As in training, all tokens are of the first segment.
       return _compute(self._scorer, ids, lengths, lengths)[:, None]
 
-    return embed(
-      score,
-      self._passages,
-      rows.start,
-      self._lengths[rows.start : rows.stop],
-      sizes=self._sizes,
-      mesh=self._scorer.mesh,
-      dtype=np.dtype(np.float32),
-      progress=progress,
-    )[:, 0]
+    return (
+      self._sign
+      * embed(
+        score,
+        self._passages,
+        rows.start,
+        self._lengths[rows.start : rows.stop],
+        sizes=self._sizes,
+        mesh=self._scorer.mesh,
+        dtype=np.dtype(np.float32),
+        progress=progress,
+      )[:, 0]
+    )

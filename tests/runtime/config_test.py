@@ -44,7 +44,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "model.preset", "model.dtype", "reader.preset", "reader.dtype",
     "data.question_length", "data.passage_length", "data.reader_length",
     "retrieval.k", "retrieval.dtype", "retrieval.refresh_every",
-    "epochs", "data.passages", "data.pair_length",
+    "epochs", "data.passages", "data.pair_length", "data.pool_size",
   }  # fmt: skip
   assert small["model.preset"] == ("init" if path.stem == "minilm" else "tiny")
   assert small["model.dtype"] == small["retrieval.dtype"] == "float32"
@@ -57,6 +57,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "reranker": 4,
     "extractive": 4,
     "pruner": 16,
+    "filter": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
@@ -110,6 +111,24 @@ R2D2 = {
     "data.source": "golden",
     "data.random_negatives": 2,
     "optimizer.learning_rate": 3e-5,
+  },
+  # "Minimal Retrieve & Read", A.1; 9 + 9 passages are 9 examples.
+  "filter": {
+    "task": "filter",
+    "epochs": 1.0,
+    "batch_size": 9,
+    "model.preset": "base",
+    "model.dropout": 0.1,
+    "data.source": "found",
+    "data.passages": 200,
+    "data.frequency_base": 10,
+    "data.pool_size": 893 + 9107,
+    "data.leaky": False,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.clip_norm": 2.0,
+    "checkpoint.every": 2000,
+    "evaluate.best": "hit_ratio",
   },
 }
 # "End-to-End Training of Neural Retrievers", Sec. 2 and 3, A.2 and A.3; what it

@@ -95,10 +95,12 @@ PAIRS = {**QUESTION, **PASSAGES, **MASK}
 # ... or questions, whose passages are retrieved by the training loop.
 QUESTIONS = {**QUESTION, **READER_QUESTION, **ANSWER, **RETRIEVABLE, **MASK}
 RETRIEVED = {**QUESTIONS, **PASSAGES, **READER_INPUT, **ANSWER_PLACES}
-# Passages that a retriever found before: to rerank, to read, to prune.
+# Passages that a retriever found before: to rerank, to read, to prune; or one
+# that it found beside one that it did not.
 RANKED = {**PAIR_INPUTS, **MASK}
 READ = {**PAIR_INPUTS, **SPANS, **MASK}
 JUDGED = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
+FOUND = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
 # What a search takes of a batch, in the order of its arguments.
 SEARCHED = (*QUESTION, *RETRIEVABLE, "reader_question_lengths")
 

@@ -12,6 +12,7 @@ from odqa_jax.data.examples.golden import (
   golden_passages,
   split_by_gold,
 )
+from odqa_jax.data.examples.judged import JudgedPassages
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.data.questions.sets import Question, QuestionSet
@@ -105,7 +106,8 @@ def test_parts_have_the_sizes_of_the_source():
 
 def test_batches_are_the_passages_of_the_corpus(corpus, questions):
   golden = golden_passages(questions, corpus, negatives=2, seed=0)
-  examples = GoldenExamples(golden, corpus, length=64, title=True)
+  passages = JudgedPassages(corpus, length=64, title=True)
+  examples = GoldenExamples(golden, passages)
   batches = train_batches(examples, 12, seed=0, rows=slice(0, 12))
   seen = []
   for _ in range(25):
@@ -133,7 +135,7 @@ def test_the_source_golden(toy_data, corpus):
   more = dataclasses.replace(data, random_negatives=4)
   assert len(load_examples(more, corpus)) == 500
   other = Tokenizer({name: i for i, name in enumerate(SPECIAL_TOKENS)})
-  with pytest.raises(ValueError, match="prepare the corpus with the pruner's"):
+  with pytest.raises(ValueError, match="prepare the corpus with the network's"):
     load_examples(data, corpus, PairVocabulary(other))
 
 
