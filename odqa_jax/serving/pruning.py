@@ -170,7 +170,10 @@ def prune(
   rule.check(len(whole.corpus))
   out = Path(out)
   made_from: dict[str, Any] = {"rule": rule.described()}
-  made_from |= {"parents": whole.parents()} | ({"leaky": True} if leaky else {})
+  made_from |= {"parents": whole.parents()}
+  # What is cut again stays so.
+  if leaky or whole.corpus.leaky:
+    made_from["leaky"] = True
   identity = None
   if isinstance(scores, np.ndarray):
     made_from["scores"] = _hash(scores)

@@ -151,7 +151,7 @@ def test_half_of_a_batch_is_found_and_an_epoch_has_all(corpus):
     negatives.append(rows[:, 1].tolist())
   # They come anew, and from all over.
   assert len({tuple(n) for n in negatives}) == 3
-  assert len(set(sum(negatives, []))) > 40
+  assert len({row for rows in negatives for row in rows}) > 40
 
 
 def test_processes_share_a_batch(corpus):

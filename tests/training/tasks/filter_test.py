@@ -1,4 +1,4 @@
-"""A passage filter from its recipe: measured, resumed, pruned with, labelled."""
+"""A passage filter by its recipe: measured, resumed, pruned with, labelled."""
 
 import json
 import shutil
