@@ -14,17 +14,18 @@ filter makes says so.
     odqa search --checkpoint work/sup --index work/index --corpus data/corpus \
       --questions data/questions/nq-train --k 200 --out train.trec
     odqa train --config configs/filter.py --workdir work/filter \
-      --config.init_from=bert-base-uncased/ --config.data.corpus=data/corpus \
+      --config.init_from=roberta-base/ --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/nq-train \
       --config.data.run=train.trec \
       --config.data.pool_questions=data/questions/nq-dev
     odqa prune --checkpoint work/filter --corpus data/corpus \
       --index work/index --keep 1224000 --out work/filtered
 
-Without `pool_questions` nothing is measured, and the last step is used. The
-corpus must have the network's word pieces (`odqa prepare --tokenizer`).
-Hardware and time at this size: not run; the authors used one V100. `:debug`
-runs 10 steps of a tiny model.
+Without `pool_questions` nothing is measured, and the last step is used. A
+network with the corpus's word pieces, as BERT's, reads the ids that the corpus
+has; for any other, as RoBERTa's, the texts are encoded again. Hardware and time
+at this size: not run; the authors used one V100. `:debug` runs 10 steps of a
+tiny model.
 """
 
 from ml_collections import ConfigDict

@@ -114,6 +114,8 @@ def expand_paths(args: argparse.Namespace) -> None:
   for name, value in vars(args).items():
     if isinstance(value, str) and name not in _WORDS:
       setattr(args, name, expand_home(value))
+    elif isinstance(value, list):
+      setattr(args, name, [expand_home(item) for item in value])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

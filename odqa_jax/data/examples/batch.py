@@ -177,7 +177,7 @@ def bucket_count(count: int, most: int) -> int:
 
 
 def pad_tokens(
-  token_lists: Sequence[Sequence[int]], length: int, pad_id: int
+  token_lists: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
   """Token lists as one array; what is longer than `length` is cut."""
   ids = np.full((len(token_lists), length), pad_id, np.int32)

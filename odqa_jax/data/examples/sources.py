@@ -193,11 +193,7 @@ def span_examples(
 def golden_examples(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
-  """Gold passages, and others at random.
-
-  Raises:
-    ValueError: if the corpus was made with another tokenizer than the pruner's.
-  """
+  """Gold passages, and others at random."""
   passages = _judged(data, corpus, vocabulary)
   questions = _questions(data.questions)
   golden = golden_passages(
@@ -212,8 +208,7 @@ def found_examples(
   """What a retriever found for questions, and what it did not.
 
   Raises:
-    ValueError: if the corpus was made with another tokenizer than the filter's;
-      or questions of the validation pool are trained on, without `leaky`.
+    ValueError: if questions of the validation pool are trained on.
   """
   passages = _judged(data, corpus, vocabulary)
   sets = [open_retrieved(data.questions, data.run, corpus)]
@@ -256,19 +251,13 @@ def _pool(
 def _judged(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> JudgedPassages:
-  """How passages alone are packed.
-
-  Raises:
-    ValueError: if the corpus was made with another tokenizer.
-  """
-  mine = _pair_vocabulary(corpus, vocabulary).fingerprint
-  if mine != corpus.tokenizer.fingerprint:
-    raise ValueError(
-      f"{corpus.directory} was made with the tokenizer "
-      f"{corpus.tokenizer.fingerprint[:12]}, and the network reads ids of "
-      f"{mine[:12]}; prepare the corpus with the network's tokenizer."
-    )
-  return JudgedPassages(corpus, length=data.passage_length, title=data.title)
+  """How passages alone are packed."""
+  return JudgedPassages(
+    corpus,
+    _pair_vocabulary(corpus, vocabulary).tokenizer,
+    length=data.passage_length,
+    title=data.title,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_what_answers_is_named_or_found(corpus):
 def test_half_of_a_batch_is_found_and_an_epoch_has_all(corpus):
   counts = times_found(asked(RUN, corpus), 3)
   pool = validation_pool(counts, np.array([20, 150]), size=50, seed=0)
-  passages = JudgedPassages(corpus, length=64, title=True)
+  passages = JudgedPassages(corpus, corpus.tokenizer, length=64, title=True)
   examples = FoundExamples(counts, pool, passages, base=2)
   # Row 7 four times, row 1 twice; 20 is in the pool.
   wanted = Counter(
@@ -156,7 +156,7 @@ def test_half_of_a_batch_is_found_and_an_epoch_has_all(corpus):
 
 def test_processes_share_a_batch(corpus):
   counts = times_found(asked(RUN, corpus), 3)
-  passages = JudgedPassages(corpus, length=64, title=True)
+  passages = JudgedPassages(corpus, corpus.tokenizer, length=64, title=True)
   examples = FoundExamples(counts, NO_POOL, passages, base=10)
 
   def drawn(rows):
@@ -171,7 +171,7 @@ def test_processes_share_a_batch(corpus):
 
 
 def test_a_filter_needs_both_kinds(corpus):
-  passages = JudgedPassages(corpus, length=64, title=True)
+  passages = JudgedPassages(corpus, corpus.tokenizer, length=64, title=True)
   for counts, said in ((np.ones, "200 were found and 0"), (np.zeros, "0 were")):
     with pytest.raises(ValueError, match=said):
       FoundExamples(counts(200, np.int64), NO_POOL, passages, base=10)
