@@ -83,8 +83,8 @@ class _Linear(nn.Module):
     x = layers.dropout(
       x, self.config.dropout, None if seeds is None else seeds[0]
     )
-    dense = nn.Dense(1, use_bias=False, kernel_init=init_kernel, name="vector")
-    return dense(x)[:, 0]
+    vector = self.param("kernel", init_kernel, (self.config.width, 1))
+    return (x @ vector)[:, 0]
 
 
 class PassageScorer:

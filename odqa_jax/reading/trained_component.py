@@ -25,7 +25,12 @@ from odqa_jax.models.hf.heads import (
   load_scorer,
 )
 from odqa_jax.models.layers import Params
-from odqa_jax.models.passage_scorer import ALONE, PassageClassifier, Reranker
+from odqa_jax.models.passage_scorer import (
+  ALONE,
+  PassageClassifier,
+  PassageFilter,
+  Reranker,
+)
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.runtime.data_settings import DataSettings
@@ -39,6 +44,7 @@ _PAIR_LENGTH = 512
 _PUBLISHED: dict[str, Callable[[Path], tuple[HeadNetwork, Params]]] = {
   "reranker": lambda path: load_scorer(path, Reranker),
   "passage_classifier": lambda path: load_scorer(path, PassageClassifier),
+  "passage_filter": lambda path: load_scorer(path, PassageFilter),
   "extractive_reader": load_extractive_reader,
 }
 

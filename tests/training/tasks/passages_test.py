@@ -239,7 +239,7 @@ def test_a_pruner_weighs_both_kinds_alike():
 
 def test_a_filter_learns_which_of_two_passages_was_found():
   task, network, params, batch = made("filter")
-  assert params["passage_filter"]["filter"]["vector"]["kernel"].shape == (16, 1)
+  assert params["passage_filter"]["filter"]["kernel"].shape == (16, 1)
   scores = outputs(network, params["passage_filter"], batch)
   needed = ~np.asarray(batch["irrelevant"])
   # −log σ(s) of what was found, −log(1 − σ(s)) of what was not.
@@ -262,7 +262,7 @@ def test_a_filter_scores_the_state_of_the_first_token():
   states = jax.jit(
     lambda p: apply_bert(BERT, p, ids, lengths, first_lengths=first)
   )(params)
-  vector = np.asarray(params["filter"]["vector"]["kernel"], np.float64)[:, 0]
+  vector = np.asarray(params["filter"]["kernel"], np.float64)[:, 0]
   scores = jax.jit(network.score)(params, ids, lengths, first)
   expected = np.asarray(states[:, 0], np.float64) @ vector
   np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
