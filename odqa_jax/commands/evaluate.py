@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
   if corpus is None:
     return figures
+  figures["corpus"] = corpus.fingerprint
+  if corpus.leaky:
+    figures["leaky"] = True
   if sources is not None:
     figures["system" if args.system else "checkpoint"] = _read_spans(
       args, sources, questions, corpus, k

@@ -32,7 +32,8 @@ def contents(settings: Settings) -> dict[str, str]:
     "reader.init_from": _weights(settings.reader.init_from),
   }
   for key in SOURCES[data.source].reads:
-    read[f"data.{key}"] = _artifacts(getattr(data, key), key)
+    kind = key.rpartition("_")[2]
+    read[f"data.{key}"] = _artifacts(getattr(data, key), kind)
   return read
 
 

@@ -81,6 +81,8 @@ def initial_components(
     }
     if role == "extractive_reader":
       descriptions[role]["objective"] = settings.objective.extractive
+    if role == "passage_filter":
+      descriptions[role]["leaky"] = data.leaky
   for name, start in networks.items():
     descriptions[name] |= describe(start.network)
   return Initial(
