@@ -9,6 +9,7 @@ from odqa_jax.commands.flags import (
   add_format,
   add_spans,
   add_system,
+  names_pack,
   span_sources,
   take_system,
 )
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
+  if names_pack(args):
+    return {"system": _evaluate_pack(args)}
   take_system(args)
   if args.run is None and args.checkpoint is None and not args.bm25:
     raise ValueError(
@@ -98,6 +101,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       exclude_self=args.exclude_self,
     )
   return figures
+
+
+def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
+  """The figures of a system in one file."""
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.evaluation.systems import possible_k
+  from odqa_jax.serving.pack_answers import measure_pack
+  from odqa_jax.serving.packed.system import open_packed
+
+  if args.bm25:
+    raise ValueError("--bm25 searches a corpus; give it without a pack.")
+  questions = open_questions(args.questions, args.format, args.columns)
+  system = open_packed(args.system)
+  return measure_pack(
+    system,
+    questions,
+    k=possible_k(args.k, system.texts),
+    read_k=args.read_k,
+    most=args.spans,
+    merge=args.merge,
+    qrels=args.qrels,
+  )
 
 
 def _read_spans(

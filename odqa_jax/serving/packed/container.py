@@ -41,7 +41,8 @@ _START = -(-(_HEADER.size + _DIGEST) // _ALIGNED) * _ALIGNED
 GROUPS = ("models", "index", "text", "tokenizer", "other")
 
 
-def _digest(data: bytes | memoryview | mmap.mmap) -> bytes:
+def digest(data: bytes | memoryview) -> bytes:
+  """What bytes are recognised by."""
   return hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
@@ -134,9 +135,9 @@ class PackWriter:
       FullDisk: see `saying_what_is_full`.
     """
     values = np.ascontiguousarray(values)
-    data = memoryview(values.reshape(-1).view(np.uint8))
+    data = values.tobytes()
     if xz:
-      data = memoryview(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+      data = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
     part = Part(
       name=name,
       group=group,
@@ -149,9 +150,9 @@ class PackWriter:
     )
     with saying_what_is_full(self.path):
       for start in range(0, part.padded, BLOCK):
-        block = bytes(data[start : start + BLOCK])
+        block = data[start : start + BLOCK]
         block += bytes(min(BLOCK, part.padded - start) - len(block))
-        self._digests.append(_digest(block))
+        self._digests.append(digest(block))
         self._file.write(block)
     self._parts.append(part)
     return part.padded
@@ -165,10 +166,10 @@ class PackWriter:
     self._file.write(tail)
     self._file.seek(0)
     header = _HEADER.pack(
-      MAGIC, VERSION, sums, there, sums + len(tail), _digest(tail)
+      MAGIC, VERSION, sums, there, sums + len(tail), digest(tail)
     )
     header += bytes(_START - _DIGEST - len(header))
-    self._file.write(header + _digest(header))
+    self._file.write(header + digest(header))
     self._file.flush()
     os.fsync(self._file.fileno())
     os.replace(self._temporary, self.path)
@@ -222,20 +223,16 @@ class Pack:
   def _open(self) -> tuple[bytes, int, int]:
     """Maps the file; gives checksums and contents, and where they begin."""
     if not self.path.is_file():
-      raise ValueError(
-        f"{self.path}: no such file; make one with `odqa pack`."
-      )
+      raise ValueError(f"{self.path}: no such file; make one with `odqa pack`.")
     size = self.path.stat().st_size
     with self.path.open("rb") as file:
       header = file.read(_START)
       if not header.startswith(MAGIC):
-        raise ValueError(
-          f"{self.path}: is no pack; make one with `odqa pack`."
-        )
+        raise ValueError(f"{self.path}: is no pack; make one with `odqa pack`.")
       if len(header) < _START:
         raise self._damage(f"{size} bytes, cut short")
-      sealed = _digest(header[:-_DIGEST]) == header[-_DIGEST:]
-      _, version, sums, there, end, digest = _HEADER.unpack_from(header)
+      sealed = digest(header[:-_DIGEST]) == header[-_DIGEST:]
+      _, version, sums, there, end, wanted = _HEADER.unpack_from(header)
       if not sealed:
         raise self._damage("its header does not match its checksum")
       if version != VERSION:
@@ -247,7 +244,7 @@ class Pack:
         raise self._damage(f"{size} bytes, and the header says {end}")
       self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     tail = self._map[sums:end]
-    if _digest(tail) != digest:
+    if digest(tail) != wanted:
       raise self._damage("its contents do not match their checksum")
     return tail, sums, there
 
@@ -267,11 +264,9 @@ class Pack:
       if self._sound[at]:
         continue
       first = part.offset + number * BLOCK
-      block = self._map[
-        first : min(first + BLOCK, part.offset + part.padded)
-      ]
+      block = self._map[first : min(first + BLOCK, part.offset + part.padded)]
       wanted = self._digests[at * _DIGEST : (at + 1) * _DIGEST]
-      if _digest(block) != wanted:
+      if digest(block) != wanted:
         raise self._damage(
           f"bytes {first} to {first + len(block)} ({name}) do not match their "
           "checksum"
@@ -295,6 +290,8 @@ class Pack:
   def mapped(self, name: str) -> np.ndarray:
     """A part of which nothing is compared yet: see `check`."""
     part = self.parts[name]
+    if not part.bytes:
+      return np.zeros(part.shape, part.dtype)
     data: bytes | memoryview = memoryview(self._map)
     data = data[part.offset : part.offset + part.bytes]
     if part.codec == "xz":

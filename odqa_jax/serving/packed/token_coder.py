@@ -54,7 +54,7 @@ class Tables:
 
 def frequencies(
   tables: Tables,
-) -> tuple[Int64[np.ndarray, " e"], Int64[np.ndarray, " r+1"]]:
+) -> tuple[Int64[np.ndarray, " e"], Int64[np.ndarray, " b"]]:
   """Cumulative frequencies before every entry, row r from r · 2**BITS on.
 
   Returns:
@@ -155,7 +155,7 @@ class NGramModel:
     return np.where(contexts[place] == key, 1 + size + place, 1 + v)
 
   def encode(
-    self, ids: UInt16[np.ndarray, " t"], bounds: Int64[np.ndarray, " n+1"]
+    self, ids: UInt16[np.ndarray, " t"], bounds: Int64[np.ndarray, " m"]
   ) -> tuple[bytes, Int64[np.ndarray, " n"]]:
     """Streams of passages, one after the other.
 
@@ -198,7 +198,7 @@ class NGramModel:
     return data, np.cumsum(used) * 2
 
   def _symbols(
-    self, ids: UInt16[np.ndarray, " t"], bounds: Int64[np.ndarray, " n+1"]
+    self, ids: UInt16[np.ndarray, " t"], bounds: Int64[np.ndarray, " m"]
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All that is coded, in order: whose it is, its place, its frequency."""
     size = self.tables.vocab_size
@@ -222,8 +222,8 @@ class NGramModel:
       row[todo] = np.where(fallen, 1 + previous[todo], 0)
     if len(todo):
       raise ValueError("a token of the text is not in its model.")
-    place, level, low, width = map(np.concatenate, zip(*parts, strict=True))
-    order = np.lexsort((level, place))
+    place, levels, low, width = map(np.concatenate, zip(*parts, strict=True))
+    order = np.lexsort((levels, place))
     return owner[place[order]], low[order], width[order]
 
   def _look_up(

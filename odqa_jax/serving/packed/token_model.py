@@ -30,7 +30,7 @@ def weights_of_levels() -> Int64[np.ndarray, " 256"]:
 
 def fit_tables(
   ids: UInt16[np.ndarray, " t"],
-  bounds: Int64[np.ndarray, " n+1"],
+  bounds: Int64[np.ndarray, " m"],
   vocab_size: int,
 ) -> Tables:
   """Counts the text, and keeps what is worth its place.
@@ -89,7 +89,7 @@ def _levels(counts: Int64[np.ndarray, " e"]) -> UInt8[np.ndarray, " e"]:
 
 def _worthy_triples(
   ids: UInt16[np.ndarray, " t"],
-  bounds: Int64[np.ndarray, " n+1"],
+  bounds: Int64[np.ndarray, " m"],
   size: int,
   pairs: Int64[np.ndarray, " p"],
   pair_counts: Int64[np.ndarray, " p"],
@@ -103,9 +103,7 @@ def _worthy_triples(
   below = inner / singles[triples // size % size]
   gain = counts * np.log2(counts / base / below) - _ENTRY
   good = gain > 0
-  triples, counts, base, gain = (
-    x[good] for x in (triples, counts, base, gain)
-  )
+  triples, counts, base, gain = (x[good] for x in (triples, counts, base, gain))
   _, inverse = np.unique(triples // size, return_inverse=True)
   saved = np.bincount(inverse, weights=gain)
   good = saved[inverse] > _CONTEXT if len(saved) else np.zeros(0, bool)
@@ -114,7 +112,7 @@ def _worthy_triples(
 
 def _grams(
   ids: UInt16[np.ndarray, " t"],
-  bounds: Int64[np.ndarray, " n+1"],
+  bounds: Int64[np.ndarray, " m"],
   order: int,
   size: int,
   least: int,
@@ -151,9 +149,7 @@ def _grams(
   return keys, counts
 
 
-def _ranges(
-  ids: UInt16[np.ndarray, " t"], size: int
-) -> list[tuple[int, int]]:
+def _ranges(ids: UInt16[np.ndarray, " t"], size: int) -> list[tuple[int, int]]:
   """Ranges of first tokens whose n-grams are sorted together."""
   ends = np.cumsum(np.bincount(ids, minlength=size))
   cuts = np.searchsorted(ends, np.arange(_SORTED, len(ids), _SORTED)) + 1
