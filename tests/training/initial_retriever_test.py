@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import load_encoder, save_encoder
 from odqa_jax.models.mobilebert import MobileBertConfig
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
-from odqa_jax.training.initial_retriever import initial_retriever
+from odqa_jax.training.initial_retriever import (
+  _check_same_model,
+  initial_retriever,
+)
 
 IDS = jnp.array([[2, 9, 14, 7, 3], [2, 8, 3, 0, 0]], jnp.int32)
 LENGTHS = jnp.array([5, 3], jnp.int32)
@@ -160,3 +164,13 @@ def test_what_the_weights_do_not_have_is_refused(
   folder_of(tmp_path / "other", corpus, **fields)
   with pytest.raises(ValueError, match=message):
     begun(toy_config, corpus, tmp_path / "other", **SHARED | settings)
+
+
+def test_a_workdir_of_another_family_is_told_apart(corpus, tmp_path):
+  mobile = bert(corpus)
+  shared = ("vocab_size", "width", "layers", "heads", "mlp_dim")
+  plain = BertConfig(**{name: getattr(mobile, name) for name in shared})
+  for theirs, mine in ((mobile, plain), (plain, mobile)):
+    message = f"variant is '{theirs.variant}' there and '{mine.variant}' here"
+    with pytest.raises(ValueError, match=message):
+      _check_same_model(tmp_path, EncoderConfig(theirs), EncoderConfig(mine))
