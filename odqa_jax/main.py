@@ -20,10 +20,12 @@ from odqa_jax.commands import (
   convert,
   demo,
   evaluate,
+  footprint,
   fuse,
   index,
   inspect,
   mine,
+  pack,
   plan,
   prepare,
   prune,
@@ -48,9 +50,11 @@ COMMANDS: dict[str, ModuleType] = {
   "rerank": rerank,
   "evaluate": evaluate,
   "assemble": assemble,
+  "pack": pack,
   "answer": answer,
   "fuse": fuse,
   "prune": prune,
+  "footprint": footprint,
   "inspect": inspect,
   "plan": plan,
   "demo": demo,
@@ -119,6 +123,8 @@ def expand_paths(args: argparse.Namespace) -> None:
   for name, value in vars(args).items():
     if isinstance(value, str) and name not in _WORDS:
       setattr(args, name, expand_home(value))
+    elif isinstance(value, list):
+      setattr(args, name, [expand_home(item) for item in value])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

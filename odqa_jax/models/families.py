@@ -23,6 +23,7 @@ from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.mobilebert import config_class
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
+  PassageFilter,
   Reranker,
   ScorerConfig,
 )
@@ -79,6 +80,7 @@ FAMILIES: dict[str, Family] = {
   "t5": Family(T5Config, T5),
   "reranker": Family(ScorerConfig, Reranker),
   "passage_classifier": Family(ScorerConfig, PassageClassifier),
+  "passage_filter": Family(ScorerConfig, PassageFilter),
   "extractive_reader": Family(SpanConfig, ExtractiveReader),
   "unified_reader": Family(UnifiedConfig, UnifiedReader),
 }

@@ -33,7 +33,8 @@ def contents(settings: Settings) -> dict[str, str]:
     "unified.teacher": _teacher(settings.unified.teacher),
   }
   for key in SOURCES[data.source].reads:
-    read[f"data.{key}"] = _artifacts(getattr(data, key), key)
+    kind = key.rpartition("_")[2]
+    read[f"data.{key}"] = _artifacts(getattr(data, key), kind)
   return read
 
 

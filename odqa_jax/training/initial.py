@@ -83,6 +83,8 @@ def initial_components(
     }
     if role == "extractive_reader":
       descriptions[role]["objective"] = settings.objective.extractive
+    if role == "passage_filter":
+      descriptions[role]["leaky"] = data.leaky
   if UNIFIED in needs.components:
     networks[UNIFIED] = initial_unified(settings, corpus, mesh)
     vocabulary = PairVocabulary(corpus.tokenizer)

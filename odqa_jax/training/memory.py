@@ -60,6 +60,9 @@ def abstract_batch(
   devices = sharding.num_devices if sharding else 1
   data, retrieval = settings.data, settings.retrieval
   k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
+  if data.source == "found":
+    # What was found, and what was not.
+    k = 2
   if needs.retrieval:
     k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
   sizes = {

@@ -199,7 +199,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
   # ---- Resume, or begin ----
   evaluator = make_dev_evaluator(
-    settings, task, initial, corpus, gatherer, mesh, workdir
+    settings, task, initial, corpus, gatherer, mesh, workdir, examples
   )
   best = settings.evaluate.best if evaluator else None
   extra = {

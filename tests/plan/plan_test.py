@@ -234,17 +234,19 @@ def of_passages(task, **changes):
   sources = {
     "reranker": "retrieved",
     "extractive": "retrieved_spans",
+    "pruner": "golden",
+    "filter": "found",
     "iterative": "unified",
   }
   return {
     "task": task,
-    "data.source": sources.get(task, "golden"),
+    "data.source": sources[task],
     "model.dropout": 0.1,
     "data.passages": 3,
     "data.pair_length": 64,
     "data.span_length": 4,
     "data.occurrences": 2,
-    "model.shared": True,
+    "model.shared": task == "iterative",
   } | changes
 
 
@@ -255,6 +257,7 @@ def of_passages(task, **changes):
     pytest.param("extractive", marks=pytest.mark.slow),
     pytest.param("iterative", marks=pytest.mark.slow),
     "pruner",
+    "filter",
   ],
 )
 def test_the_planned_step_of_what_reads_passages_has_its_flops(
@@ -294,7 +297,7 @@ def test_planned_batches_of_passages_are_the_loaders(
   path = tmp_path / "run.json"
   write_run(path, Ranking(ids, rows, scores), questions, corpus)
   mesh = make_mesh()
-  for task in ("reranker", "extractive", "pruner", "iterative"):
+  for task in ("reranker", "extractive", "pruner", "filter", "iterative"):
     run = "" if task == "pruner" else str(path)
     settings = read_settings(
       toy_config(**of_passages(task, **{"data.run": run}))
@@ -310,7 +313,12 @@ def test_planned_batches_of_passages_are_the_loaders(
 
 @pytest.mark.parametrize(
   "task",
-  ["reranker", pytest.param("extractive", marks=pytest.mark.slow), "pruner"],
+  [
+    "reranker",
+    pytest.param("extractive", marks=pytest.mark.slow),
+    pytest.param("pruner", marks=pytest.mark.slow),
+    "filter",
+  ],
 )
 def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
   # Which is no matter of scoring.
@@ -329,12 +337,12 @@ def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
   # The program is written for all devices, the figure is of one.
   assert counted == pytest.approx(8 * program.useful_flops, rel=rel)
   batches = f", {-(-5000 // b)} batches for all passages"
-  assert program.note.endswith(batches) == (task == "pruner")
+  assert program.note.endswith(batches) == (task in ("pruner", "filter"))
 
 
 def test_sizes_that_no_one_gives_are_those_of_the_network(toy_config):
   config = toy_config(**of_passages("reranker"))
-  for preset, size in (("base", 30522), ("roberta-base", 50265)):
+  for preset, size in (("mobilebert", 30522), ("roberta-base", 50265)):
     with config.unlocked():
       config.model.preset = preset
     _, components = planned_components(read_settings(config), None, "cpu")
@@ -429,6 +437,7 @@ ROLES = {
   "reranker": "reranker",
   "extractive": "extractive_reader",
   "pruner": "passage_classifier",
+  "filter": "passage_filter",
 }
 
 

@@ -46,7 +46,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "model.preset", "model.dtype", "reader.preset", "reader.dtype",
     "data.question_length", "data.passage_length", "data.reader_length",
     "retrieval.k", "retrieval.dtype", "retrieval.refresh_every",
-    "epochs", "data.passages", "data.pair_length",
+    "epochs", "data.passages", "data.pair_length", "data.pool_size",
   }  # fmt: skip
   presets = {"minilm": "init", "shared": "mobilebert-tiny"}
   assert small["model.preset"] == presets.get(path.stem, "tiny")
@@ -62,6 +62,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "pruner": 16,
     "unified": 4,
     "shared": 16,
+    "filter": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
@@ -120,6 +121,24 @@ R2D2 = {
 # "Designing a Minimal Retrieve-and-Read System for Open-Domain QA", A.2; epochs
 # are 460 steps of the 58,880 filtered questions.
 MINIMAL = {
+  # A.1; 9 + 9 passages are 9 examples.
+  "filter": {
+    "task": "filter",
+    "epochs": 1.0,
+    "batch_size": 9,
+    "model.preset": "base",
+    "model.dropout": 0.1,
+    "data.source": "found",
+    "data.passages": 200,
+    "data.frequency_base": 10,
+    "data.pool_size": 893 + 9107,
+    "data.leaky": False,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.clip_norm": 2.0,
+    "checkpoint.every": 2000,
+    "evaluate.best": "hit_ratio",
+  },
   "unified": {
     "task": "distillation",
     "epochs": 16.0,

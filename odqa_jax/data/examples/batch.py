@@ -109,10 +109,12 @@ PAIRS = {**QUESTION, **PASSAGES, **MASK}
 # ... or questions, whose passages are retrieved by the training loop.
 QUESTIONS = {**QUESTION, **READER_QUESTION, **ANSWER, **RETRIEVABLE, **MASK}
 RETRIEVED = {**QUESTIONS, **PASSAGES, **READER_INPUT, **ANSWER_PLACES}
-# Passages that a retriever found before: to rerank, to read, to prune.
+# Passages that a retriever found before: to rerank, to read, to prune; or one
+# that it found beside one that it did not.
 RANKED = {**PAIR_INPUTS, **MASK}
 READ = {**PAIR_INPUTS, **SPANS, **MASK}
 JUDGED = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
+FOUND = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
 # Passages to retrieve and to read, of which the first alone has an answer.
 UNIFIED = {**QUESTION, **ALONE, **PAIR_INPUTS, **SPANS, **MASK}
 # What a search takes of a batch, in the order of its arguments.
@@ -191,7 +193,7 @@ def bucket_count(count: int, most: int) -> int:
 
 
 def pad_tokens(
-  token_lists: Sequence[Sequence[int]], length: int, pad_id: int
+  token_lists: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
   """Token lists as one array; what is longer than `length` is cut."""
   ids = np.full((len(token_lists), length), pad_id, np.int32)

@@ -12,7 +12,12 @@ from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.runtime.settings import Settings, nearest
 from odqa_jax.training.tasks.contrastive import contrastive
-from odqa_jax.training.tasks.passages import extractive, pruner, reranker
+from odqa_jax.training.tasks.passages import (
+  extractive,
+  passage_filter,
+  pruner,
+  reranker,
+)
 from odqa_jax.training.tasks.reader import fusion, individual, joint
 from odqa_jax.training.tasks.task import Needs, Task, TaskRow
 from odqa_jax.training.tasks.unified import (
@@ -38,6 +43,7 @@ TASKS: dict[str, TaskRow] = {
   "unified": TaskRow(UNIFIED, joint_finetuning),
   "iterative": TaskRow(UNIFIED, iterative_finetuning),
   "pruner": TaskRow(Needs(("passage_classifier",), batch.JUDGED), pruner),
+  "filter": TaskRow(Needs(("passage_filter",), batch.FOUND), passage_filter),
 }
 # What tasks that read a run have of it.
 _OF_A_RUN = (batch.RANKED, batch.READ)
@@ -49,6 +55,7 @@ _PRESETS = {
   "reranker": _BERTS,
   "extractive_reader": _BERTS,
   "passage_classifier": _BERTS,
+  "passage_filter": _BERTS,
   "unified_reader": _BERTS,
 }
 
@@ -77,6 +84,7 @@ def check_names(settings: Settings) -> Needs:
       )
   check_source(settings.data.source, needs.fields)
   _check_evaluate(settings, needs)
+  _check_leaks(settings)
   return needs
 
 
@@ -97,6 +105,12 @@ def check_teacher_named(settings: Settings, needs: Needs) -> None:
 def _check_evaluate(settings: Settings, needs: Needs) -> None:
   """Raises ValueError unless what is measured has a run, where it needs one."""
   evaluate, reads = settings.evaluate, needs.fields in _OF_A_RUN
+  if needs.fields is batch.FOUND and evaluate.questions:
+    raise ValueError(
+      f"config.evaluate.questions={evaluate.questions!r}: config.task="
+      f"{settings.task!r} is measured on passages that are kept out of "
+      "training; name the set as config.data.pool_questions."
+    )
   if reads and evaluate.questions and not evaluate.run:
     raise ValueError(
       f"config.evaluate.questions={evaluate.questions!r}: config.task="
@@ -108,6 +122,24 @@ def _check_evaluate(settings: Settings, needs: Needs) -> None:
     if not reads:
       remedy = f"config.task={settings.task!r} reads none; leave it out"
     raise ValueError(f"config.evaluate.run={evaluate.run!r}: {remedy}.")
+
+
+def _check_leaks(settings: Settings) -> None:
+  """Raises ValueError unless questions that are measured on are named so."""
+  data = settings.data
+  for name in ("leaky_questions", "leaky_run"):
+    value = getattr(data, name)
+    if data.leaky != bool(value):
+      raise ValueError(
+        f"config.data.leaky={data.leaky} and config.data.{name}={value!r}: "
+        "name sets and runs of questions that are measured on with "
+        "config.data.leaky=True, or none."
+      )
+  if data.leaky and settings.task != "filter":
+    raise ValueError(
+      f"config.data.leaky=True: config.task={settings.task!r} trains no "
+      "passage filter; leave it out."
+    )
 
 
 def make_task(settings: Settings, components: Components) -> Task:
