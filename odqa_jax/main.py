@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from odqa_jax import __version__
 from odqa_jax.commands import (
   answer,
   assemble,
@@ -82,6 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
   """All sub-commands and their flags."""
   parser = _Parser(
     prog="odqa", description="Open-domain question answering in JAX."
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"odqa_jax {__version__}"
   )
   parser.add_argument("--coordinator", help="host:port of process 0")
   parser.add_argument("--num-processes", type=int)

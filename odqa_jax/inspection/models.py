@@ -97,6 +97,11 @@ def _component(role: str, component: Mapping[str, Any]) -> str:
   sizes = config.pop("bert", {}) | config
   names = ("width", "layers", "heads", "vocab_size", "dtype", "pooling")
   told = [f"{k} {plain(sizes[k])}" for k in names if k in sizes]
+  # What most encoders have not.
+  more = ("variant", "projection", "embedding_dim", "shared", "passage_type")
+  usual = (None, False, "bert", "none")
+  own = {k: sizes[k] for k in more if sizes.get(k) not in usual}
+  told += [f"{k} {plain(value)}" for k, value in own.items()]
   lengths = ["question_length", "passage_length"]
   if role in ("reranker", "extractive_reader"):
     lengths = ["question_length", "pair_length"]

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import PRNGKeyArray
 
+from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
+from odqa_jax.models.mobilebert import config_class
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
   PassageFilter,
@@ -108,6 +110,8 @@ def network_from(description: Mapping[str, Any]) -> Any:
 
 def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
   """The inverse of `dataclasses.asdict`."""
+  if kind is BertConfig:
+    kind = config_class(values.get("variant", kind.variant))
   fields = {field.name: field.type for field in dataclasses.fields(kind)}
   return kind(
     **{

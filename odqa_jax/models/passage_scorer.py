@@ -49,7 +49,7 @@ class ScorerConfig:
 
 
 class _Classifier(nn.Module):
-  """Dense, activation, dense to one number."""
+  """Dense, activation, dense to one number; or the last of them alone."""
 
   config: BertConfig
 
@@ -57,16 +57,17 @@ class _Classifier(nn.Module):
   def __call__(
     self, x: Float[Array, "n d"], seeds: UInt32[Array, "2 2"] | None = None
   ) -> Float[Array, " n"]:
-    config, variant = self.config, VARIANTS[self.config.variant]
+    config = self.config
 
     def dense(width: int, name: str) -> nn.Dense:
       return nn.Dense(width, kernel_init=init_kernel, name=name)
 
     before, between = (None, None) if seeds is None else seeds
-    if not variant.pooled:
+    if not VARIANTS[config.variant].pooled:
       x = layers.dropout(x, config.dropout, before)
-    x = dense(config.width, "dense")(x)
-    x = jnp.tanh(x) if variant.head == "tanh" else layers.gelu(x)
+    if config.head != "none":
+      x = dense(config.width, "dense")(x)
+      x = jnp.tanh(x) if config.head == "tanh" else layers.gelu(x)
     x = layers.dropout(x, config.dropout, between)
     return dense(1, "out_proj")(x)[:, 0]
 
@@ -171,8 +172,8 @@ class PassageClassifier(PassageScorer):
 class PassageFilter(PassageScorer):
   """Scores passages alone: the higher, the likelier a question needs it.
 
-  Source: "Minimal Retrieve & Read", Sec. 2.1: s = v·w of v, the first token's
-  last hidden state, and a learned vector w.
+  Source: "Designing a Minimal Retrieve-and-Read System", Sec. 2.1: s = v·w of
+  the first token's last hidden state v and a learned vector w.
   """
 
   name = "filter"

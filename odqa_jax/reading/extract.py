@@ -42,7 +42,7 @@ from odqa_jax.objectives.spans import (
 from odqa_jax.reading.passage_spans import PassageSpans
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.division import batch_sizes, divide, size_for
-from odqa_jax.retrieval.embed import bulk_tokens
+from odqa_jax.retrieval.embed import bulk_tokens, program_worth
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.mesh import (
@@ -293,17 +293,28 @@ def read_spans(
     inputs = _flat_inputs(packed)
     if not sizes and len(inputs["ids"]):
       # The same for all groups, so that no more programs are compiled.
-      sizes = _sizes(inputs["lengths"], reader.inputs.length, batch_tokens)
+      share = len(inputs["ids"]) / sum(map(len, chosen))
+      sizes = _sizes(
+        inputs["lengths"], reader.inputs.length, batch_tokens, share
+      )
     found = _scored(reader, inputs, sizes, most)
     yield from _by_question(packed, some, found, most, reader.objective)
 
 
 def _sizes(
-  lengths: Int[np.ndarray, " n"], longest: int, batch_tokens: int
+  lengths: Int[np.ndarray, " n"], longest: int, batch_tokens: int, share: float
 ) -> dict[int, int]:
-  """Batches that suit these lengths, and have room for any other."""
+  """Batches that suit these lengths, and have room for any other.
+
+  Args:
+    lengths: of the first pairs.
+    longest: of any pair.
+    batch_tokens: padded tokens at once.
+    share: how many of all pairs the first ones are.
+  """
   limits = {"rows": len(lengths), "devices": jax.local_device_count()}
-  sizes = batch_sizes(lengths, longest, batch_tokens, **limits)
+  worth = int(program_worth(jax.default_backend(), batch_tokens) * share)
+  sizes = batch_sizes(lengths, longest, batch_tokens, worth=worth, **limits)
   return sizes | {longest: size_for(longest, batch_tokens, **limits)}
 
 

@@ -37,7 +37,13 @@ from odqa_jax.retrieval.division import (
   padded_lengths,
   size_for,
 )
-from odqa_jax.retrieval.embed import Passages, Progress, bulk_tokens, embed
+from odqa_jax.retrieval.embed import (
+  Passages,
+  Progress,
+  bulk_tokens,
+  embed,
+  program_worth,
+)
 from odqa_jax.runtime.mesh import row_sharding
 from odqa_jax.text.pairs import PairVocabulary
 
@@ -82,9 +88,12 @@ def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   return score(scorer.params, *placed)
 
 
+def _platform(scorer: TrainedScorer) -> str:
+  return scorer.mesh.devices.flat[0].platform
+
+
 def _tokens_at_once(scorer: TrainedScorer) -> int:
-  mesh = scorer.mesh
-  return bulk_tokens(mesh.devices.flat[0].platform, mesh.size)
+  return bulk_tokens(_platform(scorer), scorer.mesh.size)
 
 
 def rerank(
@@ -265,8 +274,9 @@ def _sizes(
 ) -> dict[int, int]:
   """Padded length → pairs of a batch, for all pieces, shortest first."""
   longest, share = scorer.pair_length, len(piece.places) / count
-  # A length must save over all pairs what a batch computes.
-  worth = max(int(batch_tokens * share), 1)
+  # What a length must save over all pairs, of which this piece has a share.
+  worth = int(program_worth(_platform(scorer), batch_tokens) * share)
+  worth = max(worth, 1)
   chosen = padded_lengths(piece.lengths, longest, worth=worth)
   # Another piece may have longer pairs.
   return {
@@ -343,9 +353,8 @@ class PassageScores:
       lengths = self._encoded(spaced).packed_lengths(scorer.passage_length)
     tokens = batch_tokens or _tokens_at_once(scorer)
     share = len(lengths) / max(len(self._rows), 1)
-    chosen = padded_lengths(
-      lengths, scorer.passage_length, worth=max(int(tokens * share), 1)
-    )
+    worth = int(program_worth(_platform(scorer), tokens) * share)
+    chosen = padded_lengths(lengths, scorer.passage_length, worth=max(worth, 1))
     self._sizes = {
       length: size_for(
         length, tokens, rows=len(self._rows), devices=scorer.mesh.size

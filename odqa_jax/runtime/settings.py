@@ -53,6 +53,13 @@ class ModelSettings:
     "to `embedding_dim`: none, dense or truncate",
     choices=("none", "dense", "truncate"),
   )
+  passage_type: int | str = _key(
+    AUTO,
+    "token type of passages, 0 or 1 (questions have 0); auto: as the weights "
+    "were trained, else 1 if `shared`",
+    least=0,
+    words=(AUTO,),
+  )
   max_positions: int = _key(512, "longest input that it takes", least=3)
   dropout: float = _key(0.1, "rate, in attention too", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
@@ -269,6 +276,14 @@ def keys(
       yield from keys(field.type, f"{prefix}.{field.name}")
     else:
       yield f"{prefix}.{field.name}", field
+
+
+def described() -> Iterator[str]:
+  """A line for every key of a config: its default and what it means."""
+  for name, field in keys():
+    make = field.default_factory
+    default = field.default if make is dataclasses.MISSING else make()
+    yield f"--{name}={default!r}  {field.metadata['meaning']}"
 
 
 def read_settings(config: ConfigDict) -> Settings:

@@ -4,10 +4,11 @@
     rows = measure_ladder(rungs)
     print(footprint_table(rows))
 
-"Minimal Retrieve & Read", Sec. 3 and Table 3: the bytes of every rung of a
-ladder beside its exact match. A size is that of files, by their lengths; beside
-it stands what they and their folders take up on the disk, in its blocks, as
-`du` counts. Links are followed, and a file that several names have counts once.
+"Designing a Minimal Retrieve-and-Read System for Open-Domain QA", Sec. 3 and
+Table 3: the bytes of every rung of a ladder beside its exact match. A size is
+that of files, by their lengths; beside it stands what they and their folders
+take up on the disk, in its blocks, as `du` counts. Links are followed, and a
+file that several names have counts once.
 """
 
 import dataclasses

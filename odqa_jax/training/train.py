@@ -271,7 +271,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     resumed = checkpoints.latest()
     if resumed is not None:
       saved = read_extra(workdir / "checkpoints", resumed)
-      check_same_config(saved["config"], config)
+      check_same_config(saved["config"], config, longer=steps > resumed)
       check_same_contents(saved["contents"], extra["contents"], settings)
       pipeline.check(saved)
       wanted = SavedState(
@@ -296,7 +296,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         if initial.inputs is not None:
           reader_tokenizer = initial.inputs.store.any_tokenizer
           reader_tokenizer.save(workdir / "reader_tokenizer")
-        write_json(workdir / "config.json", config.to_dict())
+    if is_primary():
+      write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
     rate = learning_rate(settings.optimizer, steps)
