@@ -60,8 +60,8 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "reranker": 4,
     "extractive": 4,
     "pruner": 16,
-    "filter": 16,
     "shared": 16,
+    "filter": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
