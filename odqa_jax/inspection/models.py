@@ -105,6 +105,8 @@ def _component(role: str, component: Mapping[str, Any]) -> str:
   lengths = ["question_length", "passage_length"]
   if role in ("reranker", "extractive_reader"):
     lengths = ["question_length", "pair_length"]
+  elif role == "unified_reader":
+    lengths += ["pair_length"]
   elif role in ALONE:
     lengths = ["passage_length"]
   shown = (*lengths, "title", "objective", "leaky")

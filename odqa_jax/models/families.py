@@ -28,6 +28,7 @@ from odqa_jax.models.passage_scorer import (
   ScorerConfig,
 )
 from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.models.unified_reader import UnifiedConfig, UnifiedReader
 
 Params = Any
 
@@ -81,6 +82,7 @@ FAMILIES: dict[str, Family] = {
   "passage_classifier": Family(ScorerConfig, PassageClassifier),
   "passage_filter": Family(ScorerConfig, PassageFilter),
   "extractive_reader": Family(SpanConfig, ExtractiveReader),
+  "unified_reader": Family(UnifiedConfig, UnifiedReader),
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from odqa_jax.models.extractive_reader import ExtractiveReader
 from odqa_jax.models.passage_scorer import ALONE
+from odqa_jax.models.roles import UNIFIED
 from odqa_jax.plan.programs import Planned, Setting, abstract
 from odqa_jax.reading.extract import compiled_reading
 from odqa_jax.reading.pair_scores import PIECE, compiled_scores
@@ -25,6 +26,8 @@ def scoring_programs(setting: Setting) -> list[Planned]:
   longest length; the note says how many batches all passages are.
   """
   ((role, network),) = setting.components.items()
+  if role == UNIFIED:
+    network = network.reader
   data, mesh = setting.settings.data, local_mesh(setting.mesh)
   alone = role in ALONE
   length = data.passage_length if alone else data.pair_length

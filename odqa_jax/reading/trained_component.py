@@ -31,6 +31,8 @@ from odqa_jax.models.passage_scorer import (
   PassageFilter,
   Reranker,
 )
+from odqa_jax.models.roles import role_params
+from odqa_jax.models.roles import roles as played_roles
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.runtime.data_settings import DataSettings
@@ -81,7 +83,8 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
   if is_pretrained_folder(path):
     return _published(path, roles[0])
   folder, step = find_step(path)
-  described = read_extra(folder, step)["components"]
+  components = read_extra(folder, step)["components"]
+  described = played_roles(components)
   role = next((name for name in roles if name in described), None)
   if role is None:
     has = ", ".join(name.replace("_", " ") for name in described)
@@ -98,7 +101,8 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
       "restore the original folder."
     )
   params, _ = restore_params(path, replicated(make_mesh()))
-  return TrainedComponent(described[role], params[role], tokenizer)
+  mine = role_params(role, components, params)
+  return TrainedComponent(dict(described[role]), mine, tokenizer)
 
 
 def _published(path: Path, role: str) -> TrainedComponent:

@@ -43,6 +43,7 @@ CONTENT_KEYS = (
   "data.spans",
   "init_from",
   "reader.init_from",
+  "unified.teacher",
   "retrieval.index",
 )
 

@@ -33,7 +33,8 @@ class DataSettings:
   source: str = key(
     "pairs",
     "examples: ict, pairs, answers, salient, retrieved (to rerank), "
-    "retrieved_spans (to read), golden (to prune) or found (to filter)",
+    "retrieved_spans (to read), unified (to retrieve and read), golden (to "
+    "prune) or found (to filter)",
   )
   corpus: str = key("", "the evidence: a corpus folder")
   questions: str = key("", "question sets, separated by commas")
@@ -70,8 +71,14 @@ class DataSettings:
     "as found",
     least=1,
   )
+  candidates: int = key(
+    200, "unified: first passages of a run that these are drawn from", least=2
+  )
   pair_length: int = key(
     256, "longest question and passage of these, together", least=8
+  )
+  passage_first: bool = key(
+    True, "unified: pairs are passage, question, title; else DPR's order"
   )
   span_length: int = key(30, "longest answer within a passage", least=1)
   occurrences: int = key(16, "of answers within a passage", least=1)

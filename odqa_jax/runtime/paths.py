@@ -45,6 +45,7 @@ PNG = rb"\x89PNG"
 REPORT = rb"\{\s*\"rows\""
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
+SCORING = rb"\{\s*\"kind\": \"scoring\""
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
+from odqa_jax.runtime.unified_settings import UnifiedSettings
 
 EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
@@ -237,6 +238,7 @@ class Settings:
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
+  unified: UnifiedSettings = dataclasses.field(default_factory=UnifiedSettings)
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()

@@ -236,6 +236,7 @@ def of_passages(task, **changes):
     "extractive": "retrieved_spans",
     "pruner": "golden",
     "filter": "found",
+    "iterative": "unified",
   }
   return {
     "task": task,
@@ -245,6 +246,7 @@ def of_passages(task, **changes):
     "data.pair_length": 64,
     "data.span_length": 4,
     "data.occurrences": 2,
+    "model.shared": task == "iterative",
   } | changes
 
 
@@ -253,6 +255,7 @@ def of_passages(task, **changes):
   [
     pytest.param("reranker", marks=pytest.mark.slow),
     pytest.param("extractive", marks=pytest.mark.slow),
+    pytest.param("iterative", marks=pytest.mark.slow),
     "pruner",
     "filter",
   ],
@@ -270,7 +273,7 @@ def test_the_planned_step_of_what_reads_passages_has_its_flops(
   useful = step.useful_flops * made.mesh.size
   assert useful == pytest.approx(expected)
   # The scores of pairs of tokens are not counted as useful.
-  rel = 0.15 if task == "extractive" else 0.05
+  rel = 0.15 if task in ("extractive", "iterative") else 0.05
   assert counted * made.mesh.size == pytest.approx(expected, rel=rel)
   assert planned_tokens(made, 100) == (0, 0)
   resident = plan_module._resident(made, {}, 10**9)
@@ -294,7 +297,7 @@ def test_planned_batches_of_passages_are_the_loaders(
   path = tmp_path / "run.json"
   write_run(path, Ranking(ids, rows, scores), questions, corpus)
   mesh = make_mesh()
-  for task in ("reranker", "extractive", "pruner", "filter"):
+  for task in ("reranker", "extractive", "pruner", "filter", "iterative"):
     run = "" if task == "pruner" else str(path)
     settings = read_settings(
       toy_config(**of_passages(task, **{"data.run": run}))

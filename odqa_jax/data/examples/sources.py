@@ -35,6 +35,7 @@ from odqa_jax.data.examples.retrieved import (
 )
 from odqa_jax.data.examples.salient import SalientExamples
 from odqa_jax.data.examples.spans import SpanExamples
+from odqa_jax.data.examples.unified import UnifiedExamples
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.questions.sets import Question, QuestionSet
@@ -190,6 +191,20 @@ def span_examples(
   )
 
 
+def unified_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """What a retriever found, of which one passage holds the answer."""
+  return UnifiedExamples(
+    **_of_a_run(data, corpus, vocabulary),
+    candidates=data.candidates,
+    passage_length=data.passage_length,
+    span_length=data.span_length,
+    occurrences=data.occurrences,
+    passage_first=data.passage_first,
+  )
+
+
 def golden_examples(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
@@ -282,6 +297,7 @@ SOURCES: dict[str, Source] = {
   "salient": Source(salient_examples, batch.QUESTIONS, ("spans",)),
   "retrieved": Source(reranking_examples, batch.RANKED, ("questions", "run")),
   "retrieved_spans": Source(span_examples, batch.READ, ("questions", "run")),
+  "unified": Source(unified_examples, batch.UNIFIED, ("questions", "run")),
   "golden": Source(golden_examples, batch.JUDGED, ("questions",)),
   "found": Source(
     found_examples,

@@ -4,6 +4,8 @@ To add an objective: its function in `objectives/`, one here that returns a
 `Task`, and a row.
 """
 
+import dataclasses
+
 from odqa_jax.data.examples import batch
 from odqa_jax.data.examples.sources import check_source
 from odqa_jax.models import dual_encoder, t5
@@ -18,8 +20,14 @@ from odqa_jax.training.tasks.passages import (
 )
 from odqa_jax.training.tasks.reader import fusion, individual, joint
 from odqa_jax.training.tasks.task import Needs, Task, TaskRow
+from odqa_jax.training.tasks.unified import (
+  distillation,
+  iterative_finetuning,
+  joint_finetuning,
+)
 
 RETRIEVER = Needs(("retriever",), batch.PAIRS)
+UNIFIED = Needs(("unified_reader",), batch.UNIFIED)
 READER = Needs(("retriever", "reader"), batch.QUESTIONS, retrieval=True)
 
 TASKS: dict[str, TaskRow] = {
@@ -29,6 +37,11 @@ TASKS: dict[str, TaskRow] = {
   "fid": TaskRow(READER, fusion),
   "reranker": TaskRow(Needs(("reranker",), batch.RANKED), reranker),
   "extractive": TaskRow(Needs(("extractive_reader",), batch.READ), extractive),
+  "distillation": TaskRow(
+    dataclasses.replace(UNIFIED, teacher=True), distillation
+  ),
+  "unified": TaskRow(UNIFIED, joint_finetuning),
+  "iterative": TaskRow(UNIFIED, iterative_finetuning),
   "pruner": TaskRow(Needs(("passage_classifier",), batch.JUDGED), pruner),
   "filter": TaskRow(Needs(("passage_filter",), batch.FOUND), passage_filter),
 }
@@ -43,6 +56,7 @@ _PRESETS = {
   "extractive_reader": _BERTS,
   "passage_classifier": _BERTS,
   "passage_filter": _BERTS,
+  "unified_reader": _BERTS,
 }
 
 
@@ -72,6 +86,20 @@ def check_names(settings: Settings) -> Needs:
   _check_evaluate(settings, needs)
   _check_leaks(settings)
   return needs
+
+
+def check_teacher_named(settings: Settings, needs: Needs) -> None:
+  """Raises ValueError unless a run has the teacher that its task needs."""
+  if needs.teacher == bool(settings.unified.teacher):
+    return
+  remedy = (
+    "give config.unified.teacher, an extractive reader trained by loss=dpr"
+  )
+  if not needs.teacher:
+    remedy = f"config.task={settings.task!r} has none; leave it out"
+  raise ValueError(
+    f"config.unified.teacher={settings.unified.teacher!r}: {remedy}."
+  )
 
 
 def _check_evaluate(settings: Settings, needs: Needs) -> None:

@@ -314,7 +314,9 @@ def test_no_layout_changes_the_gradient(recipe):
     jax.tree.map(lambda x: NamedSharding(mesh, x), layout.specs),
   )
   found, _ = jax.jit(
-    lambda p, b: batch_gradients(p, b, None, task=task, layout=layout, parts=2)
+    lambda p, b: batch_gradients(
+      p, b, None, loss=task.loss, layout=layout, parts=2
+    )
   )(placed, to_global(mesh, jax.tree.map(np.asarray, batch)))
   jax.tree.map(
     # In float32, summed in another order.
