@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import last_line, run
-from small_parts import random_index, random_system
+from small_parts import random_index, random_system, write_random_run
 from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.evaluation.statistics import wilson_interval
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.plots import plot_footprint
@@ -149,6 +150,24 @@ def figures_of(path: Path, em, corpus, **more):
   content = {"system": {"read": read}, "corpus": corpus}
   path.write_text("progress that was printed\n" + json.dumps(content) + "\n")
   return path
+
+
+def test_evaluate_says_of_which_corpus_and_whether_it_is_leaky(
+  made, toy_data, tmp_path, capsys
+):
+  asked = toy_data / "questions" / "toy"
+  for folder, label in ((made, {}), (made / "few", {"leaky": True})):
+    corpus = Corpus(folder / "corpus")
+    run_file = tmp_path / "run.trec"
+    write_random_run(run_file, list(QuestionSet(asked)), corpus, 2)
+    code, out, err = run(
+      capsys, "evaluate", "--run", run_file, "--corpus", folder / "corpus",
+      "--questions", asked,
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads(last_line(out))
+    del figures["run"]
+    assert figures == {"corpus": corpus.fingerprint} | label
 
 
 def test_the_command_draws_the_ladder(made, tmp_path, capsys):
