@@ -31,6 +31,7 @@ from odqa_jax.commands import (
   prune,
   rerank,
   search,
+  teach,
   train,
   wikipedia,
 )
@@ -42,6 +43,7 @@ COMMANDS: dict[str, ModuleType] = {
   "prepare": prepare,
   "convert": convert,
   "mine": mine,
+  "teach": teach,
   "train": train,
   "index": index,
   "search": search,
@@ -57,10 +59,11 @@ COMMANDS: dict[str, ModuleType] = {
   "plan": plan,
   "demo": demo,
 }
-_OVERRIDDEN = ("train", "plan")
+_OVERRIDDEN = ("teach", "train", "plan")
 # Those that run what JAX compiles.
 _COMPILED = (
   "mine",
+  "teach",
   "train",
   "index",
   "search",
@@ -135,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
-      f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
+      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and `odqa plan`."
     )
   # Orbax logs tracebacks of what it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
