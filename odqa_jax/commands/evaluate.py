@@ -162,7 +162,9 @@ def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
     merge=args.merge,
     qrels=args.qrels,
   )
-  return {"corpus": system.pack.about["corpus"], "system": figures}
+  about = system.pack.about
+  label = {"leaky": True} if about.get("leaky") else {}
+  return {"corpus": about["corpus"], **label, "system": figures}
 
 
 def _read_spans(

@@ -111,6 +111,7 @@ def pack_system(
     "options": dataclasses.asdict(options),
     "count": len(corpus),
     "corpus": corpus.fingerprint,
+    "leaky": corpus.leaky,
     "tokenizer": corpus.tokenizer.fingerprint,
     "networks": {},
   }
