@@ -29,6 +29,7 @@ from odqa_jax.commands import (
   prune,
   rerank,
   search,
+  serve,
   train,
   wikipedia,
 )
@@ -47,6 +48,7 @@ COMMANDS: dict[str, ModuleType] = {
   "evaluate": evaluate,
   "assemble": assemble,
   "answer": answer,
+  "serve": serve,
   "fuse": fuse,
   "prune": prune,
   "inspect": inspect,
@@ -63,6 +65,7 @@ _COMPILED = (
   "rerank",
   "evaluate",
   "answer",
+  "serve",
   "prune",
   "demo",
 )
