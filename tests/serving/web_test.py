@@ -457,6 +457,7 @@ def folder(tmp_path_factory, toy_data):
   return root / "system"
 
 
+@pytest.mark.slow
 def test_the_api_answers_as_the_command_does(capsys, folder, toy_data):
   question = "what is the first thing"
   code, out, err = run(
