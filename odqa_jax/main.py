@@ -20,6 +20,7 @@ from odqa_jax.commands import (
   convert,
   demo,
   evaluate,
+  footprint,
   fuse,
   index,
   inspect,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, ModuleType] = {
   "serve": serve,
   "fuse": fuse,
   "prune": prune,
+  "footprint": footprint,
   "inspect": inspect,
   "plan": plan,
   "demo": demo,
@@ -119,6 +121,8 @@ def expand_paths(args: argparse.Namespace) -> None:
   for name, value in vars(args).items():
     if isinstance(value, str) and name not in _WORDS:
       setattr(args, name, expand_home(value))
+    elif isinstance(value, list):
+      setattr(args, name, [expand_home(item) for item in value])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from odqa_jax.inspection.page import Page, Parent, plain, size_of, sparkline
 from odqa_jax.inspection.provenance import find_parent, manifest_of
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.t5 import load_t5
+from odqa_jax.models.passage_scorer import ALONE
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.retriever import folder_tokenizer, is_pretrained_folder
 from odqa_jax.runtime import artifact
@@ -104,9 +105,11 @@ def _component(role: str, component: Mapping[str, Any]) -> str:
   lengths = ["question_length", "passage_length"]
   if role in ("reranker", "extractive_reader"):
     lengths = ["question_length", "pair_length"]
-  elif role == "passage_classifier":
+  elif role == "unified_reader":
+    lengths += ["pair_length"]
+  elif role in ALONE:
     lengths = ["passage_length"]
-  shown = (*lengths, "title", "objective")
+  shown = (*lengths, "title", "objective", "leaky")
   told += [f"{k} {plain(component[k])}" for k in shown if k in component]
   return f"{component['family']}: " + ", ".join(told)
 

@@ -23,10 +23,12 @@ from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.mobilebert import config_class
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
+  PassageFilter,
   Reranker,
   ScorerConfig,
 )
 from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.models.unified_reader import UnifiedConfig, UnifiedReader
 
 Params = Any
 
@@ -78,7 +80,9 @@ FAMILIES: dict[str, Family] = {
   "t5": Family(T5Config, T5),
   "reranker": Family(ScorerConfig, Reranker),
   "passage_classifier": Family(ScorerConfig, PassageClassifier),
+  "passage_filter": Family(ScorerConfig, PassageFilter),
   "extractive_reader": Family(SpanConfig, ExtractiveReader),
+  "unified_reader": Family(UnifiedConfig, UnifiedReader),
 }
 
 

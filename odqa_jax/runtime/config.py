@@ -35,9 +35,15 @@ CONTENT_KEYS = (
   "data.reader_corpus",
   "data.questions",
   "data.pairs",
+  "data.run",
+  "data.pool_questions",
+  "data.pool_run",
+  "data.leaky_questions",
+  "data.leaky_run",
   "data.spans",
   "init_from",
   "reader.init_from",
+  "unified.teacher",
   "retrieval.index",
 )
 

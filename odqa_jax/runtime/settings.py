@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
+from odqa_jax.runtime.unified_settings import UnifiedSettings
 
 EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
@@ -168,6 +169,9 @@ class OptimizerSettings:
 
   learning_rate: float = _key(2e-5, "the highest rate", least=0)
   warmup: float = _key(0.01, "share of the steps until it is reached", least=0)
+  warmup_steps: int = _key(
+    0, "steps until it is reached; 0: by `warmup`", least=0
+  )
   weight_decay: float = _key(0.01, "decoupled", least=0)
   clip_norm: float = _key(1.0, "longest gradient", least=0)
   b1: float = _key(0.9, "decay of the first moment", least=0)
@@ -234,6 +238,7 @@ class Settings:
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
+  unified: UnifiedSettings = dataclasses.field(default_factory=UnifiedSettings)
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()

@@ -26,6 +26,7 @@ from odqa_jax.reading.answer import (
   read_batches,
   search_request,
 )
+from odqa_jax.reading.answer_scoring import AnswerScoring, load_scoring
 from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import Passages, answer_with_spans
 from odqa_jax.reading.system import ReadingSystem, load_system
@@ -230,10 +231,11 @@ class SpanSystem(_Staged):
       fusion=parts.fusion,
       sizes=self._read_sizes,
     )
+    weighed = parts.reader.rank_weight is not None
     yield (
       ANSWERED,
       [
-        span_view(question, found, passages, i, self.corpus)
+        span_view(question, found, passages, i, self.corpus, weighed=weighed)
         for i, (question, (found,)) in enumerate(
           zip(questions, answers, strict=True)
         )
@@ -265,7 +267,12 @@ def open_answering(
   name = folder.directory.resolve().name
   corpus = Corpus(folder.paths["corpus"])
   if "extractive_reader" in folder.paths:
-    parts = load_parts(_sources(folder, backend), corpus)
+    scoring = None
+    if "scoring" in folder.paths:
+      scoring = load_scoring(folder.paths["scoring"])
+    parts = load_parts(_sources(folder, backend, scoring), corpus)
+    if scoring is not None and read_k is None:
+      read_k = scoring.read_k
     return SpanSystem(name, parts, corpus, k=k, read_k=read_k, spans=spans)
   if read_k is not None:
     raise ValueError(
@@ -293,7 +300,9 @@ def warm_up(system: Answering, questions: int) -> None:
       system.answer([" ".join(words[:length])] * count)
 
 
-def _sources(folder: SystemFolder, backend: str) -> Sources:
+def _sources(
+  folder: SystemFolder, backend: str, scoring: AnswerScoring | None
+) -> Sources:
   paths = {name: str(path) for name, path in folder.paths.items()}
   return Sources(
     extractive_reader=paths["extractive_reader"],
@@ -304,6 +313,7 @@ def _sources(folder: SystemFolder, backend: str) -> Sources:
     reader=paths.get("reader"),
     reader_corpus=paths.get("reader_corpus"),
     fusion=paths.get("fusion"),
+    rank_weight=None if scoring is None else scoring.rank_weight,
   )
 
 

@@ -24,7 +24,12 @@ from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.answer import default_batch_size
-from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
+from odqa_jax.reading.extract import (
+  ROLE,
+  SpanReader,
+  load_span_reader,
+  with_rank_weight,
+)
 from odqa_jax.reading.fusion import Fusion, load_fusion
 from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import (
@@ -40,6 +45,7 @@ from odqa_jax.reading.trained_scorer import (
   TrainedScorer,
   load_trained_scorer,
 )
+from odqa_jax.reading.unified import holds_unified, load_unified
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import Retriever, load_retriever
 from odqa_jax.retrieval.searchable import Searchable
@@ -63,6 +69,7 @@ class Sources:
     reader_corpus: the passages in its vocabulary; see `load_system`.
     fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
+    rank_weight: λ of its answers; see `reading/answer_scoring.py`.
   """
 
   extractive_reader: str
@@ -76,6 +83,7 @@ class Sources:
   reader_corpus: str | None = None
   fusion: str | None = None
   exclude_self: bool = False
+  rank_weight: float | None = None
 
   def check(self) -> None:
     """Raises ValueError unless there is one source of passages."""
@@ -258,15 +266,29 @@ def load_parts(
   if sources.fusion is not None:
     fusion = load_fusion(sources.fusion)
     check_fusion(fusion, [*versions])
-  reader = load_span_reader(sources.extractive_reader, corpus)
+  reader, retriever = _load_both(sources, corpus)
   generator = _load_generator(sources, corpus, batch_size, beams)
-  reranker = retriever = index = None
+  reranker = index = None
   if sources.reranker is not None:
     reranker = load_trained_scorer(sources.reranker, "reranker")
-  if sources.retriever is not None and sources.index is not None:
-    retriever = load_retriever(resolve_folder(sources.retriever))
+  if retriever is not None and sources.index is not None:
     index = make_index(retriever, corpus, sources.index, sources.backend)
   return Parts(reader, generator, reranker, retriever, index, versions, fusion)
+
+
+def _load_both(
+  sources: Sources, corpus: Corpus
+) -> tuple[SpanReader, Retriever | None]:
+  """What reads, and what searches; a unified checkpoint is read once."""
+  found = sources.retriever and resolve_folder(sources.retriever)
+  retriever: Retriever | None = None
+  path = sources.extractive_reader
+  if found and resolve_folder(path) == found and holds_unified(found):
+    retriever, reader = load_unified(found, corpus)
+  else:
+    reader = load_span_reader(path, corpus)
+    retriever = load_retriever(found) if found else None
+  return with_rank_weight(reader, sources.rank_weight), retriever
 
 
 def _load_generator(

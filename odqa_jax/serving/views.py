@@ -84,6 +84,8 @@ def span_view(
   read: Passages,
   place: int,
   corpus: Corpus,
+  *,
+  weighed: bool = False,
 ) -> Record:
   """What an extractive reader found, or what was written beside it.
 
@@ -93,6 +95,8 @@ def span_view(
     read: what was read for all questions.
     place: of this one among them.
     corpus: the evidence.
+    weighed: whether spans have scores with λ, which are no log-probabilities
+      (`answer_scoring.py`); confidence is then their softmax.
   """
   scores = {name: x[place] for name, x in read.scores.items()}
   rows = read.rows[place]
@@ -105,7 +109,7 @@ def span_view(
   return _record(
     question,
     {**span_record(found), "passages": passages},
-    confidence=_confidence(found),
+    confidence=_confidence(found, weighed),
     decided_by=ROLE if found.decision is None else "fusion",
     kind=kind if found.text else None,
   )
@@ -120,10 +124,12 @@ def _record(question: str, record: Record, **more: Any) -> Record:
   return {"question": question, **record, **more, "marks": marks}
 
 
-def _confidence(found: SpanAnswers) -> float | None:
+def _confidence(found: SpanAnswers, weighed: bool) -> float | None:
   """See the module."""
   if not found.text:
     return None
+  if found.decision is None and weighed:
+    return float(softmax([a.answer.log_prob for a in found.answers])[0])
   if found.decision is None:
     return math.exp(min(found.answers[0].answer.log_prob, 0.0))
   if not found.extractive:

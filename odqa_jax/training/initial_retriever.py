@@ -22,6 +22,7 @@ from odqa_jax.models.dual_encoder import (
 from odqa_jax.models.families import InitialNetwork, network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.models.roles import role_params, roles
 from odqa_jax.retrieval.retriever import (
   folder_tokenizer,
   is_pretrained_folder,
@@ -61,11 +62,12 @@ def initial_retriever(
     return _from_published(model, path)
   folder, step = find_step(path)
   params, extra = restore_params(path, replicated(mesh))
-  description = extra["components"]["retriever"]
+  components = extra["components"]
+  description = roles(components)["retriever"]
   _check_same_tokenizer(path, description["tokenizer"], corpus)
   theirs: EncoderConfig = network_from(description).config
   theirs = _adapted(theirs, model, path)
-  params = params["retriever"]
+  params = role_params("retriever", components, params)
   if theirs.shared and not model.shared:
     theirs, params = _doubled(theirs, params)
   mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))

@@ -46,7 +46,7 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "model.preset", "model.dtype", "reader.preset", "reader.dtype",
     "data.question_length", "data.passage_length", "data.reader_length",
     "retrieval.k", "retrieval.dtype", "retrieval.refresh_every",
-    "epochs", "data.passages", "data.pair_length",
+    "epochs", "data.passages", "data.pair_length", "data.pool_size",
   }  # fmt: skip
   presets = {"minilm": "init", "shared": "mobilebert-tiny"}
   assert small["model.preset"] == presets.get(path.stem, "tiny")
@@ -60,7 +60,9 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "reranker": 4,
     "extractive": 4,
     "pruner": 16,
+    "unified": 4,
     "shared": 16,
+    "filter": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
@@ -119,6 +121,46 @@ R2D2 = {
 # "Designing a Minimal Retrieve-and-Read System for Open-Domain QA", A.2; epochs
 # are 460 steps of the 58,880 filtered questions.
 MINIMAL = {
+  # A.1; 9 + 9 passages are 9 examples.
+  "filter": {
+    "task": "filter",
+    "epochs": 1.0,
+    "batch_size": 9,
+    "model.preset": "base",
+    "model.dropout": 0.1,
+    "data.source": "found",
+    "data.passages": 200,
+    "data.frequency_base": 10,
+    "data.pool_size": 893 + 9107,
+    "data.leaky": False,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.clip_norm": 2.0,
+    "checkpoint.every": 2000,
+    "evaluate.best": "hit_ratio",
+  },
+  "unified": {
+    "task": "distillation",
+    "epochs": 16.0,
+    "batch_size": 16,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup": 0.0,
+    "optimizer.clip_norm": 2.0,
+    "data.source": "unified",
+    "data.candidates": 200,
+    "data.passages": 24,
+    "data.pair_length": 350,
+    "data.passage_length": 256,
+    "model.shared": True,
+    "model.pooling": "cls",
+    "model.projection": "truncate",
+    "model.embedding_dim": 128,
+    "objective.scale_multiple": 0.0,
+    "unified.temperature": 3.0,
+    "unified.retrieval": "teacher",
+    "unified.reconstruction": True,
+    "evaluate.best": "mean_em",
+  },
   "shared": {
     "task": "contrastive",
     "epochs": 40.0,
@@ -258,6 +300,15 @@ def test_recipes_have_the_numbers_of_the_paper(path):
       stated |= {"reader.preset": "base", "reader.dropout": 0.1}
   made = flat(load_config(str(path)))
   assert {name: made[name] for name in stated} == stated
+
+
+def test_stages_of_the_unified_reader_have_their_tasks():
+  path = next(p for p in CONFIGS if p.stem == "unified")
+  for stage, task in (("iterative", "iterative"), ("joint", "unified")):
+    config = load_config(f"{path}:stage={stage}")
+    assert config.task == task and config.epochs == 6.0
+  with pytest.raises(ValueError, match="stage='both'; choose of distill"):
+    load_config(f"{path}:stage=both")
 
 
 def test_individual_without_the_passage_encoder_needs_no_fresh_index():

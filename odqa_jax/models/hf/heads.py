@@ -34,6 +34,7 @@ from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
 
 # The parts that a folder may lack, by path in our tree.
 _HEADS = (
+  "filter",
   "classifier.dense",
   "classifier.out_proj",
   "qa_outputs",
