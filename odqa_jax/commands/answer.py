@@ -9,6 +9,7 @@ from odqa_jax.commands.flags import (
   add_format,
   add_spans,
   add_system,
+  names_pack,
   span_sources,
   take_system,
 )
@@ -40,9 +41,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_backend(parser)
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, *, pack: bool) -> None:
   """Raises ValueError for flags that do not go together."""
-  if args.checkpoint is None or args.corpus is None:
+  if not pack and (args.checkpoint is None or args.corpus is None):
     raise ValueError(
       "give --system DIR, or --checkpoint DIR with --corpus DIR."
     )
@@ -70,15 +71,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
-  take_system(args)
-  _check(args)
-  sources = span_sources(args)
+  pack = names_pack(args)
+  if not pack:
+    take_system(args)
+  _check(args, pack=pack)
+  sources = None if pack else span_sources(args)
   if args.run is not None and (sources is None or args.system):
     raise ValueError(
       f"--run {args.run}: {args.system or args.checkpoint} searches for "
       "itself; leave it out."
     )
-  if sources is None and args.read_k is not None:
+  if sources is None and not pack and args.read_k is not None:
     raise ValueError(
       f"--read-k {args.read_k} is for an extractive reader; --k says how many "
       f"passages {args.checkpoint} reads."
@@ -91,6 +94,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     read = [args.questions, args.corpus, args.run]
     check_output(args.out, read, ANSWERS)
     questions = open_questions(args.questions, args.format, args.columns)
+  if pack:
+    return _answer_with_pack(args, questions)
   if sources is not None:
     return _answer_with_spans(args, sources, questions)
   return _answer_with_reader(args, questions)
@@ -152,6 +157,35 @@ def _answer_with_reader(
     write_answers(args.out, questions, answers)
   sync("answers")
   return {"k": k, "answers": args.out} | answer_measures(answers, questions)
+
+
+def _answer_with_pack(
+  args: argparse.Namespace, questions: Any
+) -> dict[str, Any]:
+  """With a system in one file."""
+  from odqa_jax.evaluation.systems import possible_k
+  from odqa_jax.reading.records import show_spans, span_record, write_answers
+  from odqa_jax.serving.extraction import span_measures
+  from odqa_jax.serving.pack_answers import read_questions, span_answers
+  from odqa_jax.serving.packed.system import open_packed
+
+  system = open_packed(args.system)
+  k = min(_FOUND, len(system)) if args.k is None else args.k
+  k = possible_k(k, system.texts)
+  read_k = k if args.read_k is None else args.read_k
+  sizes = {"k": k, "read_k": read_k, "most": args.spans}
+  found = read_questions(system, questions, **sizes)
+  options = {"k": read_k, "most": args.spans, "merge": args.merge}
+  answers = [
+    span_answers(question, reading, **options)
+    for question, reading in zip(questions, found, strict=True)
+  ]
+  if args.out is None:
+    print(show_spans(args.question, answers[0]))
+    return span_record(answers[0]) | {"question": args.question}
+  write_answers(args.out, questions, answers)
+  figures = {"k": k, "read_k": read_k, "answers": args.out}
+  return figures | span_measures(answers, questions)
 
 
 def _answer_with_spans(

@@ -9,6 +9,7 @@ from odqa_jax.commands.flags import (
   add_format,
   add_spans,
   add_system,
+  names_pack,
   span_sources,
   take_system,
 )
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
+  if names_pack(args):
+    return _evaluate_pack(args)
   take_system(args)
   if args.tune_scoring is not None:
     _check_tuning(args)
@@ -137,6 +140,29 @@ def _tuned(
     save_scoring(args.tune_scoring, scoring)
   sync("scoring")
   return {"scoring": args.tune_scoring} | figures
+
+
+def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
+  """The figures of a system in one file."""
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.evaluation.systems import possible_k
+  from odqa_jax.serving.pack_answers import measure_pack
+  from odqa_jax.serving.packed.system import open_packed
+
+  if args.bm25:
+    raise ValueError("--bm25 searches a corpus; give it without a pack.")
+  questions = open_questions(args.questions, args.format, args.columns)
+  system = open_packed(args.system)
+  figures = measure_pack(
+    system,
+    questions,
+    k=possible_k(args.k, system.texts),
+    read_k=args.read_k,
+    most=args.spans,
+    merge=args.merge,
+    qrels=args.qrels,
+  )
+  return {"corpus": system.pack.about["corpus"], "system": figures}
 
 
 def _read_spans(

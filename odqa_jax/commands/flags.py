@@ -1,6 +1,7 @@
 """Flags that several commands share."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def split_names(names: str) -> list[str]:
 def add_system(parser: argparse.ArgumentParser) -> None:
   """Adds `--system`, and the parts that may be named instead."""
   add = parser.add_argument
-  add("--system", help="from odqa assemble; instead of the parts")
+  add("--system", help="from odqa assemble or pack; instead of the parts")
   add(
     "--checkpoint",
     help="what searches, and reads if it has a reader; or an extractive reader",
@@ -176,6 +177,43 @@ def _take_scoring(args: argparse.Namespace) -> None:
     )
 
 
+def names_pack(args: argparse.Namespace) -> bool:
+  """Whether `--system` names a file, which is then a pack.
+
+  Raises:
+    ValueError: if flags are given that a pack has no use for.
+  """
+  if args.system is None or not Path(args.system).is_file():
+    return False
+  _refuse_parts(args)
+  unused = ("run", "reranked", "exclude_self", "candidates", "batch_size")
+  scored = ("rank_weight", "scoring", "tune_scoring")
+  for flag in (*unused, *scored):
+    if getattr(args, flag, None):
+      raise ValueError(
+        f"--{flag.replace('_', '-')} is not for a pack, and {args.system} is "
+        "one; leave the flag out, or name the system that was packed."
+      )
+  for flag, value in (("backend", "exact"), ("beams", 1)):
+    if getattr(args, flag, value) != value:
+      raise ValueError(
+        f"--{flag} {getattr(args, flag)} is not for a pack, and {args.system} "
+        "is one; leave the flag out."
+      )
+  if args.spans < 1:
+    raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
+  return True
+
+
+def _refuse_parts(args: argparse.Namespace) -> None:
+  for flag in _PARTS:
+    if getattr(args, flag) is not None:
+      raise ValueError(
+        f"--system {args.system} has its own {flag.replace('_', '-')}; leave "
+        "one of the flags out."
+      )
+
+
 def take_system(args: argparse.Namespace) -> None:
   """Fills in the parts that `--system` names, and its fusion.
 
@@ -184,12 +222,7 @@ def take_system(args: argparse.Namespace) -> None:
   """
   if args.system is None:
     return
-  for flag in _PARTS:
-    if getattr(args, flag) is not None:
-      raise ValueError(
-        f"--system {args.system} has its own {flag.replace('_', '-')}; leave "
-        "one of the flags out."
-      )
+  _refuse_parts(args)
   from odqa_jax.serving.system_folder import open_for_answering
 
   paths = open_for_answering(args.system).paths

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.exclusions import Exclusions, find_exclusions
 from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.bm25_build import bm25_of
@@ -74,7 +75,7 @@ def rank_passages(
   return Ranking(tuple(q.id for q in questions), rows, scores)
 
 
-def possible_k(k: int, corpus: Corpus) -> int:
+def possible_k(k: int, corpus: PassageTexts) -> int:
   """`k`, or the whole of a corpus that has fewer passages.
 
   Raises:

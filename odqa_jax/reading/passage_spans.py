@@ -6,12 +6,20 @@ answers[0].text, answers[0].log_prob
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.text.answers import normalise_answer
+
+
+@runtime_checkable
+class Texts(Protocol):
+  """What spans are places in: a corpus, or the passages of a pack."""
+
+  def text(self, row: int) -> str:
+    """The text of a passage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ExtractedAnswer:
 
 def best_answers(
   found: PassageSpans,
-  corpus: Corpus,
+  corpus: Texts,
   *,
   most: int,
   k: int | None = None,

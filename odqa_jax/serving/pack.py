@@ -1,0 +1,258 @@
+"""A system in one file, which answers without this package's libraries.
+
+    pack_system("system", "small.odqa", PackOptions(text="tokens"))
+    contents("small.odqa")  # {"runtime": 0, "models": …, "index": …, …}
+
+What may be lost on the way, and what it saves, is what `PackOptions` names:
+"Designing a Minimal Retrieve-and-Read System for Open-Domain Question
+Answering" (Yang and Seo 2021), Sec. 2.3. `packed/` reads what is written here.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.bert import VARIANTS
+from odqa_jax.reading.trained_component import load_component
+from odqa_jax.retrieval import storage
+from odqa_jax.retrieval.backends.codes import quantize
+from odqa_jax.retrieval.retriever import fit_to_index, load_retriever
+from odqa_jax.runtime.mesh import path_name, to_host
+from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.serving.pack_texts import add_texts, add_tokens
+from odqa_jax.serving.packed import container, search
+from odqa_jax.serving.packed.container import PackWriter
+from odqa_jax.serving.packed.system import READER, RETRIEVER
+from odqa_jax.serving.packed.tensors import quantised
+from odqa_jax.serving.system_folder import SystemFolder, open_for_answering
+
+# What each part may be packed as, the exact one first.
+CHOICES = {
+  "index": ("f32", "int8"),
+  "weights": ("f32", "f16", "int8"),
+  "text": ("exact", "tokens"),
+}
+_PACKED = ("corpus", "index", RETRIEVER, READER)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackOptions:
+  """How a system is packed.
+
+  Attributes:
+    index: "f32"; or "int8", codes of 8 bits with a scale for every row.
+    weights: "f32"; "f16", rounded to half precision; or "int8", codes of 8
+      bits with a scale for every row. Computed with in float32.
+    text: "exact"; or "tokens", ids of word pieces: answers lose capitals, and
+      passages their ids, which are then their rows.
+    compress: whether weights are compressed too: nothing is lost, and opening
+      takes longer.
+  """
+
+  index: str = "f32"
+  weights: str = "f32"
+  text: str = "exact"
+  compress: bool = False
+
+  def __post_init__(self) -> None:
+    for name, choices in CHOICES.items():
+      if getattr(self, name) not in choices:
+        raise ValueError(
+          f"--{name} {getattr(self, name)}: choose of {', '.join(choices)}."
+        )
+
+
+def contents(path: str | Path) -> dict[str, int]:
+  """Bytes by part of a system in one file.
+
+  Args:
+    path: of the pack.
+
+  Returns:
+    runtime (0: it is beside the file, see `launch/minimal.sh`), models, index,
+    text, tokenizer, other → bytes; together they are the file.
+
+  Raises:
+    ValueError: if it is no pack, or damaged.
+  """
+  return {"runtime": 0} | container.contents(path)
+
+
+def pack_system(
+  directory: str | Path, out: str | Path, options: PackOptions
+) -> dict[str, Any]:
+  """Writes a system into one file, which appears whole or not at all.
+
+  Args:
+    directory: from `odqa assemble`: a retriever, its index and corpus, and an
+      extractive reader, of one tokenizer.
+    out: the file; a pack there is replaced.
+    options: what is lost for the sake of its size.
+
+  Returns:
+    `passages`, and `bytes` by part.
+
+  Raises:
+    ValueError: if the system has a part that is not packed, lacks one, or they
+      do not fit.
+  """
+  container.refuse_foreign(Path(out))
+  system = open_for_answering(directory)
+  _check_parts(system)
+  corpus = Corpus(system.paths["corpus"])
+  made_from = {n: system.hashes[n] for n in _PACKED}
+  about = {
+    "made_from": made_from,
+    "options": dataclasses.asdict(options),
+    "count": len(corpus),
+    "corpus": corpus.fingerprint,
+    "tokenizer": corpus.tokenizer.fingerprint,
+    "networks": {},
+  }
+  with PackWriter(out, about) as writer:
+    memory = _add_networks(writer, system, corpus, options)
+    memory += _add_index(writer, system.paths["index"], options)
+    with progress_bar("pack", len(corpus), "passages") as update:
+      add = add_texts if options.text == "exact" else add_tokens
+      memory += add(writer, corpus, update)
+    file = corpus.directory / "tokenizer" / "tokenizer.json"
+    data = np.frombuffer(file.read_bytes(), np.uint8)
+    writer.add("tokenizer", "tokenizer", data, xz=True)
+    writer.about["memory"] = memory
+  return {"passages": len(corpus), "bytes": contents(out)}
+
+
+def _check_parts(system: SystemFolder) -> None:
+  for name in system.paths:
+    if name not in _PACKED:
+      raise ValueError(
+        f"{system.directory}: has the part {name}, and a pack has a retriever, "
+        "its index and corpus, and an extractive reader; assemble a system of "
+        "these."
+      )
+  for name in _PACKED:
+    if name not in system.paths:
+      raise ValueError(
+        f"{system.directory}: has no {name}, which a pack needs; assemble a "
+        "system with one."
+      )
+
+
+def _add_networks(
+  writer: PackWriter,
+  system: SystemFolder,
+  corpus: Corpus,
+  options: PackOptions,
+) -> int:
+  """Adds what encodes questions and what reads; returns its bytes unpacked."""
+  manifest = storage.read_manifest(system.paths["index"])
+  retriever = load_retriever(system.paths[RETRIEVER])
+  retriever = fit_to_index(retriever, corpus, manifest)
+  config = retriever.encoder.config
+  described = dataclasses.asdict(config) | {
+    "output_dim": config.output_dim,
+    "question_length": retriever.question_length,
+  }
+  side = "shared" if config.shared else "question"
+  reader = load_component(system.paths[READER], READER)
+  theirs = reader.tokenizer.fingerprint
+  if theirs != corpus.tokenizer.fingerprint:
+    raise ValueError(
+      f"{system.paths[READER]}: reads with the tokenizer {theirs[:12]}, and "
+      f"{corpus.directory} was made with {corpus.tokenizer.fingerprint[:12]}; "
+      "a pack has one for both."
+    )
+  networks = {
+    RETRIEVER: (described, retriever.params[side]),
+    READER: (_reading(reader.description), reader.params),
+  }
+  known: dict[str, dict[str, str]] = {}
+  size = 0
+  for role, (described, params) in networks.items():
+    variant = VARIANTS[described["bert"]["variant"]]
+    described["bert"]["first_position"] = variant.first_position
+    tensors = {}
+    leaves = jax.tree_util.tree_flatten_with_path(to_host(params))[0]
+    for path, leaf in leaves:
+      name, values = path_name(path), np.asarray(leaf, np.float32)
+      size += values.nbytes
+      content = f"{values.shape}{container.digest(values.tobytes()).hex()}"
+      if content not in known:
+        stored = f"models/{role}/{name}"
+        known[content] = _add_tensor(writer, stored, values, options)
+      tensors[name] = known[content]
+    writer.about["networks"][role] = {"config": described, "tensors": tensors}
+  return size
+
+
+def _reading(description: Mapping[str, Any]) -> dict[str, Any]:
+  """What a reader is, and how its inputs are made."""
+  names = ("question_length", "pair_length", "span_length", "title")
+  return {
+    **description["config"],
+    **{name: description[name] for name in names},
+    "passage_first": description.get("passage_first", True),
+    "objective": description.get("objective", "independent"),
+  }
+
+
+def _add_tensor(
+  writer: PackWriter, name: str, values: np.ndarray, options: PackOptions
+) -> dict[str, str]:
+  """Adds a tensor as the options say; returns where it is."""
+  compress = options.compress
+  if options.weights == "int8" and values.ndim > 1:
+    codes, scales = quantised(name, values)
+    writer.add(name, "models", codes, xz=compress)
+    writer.add(f"{name}/scales", "models", scales)
+    return {"part": name, "scales": f"{name}/scales"}
+  if options.weights != "f32":
+    values = _halved(name, values)
+  writer.add(name, "models", values, xz=compress)
+  return {"part": name}
+
+
+def _halved(name: str, values: np.ndarray) -> np.ndarray:
+  """In half precision.
+
+  Raises:
+    ValueError: for a weight beyond its range.
+  """
+  if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+    raise ValueError(
+      f"{name}: has weights above 65,504, which half precision does not hold; "
+      "pack with --weights f32."
+    )
+  return values.astype(np.float16)
+
+
+def _add_index(writer: PackWriter, path: Path, options: PackOptions) -> int:
+  """Adds the rows; returns the bytes that a search of them holds."""
+  manifest = storage.read_manifest(path)
+  count, width = manifest["count"], manifest["width"]
+  narrow = options.index == "int8"
+  rows = np.empty((count, width), np.int8 if narrow else np.float32)
+  scales = np.empty(count, np.float32)
+  for shard in manifest["shards"]:
+    here = slice(shard["start"], shard["start"] + shard["rows"])
+    if not narrow:
+      rows[here] = storage.float_rows(path, manifest, shard)
+    elif manifest["dtype"] == "int8":
+      arrays = storage.shard_arrays(path, manifest, shard)
+      rows[here], scales[here] = map(np.asarray, arrays[:2])
+    else:
+      floats = storage.float_rows(path, manifest, shard)
+      rows[here], scales[here], _ = quantize(floats)
+  writer.add(search.CODES, "index", rows)
+  if narrow:
+    # Half precision holds shares of the largest well.
+    step = scales.max(initial=0) or np.float32(1)
+    halves = (scales / step).astype(np.float16)
+    writer.add(search.SCALES, "index", halves)
+    writer.add(search.STEP, "index", np.array([step], np.float32))
+  return rows.nbytes + 8 * count

@@ -1,0 +1,297 @@
+"""A system in one file: the same answers, and nothing that is damaged."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from command_line import last_line, run
+from small_parts import (
+  random_index,
+  random_system,
+  save_extractive_reader,
+  save_reranker,
+)
+from small_reader import save_workdir
+
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.retrieval import storage
+from odqa_jax.runtime.files import Damage
+from odqa_jax.serving import pack as pack_module
+from odqa_jax.serving.pack import PackOptions, contents, pack_system
+from odqa_jax.serving.packed import system as system_module
+from odqa_jax.serving.packed.container import Pack, PackWriter
+from odqa_jax.serving.packed.system import open_packed
+from odqa_jax.serving.system_folder import assemble
+
+LOSSY = PackOptions(index="int8", weights="int8", text="tokens", compress=True)
+
+
+@pytest.fixture(scope="module")
+def questions(toy_data):
+  return list(QuestionSet(toy_data / "questions" / "toy"))[:6]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, toy_data, questions):
+  """A system with random weights, its packs, and questions."""
+  root = tmp_path_factory.mktemp("pack")
+  corpus = Corpus(toy_data / "corpus")
+  save_extractive_reader(corpus, root / "extractive")
+  save_reranker(corpus, root / "reranker")
+  system = random_system("joint", toy_data)
+  save_workdir(system, root / "retriever", with_reader=False)
+  random_index(system.retriever, corpus, root / "index")
+  parts = {
+    "retriever": root / "retriever", "index": root / "index",
+    "corpus": toy_data, "extractive_reader": root / "extractive",
+  }  # fmt: skip
+  assemble(root / "system", parts)
+  assemble(root / "more", parts | {"reranker": root / "reranker"})
+  assemble(root / "less", {n: parts[n] for n in [*parts][:3]})
+  pack_system(root / "system", root / "exact.odqa", PackOptions())
+  pack_system(root / "system", root / "small.odqa", LOSSY)
+  records = [
+    {"id": q.id, "question": q.question, "answer": list(q.answers)}
+    for q in questions
+  ]
+  text = "".join(json.dumps(r) + "\n" for r in records)
+  (root / "q.jsonl").write_text(text)
+  return root
+
+
+def asked(capsys, made, tmp_path, system, *flags):
+  """The records that `odqa answer` writes, and its figures."""
+  out = tmp_path / f"{system}.jsonl"
+  code, said, err = run(
+    capsys, "answer", "--system", made / system, "--questions",
+    made / "q.jsonl", "--out", out, *flags,
+  )  # fmt: skip
+  assert code == 0, err
+  figures = json.loads(last_line(said))
+  lines = out.read_text().splitlines()
+  return [json.loads(line) for line in lines], figures
+
+
+@pytest.mark.parametrize("flags", [("--k", 9, "--read-k", 4), ("--k", 3)])
+def test_a_pack_answers_as_its_system(capsys, made, tmp_path, flags):
+  before, figures = asked(capsys, made, tmp_path, "system", *flags)
+  after, again = asked(capsys, made, tmp_path, "exact.odqa", *flags)
+  del figures["answers"], again["answers"]
+  assert figures == again
+  for one, other in zip(before, after, strict=True):
+    assert len(one["spans"]) == len(other["spans"]) == 10
+    for a, b in zip(one["spans"], other["spans"], strict=True):
+      for kind in ("scores", "parts"):
+        # Sums of float32 in another order.
+        assert a.pop(kind) == pytest.approx(b.pop(kind), abs=3e-5)
+      assert a == b
+    assert one["answer"] == other["answer"]
+
+
+def test_a_pack_is_evaluated_as_its_system(capsys, made):
+  found = []
+  for name in ("system", "exact.odqa"):
+    code, out, err = run(
+      capsys, "evaluate", "--system", made / name, "--questions",
+      made / "q.jsonl", "--k", 7, "--merge",
+    )  # fmt: skip
+    assert code == 0, err
+    found.append(json.loads(last_line(out)))
+  assert found[0] == found[1]
+  assert [*found[0]["system"]["read"]] == ["1", "5", "7"]
+
+
+def test_passages_are_what_they_were(made, toy_data):
+  corpus = Corpus(toy_data / "corpus")
+  exact = open_packed(made / "exact.odqa").texts
+  small = open_packed(made / "small.odqa").texts
+  assert len(exact) == len(small) == len(corpus)
+  for row in (199, 0, 4, 5, 77, 3):
+    for name in ("id", "title", "text"):
+      assert getattr(exact, name)(row) == getattr(corpus, name)(row)
+    assert exact.find(corpus.id(row)) == row
+    assert small.find(str(row)) == row
+    (tokens,) = small.tokens([row])
+    start, stop = corpus.text_offsets[row : row + 2]
+    assert [*tokens.ids] == corpus.text_tokens[start:stop].tolist()
+    start, stop = corpus.title_offsets[row : row + 2]
+    assert [*tokens.title] == corpus.title_tokens[start:stop].tolist()
+    assert small.text(row) == corpus.text(row).lower()
+    assert small.title(row) == corpus.title(row).lower()
+    assert len(tokens.offsets) == len(tokens.ids)
+  assert exact.find("none") is small.find("200") is small.find("-1") is None
+  for texts in (exact, small):
+    for row in (-1, 200):
+      with pytest.raises(IndexError, match=f"row {row} of a pack of 200"):
+        texts.text(row)
+
+
+def test_what_is_lost_is_small(made, questions):
+  exact = open_packed(made / "exact.odqa")
+  small = open_packed(made / "small.odqa")
+  for question in questions:
+    scores, rows = exact.search(question.question, 200)
+    others, found = small.search(question.question, 200)
+    known = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+    spread = float(scores[0] - scores[-1])
+    assert [known[r] for r in found.tolist()] == pytest.approx(
+      others.tolist(), abs=0.02 * spread
+    )
+
+
+def test_contents_are_the_file(made):
+  sizes = {}
+  for name in ("exact.odqa", "small.odqa"):
+    sizes[name] = found = contents(made / name)
+    assert [*found] == [
+      "runtime", "models", "index", "text", "tokenizer", "other"
+    ]  # fmt: skip
+    assert sum(found.values()) == (made / name).stat().st_size
+    assert found["runtime"] == 0
+  exact, small = sizes.values()
+  assert small["index"] < exact["index"] / 3
+  assert small["models"] < exact["models"]
+
+
+def test_int8_rows_of_an_int8_index_are_kept(made, toy_data, tmp_path):
+  """Its residuals and its scales' last bits are what is left out."""
+  manifest = storage.read_manifest(made / "index")
+  (shard,) = manifest["shards"]
+  rows = storage.float_rows(made / "index", manifest, shard)
+  pack = Pack(made / "small.odqa")
+  codes = pack.array("index/rows").astype(np.float32)
+  scales = pack.array("index/scales") * pack.array("index/step")
+  off = np.abs(codes * scales[:, None].astype(np.float32) - rows)
+  assert (off <= 0.51 * scales[:, None] + 1e-3 * np.abs(rows)).all()
+
+
+def test_every_flipped_byte_is_found(made, tmp_path):
+  for name in ("exact.odqa", "small.odqa"):
+    whole = (made / name).read_bytes()
+    rng = np.random.default_rng(len(whole))
+    path = tmp_path / "flipped.odqa"
+    for i in range(200):
+      flipped = bytearray(whole)
+      place = int(rng.integers(len(whole))) if i >= 96 else i
+      flipped[place] ^= 1 << int(rng.integers(8))
+      path.write_bytes(flipped)
+      with pytest.raises(ValueError, match=r"flipped\.odqa: "):
+        Pack(path).verify()
+
+
+def test_damage_is_found_at_first_use(made, tmp_path, questions):
+  """What opens after all must not answer from a block that has changed."""
+  for name in ("exact.odqa", "small.odqa"):
+    whole = (made / name).read_bytes()
+    for part in Pack(made / name).parts.values():
+      if not part.bytes:
+        continue
+      flipped = bytearray(whole)
+      flipped[part.offset + part.bytes // 2] ^= 1
+      path = tmp_path / "flipped.odqa"
+      path.write_bytes(flipped)
+      with pytest.raises(Damage, match=f"{part.name}.*checksum"):
+        open_packed(path).read(questions[0].question, k=200, read_k=200, most=1)
+
+
+@pytest.mark.parametrize("size", [0, 5, 70, 4000, -1])
+def test_a_pack_that_is_cut_short(capsys, made, tmp_path, size):
+  path = tmp_path / "short.odqa"
+  path.write_bytes((made / "small.odqa").read_bytes()[:size])
+  code, _, err = run(
+    capsys, "answer", "--system", path, "--question", "who"
+  )  # fmt: skip
+  assert code == 2
+  (line,) = err.splitlines()
+  assert "short.odqa: " in line and "`odqa pack`" in line
+
+
+def test_a_pack_of_another_version(capsys, made, tmp_path, monkeypatch):
+  from odqa_jax.serving.packed import container
+
+  monkeypatch.setattr(container, "VERSION", 2)
+  with PackWriter(tmp_path / "new.odqa", {}):
+    pass
+  monkeypatch.undo()
+  code, _, err = run(
+    capsys, "answer", "--system", tmp_path / "new.odqa", "--question", "who"
+  )
+  assert code == 2
+  assert "a pack of version 2, and this version of odqa_jax reads " in err
+
+
+def test_a_pack_larger_than_memory(capsys, made, monkeypatch):
+  monkeypatch.setattr(system_module, "available_memory", lambda: 1000)
+  code, _, err = run(
+    capsys, "answer", "--system", made / "exact.odqa", "--question", "who"
+  )
+  assert code == 2 and len(err.splitlines()) == 1
+  assert "MB of memory, and this machine has 0 MB; answer on a larger" in err
+
+
+def test_a_pack_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):
+  out = tmp_path / "s.odqa"
+  shutil.copy(made / "exact.odqa", out)
+  before = out.read_bytes()
+
+  def fail(*args):
+    raise OSError("no space")
+
+  monkeypatch.setattr(pack_module, "add_texts", fail)
+  with pytest.raises(OSError, match="no space"):
+    pack_system(made / "system", out, PackOptions())
+  assert out.read_bytes() == before
+  assert os.listdir(tmp_path) == ["s.odqa"]
+
+
+def test_the_same_system_gives_the_same_pack(made, tmp_path):
+  pack_system(made / "system", tmp_path / "again.odqa", LOSSY)
+  again = (tmp_path / "again.odqa").read_bytes()
+  assert again == (made / "small.odqa").read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (("--index", "int4"), "--index int4: choose of f32, int8"),
+    (("--weights", "bf16"), "--weights bf16: choose of f32, f16, int8"),
+    (("--system", "more"), "has the part reranker, and a pack has a"),
+    (("--system", "less"), "has no extractive_reader, which a pack needs"),
+    (("--out", "q.jsonl"), "q.jsonl: exists and is no pack"),
+  ],
+)
+def test_what_is_not_packed(capsys, made, tmp_path, monkeypatch, flags, said):
+  monkeypatch.chdir(made)
+  given = {"--system": "system", "--out": tmp_path / "s.odqa"}
+  given |= {flags[0]: flags[1]}
+  code, _, err = run(capsys, "pack", *[x for f in given.items() for x in f])
+  assert code == 2 and said in err
+  assert not (tmp_path / "s.odqa").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (("--index", "x"), "has its own index; leave one of the flags out"),
+    (("--backend", "host"), "--backend host is not for a pack"),
+    (("--exclude-self",), "--exclude-self is not for a pack"),
+    (("--k", 0), "--k 0: at least 1 passage is searched for"),
+    (("--k", 5, "--read-k", 6), "choose 1 to that number, and --read-k up"),
+    (("--spans", 0), "--spans 0: at least 1 is compared"),
+  ],
+)
+def test_flags_that_are_not_for_a_pack(capsys, made, flags, said):
+  code, _, err = run(
+    capsys, "answer", "--system", made / "exact.odqa", "--question", "who",
+    *flags,
+  )  # fmt: skip
+  assert code == 2 and said in err
+
+
+def test_weights_that_half_precision_does_not_hold(made):
+  values = np.array([1e5], np.float32)
+  with pytest.raises(ValueError, match="pack with --weights f32"):
+    pack_module._halved("x", values)
