@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
 from odqa_jax.reading.answer import (
@@ -36,7 +37,9 @@ from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import Retriever, search_questions
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.serving.extraction import Parts, Sources, load_parts
-from odqa_jax.serving.system_folder import SystemFolder, open_for_answering
+from odqa_jax.serving.pack_answers import span_answers
+from odqa_jax.serving.packed.system import PackedSystem, open_packed
+from odqa_jax.serving.system_folder import open_for_answering
 from odqa_jax.serving.views import (
   Record,
   found_passages,
@@ -62,7 +65,7 @@ class Answering(Protocol):
 
   name: str
   versions: Mapping[str, str]
-  corpus: Corpus
+  corpus: PassageTexts
   k: int
 
   def search(self, questions: Sequence[str], k: int) -> list[Record]:
@@ -112,21 +115,33 @@ class WritingSystem(_Staged):
     system: ReadingSystem,
     index: Searchable,
     versions: Mapping[str, str],
+    *,
     k: int | None = None,
+    beams: int = 1,
   ) -> None:
-    """Puts it together; by default it reads as many passages as in training.
+    """Puts it together.
+
+    Args:
+      name: for people.
+      system: what reads.
+      index: of its retriever.
+      versions: of the components.
+      k: passages that are read; None: as many as in training.
+      beams: hypotheses of the beam search; 1 is greedy.
 
     Raises:
       ValueError: for a k that the corpus does not have.
     """
-    self.name, self.versions, self.corpus = name, versions, system.corpus
+    self.name, self.versions = name, versions
+    self.corpus: PassageTexts = system.corpus
     self.k = _possible_k(k, system.config.k, system.corpus)
-    self._system, self._index = system, index
+    self._system, self._index, self._beams = system, index, beams
+    self._evidence = system.corpus
 
   def search(self, questions: Sequence[str], k: int) -> list[Record]:
     """See `Answering`."""
     return _search(
-      self._system.retriever, self._index, self.corpus, questions, k
+      self._system.retriever, self._index, self._evidence, questions, k
     )
 
   def stages(
@@ -146,7 +161,9 @@ class WritingSystem(_Staged):
     answers = [
       answer
       for batch in batches
-      for answer in batch.answers(max_tokens=system.config.answer_length)
+      for answer in batch.answers(
+        max_tokens=system.config.answer_length, beams=self._beams
+      )
     ]
     yield (
       ANSWERED,
@@ -169,6 +186,7 @@ class SpanSystem(_Staged):
     k: int | None = None,
     read_k: int | None = None,
     spans: int = 10,
+    merge: bool = False,
   ) -> None:
     """Puts it together.
 
@@ -179,24 +197,26 @@ class SpanSystem(_Staged):
       k: passages that are found; None: 100.
       read_k: the first of these, which are read; None: all.
       spans: that are compared.
+      merge: see `best_answers`.
 
     Raises:
       ValueError: for a k that the corpus does not have, or a `read_k` above it.
     """
     assert parts.retriever is not None and parts.index is not None
-    self.name, self.versions, self.corpus = name, parts.versions, corpus
+    self.name, self.versions = name, parts.versions
+    self.corpus: PassageTexts = corpus
     self.k = _possible_k(k, _FOUND, corpus)
-    if read_k is not None and not 1 <= read_k <= self.k:
-      raise ValueError(f"--read-k {read_k}: choose from 1 to --k {self.k}.")
+    _check_read_k(read_k, self.k)
     self._retriever, self._index = parts.retriever, parts.index
-    self._parts, self._read_k, self._spans = parts, read_k, spans
+    self._parts, self._read_k, self._evidence = parts, read_k, corpus
+    self._spans, self._merge = spans, merge
     self._read_sizes = _sizes(parts.reader.inputs.length, self.k)
     if parts.reranker is not None:
       self._rerank_sizes = _sizes(parts.reranker.pair_length, self.k)
 
   def search(self, questions: Sequence[str], k: int) -> list[Record]:
     """See `Answering`."""
-    return _search(self._retriever, self._index, self.corpus, questions, k)
+    return _search(self._retriever, self._index, self._evidence, questions, k)
 
   def stages(
     self, questions: Sequence[str], k: int | None = None
@@ -204,7 +224,7 @@ class SpanSystem(_Staged):
     """See `Answering`."""
     parts, k = self._parts, self.k if k is None else k
     scores, rows = search_questions(
-      self._retriever, self._index, self.corpus, questions, k=k
+      self._retriever, self._index, self._evidence, questions, k=k
     )
     asked = [Question(str(i), text, ()) for i, text in enumerate(questions)]
     ranking = Ranking(tuple(q.id for q in asked), rows, scores)
@@ -212,7 +232,7 @@ class SpanSystem(_Staged):
     reranked = None
     if parts.reranker is not None:
       reranked = rerank(
-        parts.reranker, ranking, asked, self.corpus, sizes=self._rerank_sizes
+        parts.reranker, ranking, asked, self._evidence, sizes=self._rerank_sizes
       )
       yield (
         RERANKED,
@@ -227,15 +247,15 @@ class SpanSystem(_Staged):
       asked,
       passages,
       most=self._spans,
+      merge=self._merge,
       generator=parts.generator,
       fusion=parts.fusion,
       sizes=self._read_sizes,
     )
-    weighed = parts.reader.rank_weight is not None
     yield (
       ANSWERED,
       [
-        span_view(question, found, passages, i, self.corpus, weighed=weighed)
+        span_view(question, found, passages, i, self.corpus)
         for i, (question, (found,)) in enumerate(
           zip(questions, answers, strict=True)
         )
@@ -243,50 +263,127 @@ class SpanSystem(_Staged):
     )
 
 
+class PackedAnswering(_Staged):
+  """A system in one file."""
+
+  def __init__(
+    self,
+    name: str,
+    system: PackedSystem,
+    *,
+    k: int | None = None,
+    read_k: int | None = None,
+    spans: int = 10,
+    merge: bool = False,
+  ) -> None:
+    """Puts it together; see `SpanSystem`."""
+    self.name = name
+    self.corpus: PassageTexts = system.texts
+    networks = system.pack.about["networks"]
+    self.versions: Mapping[str, str] = dict.fromkeys(networks, name)
+    self.k = _possible_k(k, _FOUND, system.texts)
+    _check_read_k(read_k, self.k)
+    self._system, self._read_k = system, read_k
+    self._spans, self._merge = spans, merge
+
+  def search(self, questions: Sequence[str], k: int) -> list[Record]:
+    """See `Answering`."""
+    found = [self._system.search(question, k) for question in questions]
+    scores, rows = (np.stack([f[i] for f in found]) for i in (0, 1))
+    return _found(self.corpus, questions, rows, scores)
+
+  def stages(
+    self, questions: Sequence[str], k: int | None = None
+  ) -> Iterator[tuple[str, list[Record]]]:
+    """See `Answering`; it finds and reads at once."""
+    k = self.k if k is None else k
+    read_k = k if self._read_k is None else min(self._read_k, k)
+    records = []
+    for i, text in enumerate(questions):
+      read = self._system.read(text, k=k, read_k=read_k, most=self._spans)
+      question = Question(str(i), text, ())
+      found = span_answers(
+        question, read, k=read_k, most=self._spans, merge=self._merge
+      )
+      passages = Passages(
+        read.rows[None, :read_k], {"retriever": read.scores[None, :read_k]}
+      )
+      records.append(span_view(text, found, passages, 0, self.corpus))
+    yield ANSWERED, records
+
+
 def open_answering(
-  directory: str | Path,
-  *,
-  backend: str = "exact",
-  k: int | None = None,
-  read_k: int | None = None,
-  spans: int = 10,
+  path: str | Path, *, backend: str = "exact", **options: Any
 ) -> Answering:
-  """Opens a system folder, of a reader that writes or of one that extracts.
+  """Opens a system folder, or a pack.
 
   Args:
-    directory: from `odqa assemble`.
-    backend: of the search.
-    k: see `WritingSystem` and `SpanSystem`.
-    read_k: for an extractive reader.
-    spans: likewise.
+    path: from `odqa assemble` or `odqa pack`.
+    backend: of the search; a pack has its own.
+    options: `k` of `WritingSystem`; also `read_k` and `spans` of the others.
 
   Raises:
     ValueError: naming the part that is missing, has changed or does not fit.
   """
-  folder = open_for_answering(directory)
+  if Path(path).is_file():
+    return PackedAnswering(Path(path).name, open_packed(path), **options)
+  folder = open_for_answering(path)
+  paths = {name: str(part) for name, part in folder.paths.items()}
   name = folder.directory.resolve().name
-  corpus = Corpus(folder.paths["corpus"])
-  if "extractive_reader" in folder.paths:
+  corpus = Corpus(paths["corpus"])
+  if "extractive_reader" in paths:
     scoring = None
-    if "scoring" in folder.paths:
-      scoring = load_scoring(folder.paths["scoring"])
-    parts = load_parts(_sources(folder, backend, scoring), corpus)
-    if scoring is not None and read_k is None:
-      read_k = scoring.read_k
-    return SpanSystem(name, parts, corpus, k=k, read_k=read_k, spans=spans)
-  if read_k is not None:
+    if "scoring" in paths:
+      scoring = load_scoring(paths["scoring"])
+      if options.get("read_k") is None:
+        options["read_k"] = scoring.read_k
+    sources = _sources(paths, backend, scoring)
+    return SpanSystem(name, load_parts(sources, corpus), corpus, **options)
+  spare = {name: options.pop(name, None) for name in ("read_k", "spans")}
+  if spare["read_k"] is not None:
     raise ValueError(
-      f"--read-k {read_k} is for an extractive reader, and {directory} has "
+      f"--read-k {spare['read_k']} is for an extractive reader, and {path} has "
       "none; --k says how many passages are read."
     )
-  paths = folder.paths
-  system = load_system(
+  return open_writing(
+    name,
     paths.get("reader", paths["retriever"]),
     corpus,
-    Corpus(paths["reader_corpus"]) if "reader_corpus" in paths else None,
+    paths["index"],
+    reader_corpus=paths.get("reader_corpus"),
+    versions=folder.versions,
+    backend=backend,
+    **options,
   )
-  index = make_index(system.retriever, corpus, str(paths["index"]), backend)
-  return WritingSystem(name, system, index, folder.versions, k)
+
+
+def open_writing(
+  name: str,
+  checkpoint: str,
+  corpus: Corpus,
+  index: str,
+  *,
+  reader_corpus: str | None = None,
+  versions: Mapping[str, str] | None = None,
+  backend: str = "exact",
+  **options: Any,
+) -> WritingSystem:
+  """Opens a reader that writes, and the retriever of its checkpoint.
+
+  Args:
+    name: for people.
+    checkpoint: of both.
+    corpus: the evidence.
+    index: its folder; made when absent.
+    reader_corpus: see `load_system`.
+    versions: of the components.
+    backend: of the search.
+    options: of `WritingSystem`.
+  """
+  store = None if reader_corpus is None else Corpus(reader_corpus)
+  system = load_system(checkpoint, corpus, store)
+  opened = make_index(system.retriever, corpus, index, backend)
+  return WritingSystem(name, system, opened, versions or {}, **options)
 
 
 def warm_up(system: Answering, questions: int) -> None:
@@ -301,9 +398,8 @@ def warm_up(system: Answering, questions: int) -> None:
 
 
 def _sources(
-  folder: SystemFolder, backend: str, scoring: AnswerScoring | None
+  paths: Mapping[str, str], backend: str, scoring: AnswerScoring | None
 ) -> Sources:
-  paths = {name: str(path) for name, path in folder.paths.items()}
   return Sources(
     extractive_reader=paths["extractive_reader"],
     retriever=paths["retriever"],
@@ -317,7 +413,12 @@ def _sources(
   )
 
 
-def _possible_k(k: int | None, default: int, corpus: Corpus) -> int:
+def _check_read_k(read_k: int | None, k: int) -> None:
+  if read_k is not None and not 1 <= read_k <= k:
+    raise ValueError(f"--read-k {read_k}: choose from 1 to --k {k}.")
+
+
+def _possible_k(k: int | None, default: int, corpus: PassageTexts) -> int:
   if k is None:
     return min(default, len(corpus))
   if not 1 <= k <= len(corpus):
@@ -351,7 +452,7 @@ def _search(
 
 
 def _found(
-  corpus: Corpus,
+  corpus: PassageTexts,
   questions: Sequence[str],
   rows: Int[np.ndarray, "n k"],
   scores: Float[np.ndarray, "n k"],

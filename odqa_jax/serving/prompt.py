@@ -1,7 +1,7 @@
 """Questions one after the other: typed at a prompt, or lines of a pipe.
 
-    ask(system, typed_questions(), as_json=False)
-    ask(system, piped_questions(), as_json=True)
+ask(system, typed_questions(), as_json=False)
+ask(system, piped_questions(), as_json=True)
 """
 
 import json
@@ -23,6 +23,7 @@ _HISTORY = 1000
 # Passages that are shown; those with the answer come first.
 _SHOWN = 3
 _WIDTH = 100
+_INDENT = "    "
 # Stand for the marks of an answer while lines are broken; texts have none.
 _START, _END = "\x01", "\x02"
 
@@ -102,13 +103,10 @@ def show(record: Record) -> str:
 
 def show_passages(record: Record) -> str:
   """The passages with the answer, or else the first, with it marked."""
-  passages = sorted(record["passages"], key=lambda p: p["n"] not in _of(record))
+  marks = record["marks"]
+  passages = sorted(record["passages"], key=lambda p: p["n"] not in marks)
   chosen = sorted(passages[:_SHOWN], key=lambda p: p["n"])
   return "\n".join(["", *map(_passage, chosen)])
-
-
-def _of(record: Record) -> list[int]:
-  return list(record["marks"])
 
 
 def _passage(passage: Record) -> str:
@@ -123,8 +121,8 @@ def _passage(passage: Record) -> str:
     for piece, kind in pieces(passage["text"], passage["highlights"])
   )
   width = min(shutil.get_terminal_size().columns, _WIDTH)
-  indent = {"initial_indent": "    ", "subsequent_indent": "    "}
-  lines = textwrap.fill(text, max(width, 40), **indent)
+  room = max(width, 40) - len(_INDENT)
+  lines = textwrap.indent(textwrap.fill(text, room), _INDENT)
   start, end = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("«", "»")
   marked = lines.replace(_START, start).replace(_END, end)
   return f"[{passage['n']}] {name}   ({scores})\n{marked}\n"

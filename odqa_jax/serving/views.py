@@ -3,8 +3,9 @@
 A record has the keys of `answer_record` or `span_record`, and
 
 - `question`;
-- `confidence`: the probability that what decided gives its answer, among all
-  that it compared; null where there is no answer;
+- `confidence`: of a span, its share of the softmax over those that were
+  compared, equal texts together, by the score that decided; of a written
+  answer its probability; null where there is no answer;
 - `decided_by`: `extractive_reader`, `reader`, or `fusion`, which weighs both;
 - `kind`: `span` of a passage or `written`; null where there is no answer;
 - `passages`: what was read, the first one first: `n` from 1, `id`, `title`,
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import softmax
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.reading.answer import Answer
 from odqa_jax.reading.extract import ROLE
 from odqa_jax.reading.records import answer_record, span_record
@@ -36,7 +37,7 @@ _PLACES = 20
 
 
 def found_passages(
-  corpus: Corpus,
+  corpus: PassageTexts,
   rows: Int[np.ndarray, " k"],
   scores: Mapping[str, Float[np.ndarray, " k"]],
 ) -> list[Record]:
@@ -56,7 +57,7 @@ def found_passages(
   ]
 
 
-def written_view(question: str, answer: Answer, corpus: Corpus) -> Record:
+def written_view(question: str, answer: Answer, corpus: PassageTexts) -> Record:
   """What a reader wrote; its words are looked for in the passages."""
   rows = np.array([p.row for p in answer.passages], np.int64)
   # The null document has no text to show.
@@ -83,9 +84,7 @@ def span_view(
   found: SpanAnswers,
   read: Passages,
   place: int,
-  corpus: Corpus,
-  *,
-  weighed: bool = False,
+  corpus: PassageTexts,
 ) -> Record:
   """What an extractive reader found, or what was written beside it.
 
@@ -95,8 +94,6 @@ def span_view(
     read: what was read for all questions.
     place: of this one among them.
     corpus: the evidence.
-    weighed: whether spans have scores with λ, which are no log-probabilities
-      (`answer_scoring.py`); confidence is then their softmax.
   """
   scores = {name: x[place] for name, x in read.scores.items()}
   rows = read.rows[place]
@@ -109,7 +106,7 @@ def span_view(
   return _record(
     question,
     {**span_record(found), "passages": passages},
-    confidence=_confidence(found, weighed),
+    confidence=_confidence(found),
     decided_by=ROLE if found.decision is None else "fusion",
     kind=kind if found.text else None,
   )
@@ -124,19 +121,19 @@ def _record(question: str, record: Record, **more: Any) -> Record:
   return {"question": question, **record, **more, "marks": marks}
 
 
-def _confidence(found: SpanAnswers, weighed: bool) -> float | None:
+def _confidence(found: SpanAnswers) -> float | None:
   """See the module."""
   if not found.text:
     return None
-  if found.decision is None and weighed:
-    return float(softmax([a.answer.log_prob for a in found.answers])[0])
-  if found.decision is None:
-    return math.exp(min(found.answers[0].answer.log_prob, 0.0))
   if not found.extractive:
     assert found.generated is not None
     return math.exp(min(found.generated.score, 0.0))
-  fused = [a.fused for a in found.answers if a.fused is not None]
-  return float(softmax(fused)[0])
+  scores = [
+    a.answer.log_prob if a.fused is None else a.fused for a in found.answers
+  ]
+  wanted = normalise_answer(found.text)
+  same = [normalise_answer(a.span.text) == wanted for a in found.answers]
+  return float(min(softmax(scores)[same].sum(), 1.0))
 
 
 def _spans_of(passage: Record, found: SpanAnswers) -> list[Record]:
