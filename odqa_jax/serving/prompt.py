@@ -12,7 +12,6 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from odqa_jax.runtime.programs import user_folder
 from odqa_jax.serving.answering import Answering
@@ -47,9 +46,9 @@ def ask(system: Answering, questions: Iterable[str], *, as_json: bool) -> int:
   return asked
 
 
-def piped_questions(source: TextIO | None = None) -> Iterator[str]:
+def piped_questions() -> Iterator[str]:
   """The lines of stdin, as soon as they are there."""
-  yield from iter((source or sys.stdin).readline, "")
+  yield from iter(sys.stdin.readline, "")
 
 
 def typed_questions() -> Iterator[str]:
