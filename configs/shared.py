@@ -16,7 +16,8 @@ DPR has it. No weight decay and dropout of 0.1 are DPR's as well.
 
 `mobilebert-uncased/` is the published folder, with whose tokenizer the corpus
 is prepared; any other folder of a BERT is taken too, and pools as it does by
-itself. With `--config.evaluate.questions` recall is measured after every epoch
+itself. Random weights learn next to nothing: without LayerNorm all inputs begin
+alike. With `--config.evaluate.questions` recall is measured after every epoch
 and the best checkpoint kept.
 
 Hardware and time at this size: not run. The paper used 4 to 8 P40 or V100, and

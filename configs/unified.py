@@ -25,6 +25,12 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/nq-train \
       --config.data.run=nq-train.json
+    # Or the teacher reads all candidates once, and is named in its place:
+    odqa teach --config configs/unified.py --out scores \
+      --config.unified.teacher=work/dpr-reader \
+      --config.data.corpus=data/corpus \
+      --config.data.questions=data/questions/nq-train \
+      --config.data.run=nq-train.json
     odqa train --config configs/unified.py:stage=iterative \
       --workdir work/iterative --config.init_from=work/unified \
       --config.data.corpus=data/corpus \

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from odqa_jax.runtime.mesh import make_mesh
   from odqa_jax.training.train import train
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 __all__ = [
   "Corpus",
   "answer_questions",

@@ -33,6 +33,7 @@ from odqa_jax.commands import (
   rerank,
   search,
   serve,
+  teach,
   train,
   wikipedia,
 )
@@ -44,6 +45,7 @@ COMMANDS: dict[str, ModuleType] = {
   "prepare": prepare,
   "convert": convert,
   "mine": mine,
+  "teach": teach,
   "train": train,
   "index": index,
   "search": search,
@@ -60,10 +62,11 @@ COMMANDS: dict[str, ModuleType] = {
   "plan": plan,
   "demo": demo,
 }
-_OVERRIDDEN = ("train", "plan")
+_OVERRIDDEN = ("teach", "train", "plan")
 # Those that run what JAX compiles.
 _COMPILED = (
   "mine",
+  "teach",
   "train",
   "index",
   "search",
@@ -139,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
-      f"--config.{overrides[0]} belongs to `odqa train` and `odqa plan`."
+      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and `odqa plan`."
     )
   # Orbax logs tracebacks of what it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)

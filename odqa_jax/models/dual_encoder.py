@@ -128,7 +128,7 @@ class EncoderConfig:
     if self.projection == "truncate" and self.output_dim > self.bert.width:
       raise ValueError(
         f"embedding_dim={self.embedding_dim} exceeds the width "
-        f"{self.bert.width} that projection='truncate' cuts from."
+        f"{self.bert.width} that projection='truncate' cuts from; lower it."
       )
     if not 0 <= self.passage_token_type < self.bert.type_vocab:
       raise ValueError(

@@ -52,6 +52,7 @@ _COMMANDS = {
   "pruned": "odqa prune",
   "scann": "odqa search --backend scann",
   "checkpoint": "odqa train",
+  "teacher": "odqa teach",
 }
 
 

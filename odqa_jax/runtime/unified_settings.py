@@ -12,7 +12,9 @@ class UnifiedSettings:
   """One encoder that learns to retrieve and to read."""
 
   teacher: str = key(
-    "", "distillation: an extractive reader that ranks passages (loss=dpr)"
+    "",
+    "distillation: an extractive reader that ranks passages (loss=dpr), or what "
+    "odqa teach has stored of one",
   )
   temperature: float = key(
     3.0, "τ of teacher and student, and of reconstruction", least=1e-6

@@ -12,9 +12,9 @@ from pathlib import Path
 from odqa_jax.data.examples.sources import SOURCES
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.retrieval.retriever import is_pretrained_folder
-from odqa_jax.runtime.artifact import read_manifest
+from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.checkpoint import find_step
-from odqa_jax.runtime.files import content_hash, file_hash
+from odqa_jax.runtime.files import content_hash, file_hash, read_json
 from odqa_jax.runtime.settings import Settings
 
 
@@ -30,7 +30,7 @@ def contents(settings: Settings) -> dict[str, str]:
     "data.reader_corpus": _artifacts(data.reader_corpus, "corpus"),
     "init_from": _weights(settings.init_from),
     "reader.init_from": _weights(settings.reader.init_from),
-    "unified.teacher": _weights(settings.unified.teacher),
+    "unified.teacher": _teacher(settings.unified.teacher),
   }
   for key in SOURCES[data.source].reads:
     kind = key.rpartition("_")[2]
@@ -67,6 +67,15 @@ def _weights(name: str) -> str:
     return content_hash(dict(zip(names, map(file_hash, files), strict=True)))
   folder, step = find_step(path)
   return str(read_manifest(folder / str(step), "checkpoint")["sha256"])
+
+
+def _teacher(name: str) -> str:
+  """The fingerprint of a reader's weights, or of what was stored of one."""
+  if name and (Path(name) / MANIFEST).is_file():
+    manifest = read_json(Path(name) / MANIFEST)
+    if manifest.get("kind") == "teacher":
+      return str(manifest["sha256"])
+  return _weights(name)
 
 
 def check_same_contents(

@@ -208,10 +208,11 @@ def _check_same_model(
   free = (*run, "attention", "platform")
   a, b = dataclasses.asdict(theirs), dataclasses.asdict(mine)
   a, b = a | a.pop("bert"), b | b.pop("bert")
+  # Of another family there are other sizes.
   different = [
-    f"{name} is {a[name]!r} there and {b[name]!r} here"
-    for name in a
-    if a[name] != b[name] and name not in free
+    f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
+    for name in a | b
+    if a.get(name) != b.get(name) and name not in free
   ]
   if different:
     raise ValueError(

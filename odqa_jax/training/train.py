@@ -51,13 +51,13 @@ from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.pipelines import make_pipeline
 from odqa_jax.training.program import TrainState, training_program
+from odqa_jax.training.stored_teacher import open_teacher
 from odqa_jax.training.tasks.table import (
   check_names,
   check_teacher_named,
   make_task,
 )
 from odqa_jax.training.tasks.task import Task
-from odqa_jax.training.teacher import load_teacher
 from odqa_jax.training.tokens import (
   make_device_gatherer,
   settled,
@@ -172,7 +172,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   task = make_task(settings, initial.components)
   teacher = None
   if needs.teacher:
-    teacher = load_teacher(settings.unified.teacher, settings, corpus, mesh)
+    teacher = open_teacher(settings, corpus, mesh)
   examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)

@@ -159,14 +159,20 @@ def test_a_torch_model_gives_the_same_states_and_gradients(tmp_path, name):
   import torch
 
   (want * torch.tensor(weights)).sum().backward()
-  theirs = {n: p.grad for n, p in model.named_parameters()}
-  first = theirs["encoder.layer.0.attention.self.value.weight"].numpy().T
-  value = gradients["encoder"]["layer"]["attention"]["self"]["value"]["kernel"]
-  np.testing.assert_allclose(value[0], first, atol=1e-4, rtol=1e-4)
-  words = gradients["embeddings"]["word_embeddings"]["embedding"]
-  wanted = theirs["embeddings.word_embeddings.weight"].numpy()
-  # The row of the padding gets no gradient here.
-  np.testing.assert_allclose(words[1:], wanted[1:], atol=1e-4, rtol=1e-4)
+  # Saved and read like weights, torch's gradients have our names.
+  for parameter in model.parameters():
+    grad = parameter.grad
+    parameter.data = torch.zeros_like(parameter) if grad is None else grad
+  model.float().save_pretrained(tmp_path / "gradients")
+  wanted = load_encoder(tmp_path / "gradients")[1]["shared"]
+  # In float32 here, in float64 there. Those of the keys' biases are 0 but for
+  # what is rounded off, which is as large as the others are.
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(wanted))
+
+  def compare(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5 * largest)
+
+  jax.tree.map(compare, gradients, wanted)
 
 
 @pytest.mark.torch

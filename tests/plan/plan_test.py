@@ -342,7 +342,7 @@ def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
 
 def test_sizes_that_no_one_gives_are_those_of_the_network(toy_config):
   config = toy_config(**of_passages("reranker"))
-  for preset, size in (("base", 30522), ("roberta-base", 50265)):
+  for preset, size in (("mobilebert", 30522), ("roberta-base", 50265)):
     with config.unlocked():
       config.model.preset = preset
     _, components = planned_components(read_settings(config), None, "cpu")

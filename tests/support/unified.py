@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
@@ -50,6 +51,6 @@ def noise(init: Any, seed: int = 1) -> Any:
   """Parameters of which all matter."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
+    lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32),
     jax.eval_shape(init, jax.random.key(0)),
   )

@@ -1,6 +1,7 @@
 """What a retriever begins with: cut, typed, shared, or refused."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,20 @@ import numpy as np
 import pytest
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
+from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import load_encoder, save_encoder
 from odqa_jax.models.mobilebert import MobileBertConfig
+from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.settings import read_settings
-from odqa_jax.training.initial_retriever import initial_retriever
+from odqa_jax.training import train as train_module
+from odqa_jax.training.initial_retriever import (
+  _check_same_model,
+  initial_retriever,
+)
+from odqa_jax.training.train import train
 
 IDS = jnp.array([[2, 9, 14, 7, 3], [2, 8, 3, 0, 0]], jnp.int32)
 LENGTHS = jnp.array([5, 3], jnp.int32)
@@ -160,3 +169,48 @@ def test_what_the_weights_do_not_have_is_refused(
   folder_of(tmp_path / "other", corpus, **fields)
   with pytest.raises(ValueError, match=message):
     begun(toy_config, corpus, tmp_path / "other", **SHARED | settings)
+
+
+def test_a_workdir_of_another_family_is_told_apart(corpus, tmp_path):
+  mobile = bert(corpus)
+  shared = ("vocab_size", "width", "layers", "heads", "mlp_dim")
+  plain = BertConfig(**{name: getattr(mobile, name) for name in shared})
+  for theirs, mine in ((mobile, plain), (plain, mobile)):
+    message = f"variant is '{theirs.variant}' there and '{mine.variant}' here"
+    with pytest.raises(ValueError, match=message):
+      _check_same_model(tmp_path, EncoderConfig(theirs), EncoderConfig(mine))
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_what_the_next_stage_begins_with(
+  toy_data, tmp_path, monkeypatch
+):
+  one = make_mesh(devices=jax.devices()[:1])
+  monkeypatch.setattr(train_module, "make_mesh", lambda *_: one)
+  small = {"width": 16, "layers": 1, "mlp_dim": 12}
+  small |= {"word_width": 6, "inner_width": 8}
+  tiny = PRESETS["mobilebert-tiny"] | small
+  monkeypatch.setitem(PRESETS, "mobilebert-tiny", tiny)
+  recipe = Path(__file__).parents[2] / "configs" / "shared.py"
+  settings = {
+    "data.corpus": toy_data / "corpus",
+    "data.questions": toy_data / "questions" / "toy",
+    "data.pairs": toy_data / "pairs" / "toy",
+    "model.embedding_dim": 6,
+    "model.scan": False,
+    "steps": 1,
+  }
+  overrides = [f"{name}={value}" for name, value in settings.items()]
+  train(load_config(f"{recipe}:debug", overrides), tmp_path / "work")
+  found = load_retriever(tmp_path / "work")
+  config = found.encoder.config
+  assert (config.shared, config.passage_token_type) == (True, 1)
+  assert (config.output_dim, config.bert.variant) == (6, "mobilebert")
+  questions, passages = encoded(found.encoder, found.params)
+  assert questions.shape == passages.shape == (2, 6)
+  overrides += [f"init_from={tmp_path / 'work'}"]
+  corpus = Corpus(toy_data / "corpus")
+  again = load_config(f"{recipe}:debug", overrides)
+  start = initial_retriever(read_settings(again), corpus, one)
+  assert start.network.config.output_dim == 6
+  jax.tree.map(np.testing.assert_array_equal, start.params, found.params)

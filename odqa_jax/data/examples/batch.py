@@ -79,6 +79,7 @@ SPANS: Fields = {
 ALONE: Fields = {
   "passage_ids": Field("b k p", "[CLS] passage [SEP], for the retriever"),
   "passage_lengths": Field("b k", "their tokens"),
+  "question_numbers": Field("b", "of the questions, among those of the runs"),
   "run_scores": Field("b k", "of the retriever of the run", np.float32),
 }
 # ---- Filled by a teacher ----

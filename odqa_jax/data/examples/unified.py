@@ -149,12 +149,13 @@ class UnifiedExamples:
     """The first of some hits that has an answer as a span; None: none has."""
     for place in hits:
       row = int(self.found.candidates(i)[place])
-      packed = self._packed([i], [[row]])
+      packed = self.packed([i], [[row]])
       if self._spans(i, row, packed, 0):
         return place
     return None
 
-  def _packed(self, numbers: list[int], rows: list[list[int]]) -> Packed:
+  def packed(self, numbers: list[int], rows: list[list[int]]) -> Packed:
+    """Pairs of questions, by their numbers, with rows of the corpus."""
     return self.inputs.pack(
       [self._tokens[i] for i in numbers],
       rows,
@@ -233,7 +234,7 @@ class UnifiedExamples:
       pads: lengths of questions and of passages alone.
     """
     corpus = self.found.corpus
-    packed = self._packed(numbers, chosen.tolist())
+    packed = self.packed(numbers, chosen.tolist())
     shape = chosen.shape
     contexts = np.array(
       [
@@ -253,6 +254,7 @@ class UnifiedExamples:
       chosen.reshape(-1), pads[1], title=self.title
     )
     return packed.batch | {
+      "question_numbers": np.array(numbers, np.int32),
       "question_ids": questions,
       "question_lengths": question_lengths,
       "passage_ids": ids.reshape(*shape, -1),
