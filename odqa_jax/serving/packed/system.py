@@ -108,7 +108,10 @@ class PackedSystem:
       tokenizers.Tokenizer.from_str(text), about["tokenizer"]
     )
     self._vocabulary = PairVocabulary(self.tokenizer)
-    self._weights = {n: read_weights(pack, n) for n in about["networks"]}
+    known: dict[str, np.ndarray] = {}
+    self._weights = {
+      name: read_weights(pack, name, known) for name in about["networks"]
+    }
     self._config = {n: x["config"] for n, x in about["networks"].items()}
     self.texts = open_texts(pack, self.tokenizer.backend)
     self.rows = Rows(pack)
