@@ -205,7 +205,8 @@ def words(count, size, seed=0):
   ids = rng.zipf(1.3, count) % size
   for start in range(0, count - 8, 8):
     phrase = 100 + 7 * rng.integers(0, 20)
-    ids[start : start + 6] = np.arange(6) + phrase
+    # What follows 50 or 51 is told by what stands before it.
+    ids[start : start + 6] = 50, phrase, 51, phrase + 1, 50, phrase + 2
   return ids.astype(np.uint16)
 
 
@@ -231,7 +232,7 @@ def test_coded_tokens_are_read_back(size):
   shares = np.bincount(ids) / len(ids)
   shares = shares[shares > 0]
   plain = -np.sum(shares * np.log2(shares)) * len(ids)
-  assert 8 * len(data) < 0.6 * plain
+  assert 8 * len(data) < 0.7 * plain, 8 * len(data) / plain
 
 
 def test_a_stream_that_is_another():
