@@ -10,8 +10,9 @@ a choice of this project.
       --config.init_from=electra-base/ --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/nq-train
 
-The corpus must have the network's word pieces (`odqa prepare --tokenizer`), as
-BERT's and ELECTRA's do. With `--config.evaluate.questions=…` of a dev set, its
+Fastest if the corpus has the network's word pieces (`odqa prepare
+--tokenizer`), as BERT's and ELECTRA's are; otherwise the texts are encoded
+again. With `--config.evaluate.questions=…` of a dev set, its
 gold passages and as many random ones are told apart at every checkpoint, and
 the best one is kept. Hardware and time at this size: not run; the authors
 took 1.5 hours on an RTX 2080 Ti. `:debug` runs 10 steps of a tiny model.

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from odqa_jax import __version__
 from odqa_jax.commands import (
   answer,
   assemble,
   convert,
   demo,
   evaluate,
+  footprint,
   fuse,
   index,
   inspect,
@@ -50,6 +52,7 @@ COMMANDS: dict[str, ModuleType] = {
   "answer": answer,
   "fuse": fuse,
   "prune": prune,
+  "footprint": footprint,
   "inspect": inspect,
   "plan": plan,
   "demo": demo,
@@ -83,6 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser = _Parser(
     prog="odqa", description="Open-domain question answering in JAX."
   )
+  parser.add_argument(
+    "--version", action="version", version=f"odqa_jax {__version__}"
+  )
   parser.add_argument("--coordinator", help="host:port of process 0")
   parser.add_argument("--num-processes", type=int)
   parser.add_argument("--process-id", type=int)
@@ -114,6 +120,8 @@ def expand_paths(args: argparse.Namespace) -> None:
   for name, value in vars(args).items():
     if isinstance(value, str) and name not in _WORDS:
       setattr(args, name, expand_home(value))
+    elif isinstance(value, list):
+      setattr(args, name, [expand_home(item) for item in value])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -311,3 +311,19 @@ def test_numbers_that_are_none_are_told_before_loading(capsys, flag):
     "--question", "who?", flag, 0,
   )  # fmt: skip
   assert code == 2 and f"{flag} 0: must be at least 1" in err
+
+
+def test_settings_are_listed_and_printed(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    main(["train", "--list-settings"])
+  lines = capsys.readouterr().out.splitlines()
+  assert stopped.value.code == 0
+  assert "--config.steps=1000  updates" in lines
+  assert all("=" in line and "  " in line for line in lines)
+  config = Path(__file__).parents[1] / "configs" / "ict.py"
+  code, out, _ = run(
+    capsys, "train", "--config", config, "--print-config", "--config.steps=7"
+  )
+  assert code == 0 and json.loads(last_line(out))["steps"] == 7
+  code, _, err = run(capsys, "train", "--config", config)
+  assert code == 2 and "--workdir DIR is needed" in err

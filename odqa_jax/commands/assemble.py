@@ -19,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--reranker", help="a checkpoint, for the extractive reader")
   add("--extractive-reader", help="a checkpoint")
   add("--fusion", help="fusion.json of these components")
+  add("--scoring", help="scoring.json of the extractive reader")
   add("--out", required=True, help="the system folder")
 
 

@@ -26,6 +26,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--qrels", help="TREC qrels for the gold-passage measures")
   add("--k", type=int, default=100, help="passages that are searched for")
   add("--bm25", action="store_true", help="measure BM25 as well")
+  add(
+    "--tune-scoring",
+    help="scoring.json to write: --rank-weight and --read-k, best on these "
+    "(dev) questions",
+  )
   add_exclude_self(parser)
   add_backend(parser)
 
@@ -48,8 +53,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
   if names_pack(args):
-    return {"system": _evaluate_pack(args)}
+    return _evaluate_pack(args)
   take_system(args)
+  if args.tune_scoring is not None:
+    _check_tuning(args)
   if args.run is None and args.checkpoint is None and not args.bm25:
     raise ValueError(
       "give --run FILE, --system DIR, --checkpoint DIR with --index, or --bm25."
@@ -74,6 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
   if corpus is None:
     return figures
+  figures["corpus"] = corpus.fingerprint
+  if corpus.leaky:
+    figures["leaky"] = True
   if sources is not None:
     figures["system" if args.system else "checkpoint"] = _read_spans(
       args, sources, questions, corpus, k
@@ -103,6 +113,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   return figures
 
 
+def _check_tuning(args: argparse.Namespace) -> None:
+  """Raises ValueError for what is tuned already, or cannot be written."""
+  from odqa_jax.runtime.paths import SCORING, check_output
+
+  for flag in ("rank_weight", "scoring", "read_k"):
+    if getattr(args, flag) is not None:
+      raise ValueError(
+        f"--tune-scoring finds what --{flag.replace('_', '-')} gives; leave "
+        "one of them out."
+      )
+  check_output(args.tune_scoring, [args.questions, args.run], SCORING)
+
+
+def _tuned(
+  args: argparse.Namespace, extraction: Any, questions: Any
+) -> dict[str, Any]:
+  """Writes what is best on the questions, and tells it."""
+  from odqa_jax.reading.answer_scoring import save_scoring
+  from odqa_jax.runtime.mesh import is_primary, sync
+  from odqa_jax.serving.tuning import tune_scoring
+
+  version = extraction.versions["extractive_reader"]
+  scoring, figures = tune_scoring(extraction, questions, version=version)
+  if is_primary():
+    save_scoring(args.tune_scoring, scoring)
+  sync("scoring")
+  return {"scoring": args.tune_scoring} | figures
+
+
 def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
   """The figures of a system in one file."""
   from odqa_jax.data.formats.files import open_questions
@@ -114,7 +153,7 @@ def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
     raise ValueError("--bm25 searches a corpus; give it without a pack.")
   questions = open_questions(args.questions, args.format, args.columns)
   system = open_packed(args.system)
-  return measure_pack(
+  figures = measure_pack(
     system,
     questions,
     k=possible_k(args.k, system.texts),
@@ -123,6 +162,7 @@ def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
     merge=args.merge,
     qrels=args.qrels,
   )
+  return {"corpus": system.pack.about["corpus"], "system": figures}
 
 
 def _read_spans(
@@ -139,7 +179,7 @@ def _read_spans(
   extraction = open_extraction(
     sources, questions, corpus, k=k, read_k=args.read_k
   )
-  figures = {}
+  figures: dict[str, Any] = {}
   if sources.run is None:
     figures = evaluate_ranking(
       extraction.ranking, questions, corpus, qrels=args.qrels
@@ -148,6 +188,8 @@ def _read_spans(
     figures["reranked"] = evaluate_ranking(
       extraction.reranked, questions, corpus, qrels=args.qrels
     )
+  if args.tune_scoring is not None:
+    return figures | {"tuned": _tuned(args, extraction, questions)}
   read = measure_spans(
     extraction,
     questions,

@@ -81,6 +81,13 @@ def add_spans(parser: argparse.ArgumentParser) -> None:
   add("--read-k", type=int, help="passages that are read, of the --k found")
   add("--spans", type=int, default=10, help="extractive reader: compared")
   add(
+    "--rank-weight",
+    type=float,
+    help="extractive reader of loss=dpr, or unified: λ, how much the passages' "
+    "ranks weigh in all spans' scores; by default the best passage answers",
+  )
+  add("--scoring", help="it and --read-k, from odqa evaluate --tune-scoring")
+  add(
     "--merge",
     action="store_true",
     help="extractive reader: equal answers are one, with all their probability",
@@ -95,6 +102,7 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
   """
   from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.reading.extract import holds_span_reader
+  from odqa_jax.reading.unified import holds_unified
   from odqa_jax.serving.extraction import Sources
 
   given = args.checkpoint and resolve_folder(args.checkpoint)
@@ -106,8 +114,11 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
       "reader",
       "merge",
       "candidates",
+      "rank_weight",
+      "scoring",
+      "tune_scoring",
     ):
-      if getattr(args, flag, None):
+      if getattr(args, flag, None) not in (None, False):
         raise ValueError(
           f"--{flag} is for an extractive reader, and "
           f"{args.checkpoint or '--checkpoint'} has none; name its workdir "
@@ -116,6 +127,9 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
     return None
   if args.spans < 1:
     raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
+  _take_scoring(args)
+  if args.retriever is None and args.run is None and holds_unified(given):
+    args.retriever = args.checkpoint
   sources = Sources(
     extractive_reader=args.checkpoint,
     retriever=args.retriever,
@@ -128,9 +142,39 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
     reader_corpus=args.reader_corpus,
     fusion=args.fusion,
     exclude_self=args.exclude_self,
+    rank_weight=args.rank_weight,
   )
   sources.check()
   return sources
+
+
+def _take_scoring(args: argparse.Namespace) -> None:
+  """Fills in what `--scoring` names.
+
+  Raises:
+    ValueError: if it is given as well, was tuned for another reader, or does
+      not go with other flags.
+  """
+  if args.scoring is not None:
+    from odqa_jax.reading.answer_scoring import load_scoring
+    from odqa_jax.serving.system_folder import component_version
+
+    for flag in ("rank_weight", "read_k"):
+      if getattr(args, flag) is not None and args.system is None:
+        raise ValueError(
+          f"--scoring {args.scoring} has its own {flag.replace('_', '-')}; "
+          "leave one of the flags out."
+        )
+    scoring = load_scoring(args.scoring, component_version(args.checkpoint))
+    if args.rank_weight is None:
+      args.rank_weight = scoring.rank_weight
+    if args.read_k is None:
+      args.read_k = scoring.read_k
+  if args.rank_weight is not None and args.merge:
+    raise ValueError(
+      "--merge adds up probabilities, and scores with --rank-weight are none; "
+      "leave one of the flags out."
+    )
 
 
 def names_pack(args: argparse.Namespace) -> bool:
@@ -143,7 +187,8 @@ def names_pack(args: argparse.Namespace) -> bool:
     return False
   _refuse_parts(args)
   unused = ("run", "reranked", "exclude_self", "candidates", "batch_size")
-  for flag in unused:
+  scored = ("rank_weight", "scoring", "tune_scoring")
+  for flag in (*unused, *scored):
     if getattr(args, flag, None):
       raise ValueError(
         f"--{flag.replace('_', '-')} is not for a pack, and {args.system} is "
@@ -183,7 +228,7 @@ def take_system(args: argparse.Namespace) -> None:
   paths = open_for_answering(args.system).paths
   if "extractive_reader" in paths:
     args.checkpoint = str(paths["extractive_reader"])
-    for name in ("retriever", "reranker", "reader", "fusion"):
+    for name in ("retriever", "reranker", "reader", "fusion", "scoring"):
       setattr(args, name, str(paths[name]) if name in paths else None)
   else:
     args.checkpoint = str(paths.get("reader", paths["retriever"]))

@@ -12,13 +12,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--corpus", required=True, help="a dataset or corpus folder")
   add("--index", help="of the corpus, cut as well")
   add("--reader-corpus", help="likewise; by default the one beside the corpus")
-  add("--checkpoint", help="of a pruner, which scores passages")
+  add("--checkpoint", help="of a pruner or passage filter: scores passages")
   add(
     "--scores",
     help="or FILE.npy: how irrelevant each passage is, in the order of rows",
   )
-  add("--keep", type=int, help="so many passages of the lowest scores")
-  add("--threshold", type=float, help="or those that score no more")
+  add("--keep", type=int, help="so many passages, the least irrelevant")
+  add(
+    "--threshold",
+    type=float,
+    help="or those that are no more irrelevant (a filter's score, negated)",
+  )
   add(
     "--keep-gold",
     default="",
@@ -74,36 +78,41 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.curve:
     check_output(args.curve, [args.scores, args.run], PNG)
   corpus = open_corpus(args.corpus)
-  scores = _scores(args, corpus)
+  scores, leaky = _scores(args, corpus)
   gold = {
     name: gold_rows(open_questions(name), corpus)
     for name in split_names(args.keep_gold)
   }
   figures: dict[str, Any] = {}
   if args.out:
-    figures |= _cut(args, corpus, scores, gold)
+    figures |= _cut(args, corpus, scores, gold, leaky)
   if args.curve:
     if args.checkpoint:
       scores = read_scores(Path(args.out) / SCORES, corpus)
-    figures["curve"] = _draw(args, corpus, scores, gold)
+    figures["curve"] = _draw(args, corpus, scores, gold, leaky)
   return figures
 
 
-def _scores(args: argparse.Namespace, corpus: Any) -> Any:
-  """Scores of a file, or the classifier that gives them."""
+def _scores(args: argparse.Namespace, corpus: Any) -> tuple[Any, bool]:
+  """Scores of a file, or the network that gives them; whether it is leaky."""
   if args.scores:
-    from odqa_jax.serving.scores import read_scores
+    from odqa_jax.serving.scores import is_leaky, read_scores
 
-    return read_scores(args.scores, corpus)
+    return read_scores(args.scores, corpus), is_leaky(args.scores)
+  from odqa_jax.models.passage_scorer import ALONE
   from odqa_jax.reading.pair_scores import PassageScores
   from odqa_jax.reading.trained_scorer import load_trained_scorer
 
-  scorer = load_trained_scorer(args.checkpoint, "passage_classifier")
-  return PassageScores(scorer, corpus)
+  scorer = load_trained_scorer(args.checkpoint, *ALONE)
+  return PassageScores(scorer, corpus), scorer.leaky
 
 
 def _cut(
-  args: argparse.Namespace, corpus: Any, scores: Any, gold: dict[str, Any]
+  args: argparse.Namespace,
+  corpus: Any,
+  scores: Any,
+  gold: dict[str, Any],
+  leaky: bool,
 ) -> dict[str, Any]:
   from pathlib import Path
 
@@ -120,11 +129,15 @@ def _cut(
   )
   rule = Rule(args.keep, args.threshold, gold)
   with progress_bar("prune", len(corpus), "passages") as update:
-    return prune(whole, scores, rule, args.out, progress=update)
+    return prune(whole, scores, rule, args.out, leaky=leaky, progress=update)
 
 
 def _draw(
-  args: argparse.Namespace, corpus: Any, scores: Any, gold: dict[str, Any]
+  args: argparse.Namespace,
+  corpus: Any,
+  scores: Any,
+  gold: dict[str, Any],
+  leaky: bool,
 ) -> list[dict[str, Any]]:
   import sys
 
@@ -143,7 +156,8 @@ def _draw(
   from odqa_jax.runtime.plots import plot_pruning
 
   questions = open_questions(args.questions)
-  orders = {"scores": scores, "random": random_scores(len(corpus), args.seed)}
+  name = "scores (leaky)" if leaky else "scores"
+  orders = {name: scores, "random": random_scores(len(corpus), args.seed)}
   if args.frequency_run:
     asked = open_questions(args.frequency_questions)
     found = read_run(args.frequency_run, asked, corpus)

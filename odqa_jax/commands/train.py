@@ -1,21 +1,62 @@
 """Trains by a config; resumes by itself."""
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+
+class _ListSettings(argparse.Action):
+  """Prints every setting, with its default and meaning, and exits."""
+
+  def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+    from odqa_jax.runtime.settings import described
+
+    print("\n".join(described()))
+    parser.exit()
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa train`."""
+  parser.epilog = (
+    "A setting of the config is changed by --config.KEY=VALUE: odqa train "
+    "--config configs/ict.py:debug --workdir work/ict "
+    "--config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4. "
+    "More --config.steps than a run was begun with extend it."
+  )
   add = parser.add_argument
-  add("--config", required=True, help="configs/NAME.py[:key=value,…]")
-  add("--workdir", required=True)
+  add(
+    "--config",
+    help="configs/NAME.py[:key=value,…]; by default that of the workdir's run",
+  )
+  add("--workdir", help="what is in it is gone on with")
+  add(
+    "--print-config",
+    action="store_true",
+    help="shows all settings as they would be, and trains nothing",
+  )
+  add(
+    "--list-settings",
+    action=_ListSettings,
+    nargs=0,
+    help="every KEY of --config.KEY=VALUE, its default and meaning",
+  )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Trains with the overrides `--config.a.b=3`."""
-  from odqa_jax.runtime.config import load_config
+  from odqa_jax.runtime.config import load_config, saved_config
   from odqa_jax.runtime.paths import check_folder
+
+  if args.workdir is None and not (args.config and args.print_config):
+    raise ValueError("--workdir DIR is needed: what is trained is kept there.")
+  if args.config is None:
+    config = saved_config(Path(args.workdir), args.overrides)
+  else:
+    config = load_config(args.config, args.overrides)
+  if args.print_config:
+    print(config)
+    return config.to_dict()
   from odqa_jax.training.train import train
 
   check_folder(args.workdir)
-  return train(load_config(args.config, args.overrides), args.workdir)
+  return train(config, args.workdir)

@@ -3,7 +3,9 @@
 - a reranker: `recall@k`, `gold@k` of `config.evaluate.run`, put in its order;
 - an extractive reader: `em`, `f1` of its answers from the passages of that run;
 - a pruner: `accuracy`, and `f1` of finding the gold passages of the dev set
-  among as many random others.
+  among as many random others;
+- a passage filter: `hit_ratio` of the pool that `config.data.pool_questions`
+  keeps out of training.
 
 Of a run the first `config.evaluate.k` passages are read of every question.
 """
@@ -16,7 +18,9 @@ import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.found import FoundExamples, Pool
 from odqa_jax.data.examples.golden import golden_passages
+from odqa_jax.data.examples.loader import Examples
 from odqa_jax.data.examples.retrieved import check_run_texts
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.runs import Ranking, read_run
@@ -54,6 +58,7 @@ def make_passage_evaluator(
   descriptions: Mapping[str, Description],
   tokenizer: PairTokenizer,
   corpus: Corpus,
+  examples: Examples,
 ) -> Evaluator | None:
   """Measures the dev questions, or None if that is not asked for.
 
@@ -62,6 +67,7 @@ def make_passage_evaluator(
     descriptions: of the one component that is trained, by its role.
     tokenizer: of it.
     corpus: of the training; the evidence unless the settings name another.
+    examples: of the training; those of a filter have its pool.
 
   Returns:
     A function of (parameters, anything), the same on all processes.
@@ -71,12 +77,17 @@ def make_passage_evaluator(
       `config.evaluate.best` is nothing that is measured.
   """
   evaluate = settings.evaluate
+  ((role, description),) = descriptions.items()
+  if isinstance(examples, FoundExamples):
+    if not len(examples.pool.rows):
+      return None
+    check_best(evaluate, ("hit_ratio",))
+    return _filtering(description, tokenizer, corpus, examples.pool)
   if not evaluate.questions:
     return None
   if evaluate.corpus:
     corpus = Corpus(evaluate.corpus)
   questions = dev_questions(evaluate)
-  ((role, description),) = descriptions.items()
   if role == "passage_classifier":
     check_best(evaluate, ("accuracy", "f1"))
     return _judging(description, tokenizer, corpus, questions)
@@ -205,5 +216,24 @@ def _judging(
       # Of precision and recall the harmonic mean.
       "f1": 2 * right / int(needed.sum() + found.sum()),
     }
+
+  return evaluate
+
+
+def _filtering(
+  description: Description,
+  tokenizer: PairTokenizer,
+  corpus: Corpus,
+  pool: Pool,
+) -> Evaluator:
+  """Of a passage filter: what it would keep of the pool, Sec. 2.1's hit_val."""
+
+  def evaluate(params: Any, live: object) -> dict[str, float]:
+    del live
+    with jax.transfer_guard("allow"):
+      scorer = make_scorer(description, params["passage_filter"], tokenizer)
+      score = PassageScores(scorer, corpus, rows=pool.rows)
+      irrelevance = score(range(len(pool.rows)))
+    return {"hit_ratio": pool.hit_ratio(-irrelevance)}
 
   return evaluate

@@ -50,6 +50,8 @@ def artifact_page(path: Path, n: int, *, verify: bool = False) -> Page:
     files = Artifact(path, artifact.read_manifest(path, kind))
     page.facts["files"] = _compare(files, verify)
     fill(page, files, n)
+    if files.manifest["made_from"].get("leaky"):
+      page.facts["leaky"] = "filtered by questions that are measured on"
   except (ValueError, OSError) as error:
     page.problems.append(" ".join(str(error).split()))
     facts = {k: v for k, v in raw.items() if isinstance(v, int | float | str)}

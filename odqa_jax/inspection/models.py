@@ -11,6 +11,7 @@ from odqa_jax.inspection.page import Page, Parent, plain, size_of, sparkline
 from odqa_jax.inspection.provenance import find_parent, manifest_of
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.t5 import load_t5
+from odqa_jax.models.passage_scorer import ALONE
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.retriever import folder_tokenizer, is_pretrained_folder
 from odqa_jax.runtime import artifact
@@ -96,12 +97,19 @@ def _component(role: str, component: Mapping[str, Any]) -> str:
   sizes = config.pop("bert", {}) | config
   names = ("width", "layers", "heads", "vocab_size", "dtype", "pooling")
   told = [f"{k} {plain(sizes[k])}" for k in names if k in sizes]
+  # What most encoders have not.
+  more = ("variant", "projection", "embedding_dim", "shared", "passage_type")
+  usual = (None, False, "bert", "none")
+  own = {k: sizes[k] for k in more if sizes.get(k) not in usual}
+  told += [f"{k} {plain(value)}" for k, value in own.items()]
   lengths = ["question_length", "passage_length"]
   if role in ("reranker", "extractive_reader"):
     lengths = ["question_length", "pair_length"]
-  elif role == "passage_classifier":
+  elif role == "unified_reader":
+    lengths += ["pair_length"]
+  elif role in ALONE:
     lengths = ["passage_length"]
-  shown = (*lengths, "title", "objective")
+  shown = (*lengths, "title", "objective", "leaky")
   told += [f"{k} {plain(component[k])}" for k in shown if k in component]
   return f"{component['family']}: " + ", ".join(told)
 

@@ -1,7 +1,9 @@
 """BERT (Devlin et al. 2019): post-LayerNorm encoder with the exact GELU.
 
 RoBERTa (Liu et al. 2019) and the discriminator of ELECTRA (Clark et al. 2020)
-are the same layers on other embeddings: see `VARIANTS`.
+are the same layers on other embeddings: see `VARIANTS`. A network of other
+layers brings a config that makes them: see `mobilebert.py`. All functions here
+serve it as well.
 
 The parameters are plain nested dicts with the published names; the layers are
 stacked on a leading axis (`encoder/layer/attention/self/query/kernel` is
@@ -58,7 +60,22 @@ VARIANTS = {
   "bert": Variant(first_position=0, head="tanh", pooled=True),
   "roberta": Variant(first_position=2, head="tanh", pooled=False),
   "electra": Variant(first_position=0, head="gelu", pooled=False),
+  "mobilebert": Variant(first_position=0, head="tanh", pooled=True),
 }
+
+
+class Products(NamedTuple):
+  """FLOPs of matrix products for one token.
+
+  Attributes:
+    embedding: before the layers.
+    keys: of a layer, for every token that is attended to.
+    others: of a layer, for every token that is computed.
+  """
+
+  embedding: float
+  keys: float
+  others: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,15 +147,63 @@ class BertConfig:
     """Rows of the position table."""
     return VARIANTS[self.variant].first_position + self.max_positions
 
+  @property
+  def head(self) -> str:
+    """Activation within a published head that scores the first token."""
+    return VARIANTS[self.variant].head
 
-def _dense(
+  def embeddings(self) -> nn.Module:
+    """What makes the first states of tokens, called as `_Embeddings` is."""
+    return _Embeddings(self)
+
+  def layer(self) -> nn.Module:
+    """One layer, called as `_Layer` is."""
+    return _Layer(self)
+
+  def products(self, length: int) -> Products:
+    """What a token of an input of `length` tokens costs."""
+    d = self.width
+    others = 4 * d**2 + 4 * d * self.mlp_dim + 4 * length * d
+    return Products(2 * d * (self.embedding_width or 0), 4 * d**2, others)
+
+
+def dense(
   config: BertConfig, x: Float[Array, "b l d"], width: int, name: str
 ) -> Float[Array, "b l f"]:
   """A Dense on all tokens; call it in a module's compact method."""
-  dense = nn.Dense(
+  product = nn.Dense(
     width, dtype=config.dtype, kernel_init=init_kernel, name=name
   )
-  return layers.by_token(dense, x)
+  return layers.by_token(product, x)
+
+
+def embedding_table(rows: int, width: int, name: str) -> nn.Embed:
+  """A table of embeddings; call it in a module's compact method."""
+  return nn.Embed(rows, width, embedding_init=init_kernel, name=name)
+
+
+def add_places_and_types(
+  words: Float[Array, "b l e"],
+  positions: Float[Array, "p e"],
+  types: Float[Array, "t e"],
+  token_type: int,
+  first_lengths: Int[Array, " b"] | None,
+) -> Float[Array, "b l e"]:
+  """Adds to every token the embeddings of its place and of its type.
+
+  Args:
+    words: embeddings of the tokens.
+    positions: the table of positions, from that of token 0 on.
+    types: the table of token types.
+    token_type: see `apply_bert`.
+    first_lengths: see `apply_bert`.
+  """
+  shift = positions[: words.shape[1]] + types[token_type][None]
+  x = words + shift[None]
+  if first_lengths is not None and types.shape[0] > 1:
+    second = ~layers.real_tokens(first_lengths, words.shape[1])
+    x += jnp.where(second[..., None], (types[1] - types[0])[None, None], 0.0)
+  return x
 
 
 class _Embeddings(nn.Module):
@@ -150,24 +215,24 @@ class _Embeddings(nn.Module):
   def __call__(
     self,
     ids: Int[Array, "b l"],
+    lengths: Int[Array, " b"],
     token_type: int,
     seed: UInt32[Array, "2"] | None,
     first_lengths: Int[Array, " b"] | None = None,
   ) -> Float[Array, "b l e"]:
+    del lengths  # What stands at a token does not depend on its neighbours.
     config, first = self.config, VARIANTS[self.config.variant].first_position
     width = config.embedding_width or config.width
-
-    def table(rows: int, name: str) -> nn.Embed:
-      return nn.Embed(rows, width, embedding_init=init_kernel, name=name)
-
-    words = table(config.vocab_size, "word_embeddings")(ids)
-    positions = table(config.positions, "position_embeddings").embedding
-    types = table(config.type_vocab, "token_type_embeddings").embedding
-    shift = positions[first : first + ids.shape[1]] + types[token_type][None]
-    x = words + shift[None]
-    if first_lengths is not None and config.type_vocab > 1:
-      second = ~layers.real_tokens(first_lengths, ids.shape[1])
-      x += jnp.where(second[..., None], (types[1] - types[0])[None, None], 0.0)
+    words = embedding_table(config.vocab_size, width, "word_embeddings")(ids)
+    positions = embedding_table(config.positions, width, "position_embeddings")
+    types = embedding_table(config.type_vocab, width, "token_type_embeddings")
+    x = add_places_and_types(
+      words,
+      positions.embedding[first:],
+      types.embedding,
+      token_type,
+      first_lengths,
+    )
     x = nn.LayerNorm(config.eps, name="LayerNorm")(layers.tokens(x))
     x = x.astype(config.dtype)
     return layers.dropout(x, config.dropout, seed).reshape(words.shape)
@@ -186,7 +251,7 @@ class _Output(nn.Module):
     seed: UInt32[Array, "2"] | None,
   ) -> Float[Array, "b l d"]:
     config = self.config
-    x = _dense(config, x, config.width, "dense")
+    x = dense(config, x, config.width, "dense")
     x = layers.dropout(layers.tokens(x), config.dropout, seed)
     norm = nn.LayerNorm(config.eps, dtype=config.dtype, name="LayerNorm")
     return norm(layers.tokens(residual) + x).reshape(residual.shape)
@@ -208,7 +273,7 @@ class _SelfAttention(nn.Module):
     config = self.config
 
     def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b n d"]:
-      return _dense(config, x, config.width, name)
+      return dense(config, x, config.width, name)
 
     return attention(
       heads(queries, "query"),
@@ -250,7 +315,7 @@ class _Intermediate(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
-    x = _dense(self.config, x, self.config.mlp_dim, "dense")
+    x = dense(self.config, x, self.config.mlp_dim, "dense")
     return layers.gelu(x)
 
 
@@ -291,8 +356,9 @@ def init_bert(config: BertConfig, rng: PRNGKeyArray) -> Params:
   ids = jnp.zeros((1, 1), jnp.int32)
   x = jnp.zeros((1, 1, config.width))
   lengths = jnp.ones(1, jnp.int32)
-  embeddings = _Embeddings(config).init(embeddings_rng, ids, 0, None)
-  layer = jax.vmap(lambda key: _Layer(config).init(key, x, lengths)["params"])(
+  embeddings = config.embeddings().init(embeddings_rng, ids, lengths, 0, None)
+  one = config.layer()
+  layer = jax.vmap(lambda key: one.init(key, x, lengths)["params"])(
     jax.random.split(layers_rng, config.layers)
   )
   params = {"embeddings": embeddings["params"], "encoder": {"layer": layer}}
@@ -368,8 +434,8 @@ def apply_bert(
       f"{config.max_positions}; shorten the inputs."
     )
   of_layers, outside = layers.draw_seeds(rng, config.layers, 3)
-  embed = _Embeddings(config)
-  inputs = (ids, token_type, outside[0], first_lengths)
+  embed, one = config.embeddings(), config.layer()
+  inputs = (ids, lengths, token_type, outside[0], first_lengths)
   x = apply_module(embed, params["embeddings"], *inputs)
   if config.embedding_width:
     x = apply_module(_projection(config), params["embeddings_project"], x)
@@ -377,7 +443,7 @@ def apply_bert(
 
   def layer(outputs: int | None, x: Array, inputs: Any) -> tuple[Array, None]:
     args = (x, lengths, inputs[1], outputs)
-    return apply_module(_Layer(config), inputs[0], *args), None
+    return apply_module(one, inputs[0], *args), None
 
   # The last layer stands apart, as it may need token 0 alone.
   count = config.layers
@@ -407,11 +473,8 @@ def flops_per_token(
     first_only: see `apply_bert`: the last layer makes only keys and values for
       the tokens after the first.
   """
-  d = config.width
-  after_keys = 4 * d**2 + 4 * d * config.mlp_dim + 4 * length * d
-  full = 4 * d**2 + after_keys
-  projection = 2 * d * (config.embedding_width or 0)
+  embedding, keys, others = config.products(length)
   if first_only:
-    layers_below = (config.layers - 1) * full
-    return projection + layers_below + 4 * d**2 + after_keys / length
-  return float(projection + config.layers * full)
+    layers_below = (config.layers - 1) * (keys + others)
+    return embedding + layers_below + keys + others / length
+  return float(embedding + config.layers * (keys + others))

@@ -30,6 +30,7 @@ from odqa_jax.models.bert import (
   weights_as_computed,
 )
 from odqa_jax.models.layers import Params, apply_module, check_choice
+from odqa_jax.models.mobilebert import config_class
 
 
 def _preset(
@@ -52,6 +53,7 @@ _ROBERTA = {
   "eps": 1e-5,
 }
 _ELECTRA = {"variant": "electra"}
+_MOBILEBERT = {"variant": "mobilebert", "mlp_dim": 512}
 
 PRESETS: dict[str, dict[str, Any]] = {
   "tiny": _preset(width=128, layers=2, heads=2),
@@ -67,7 +69,26 @@ PRESETS: dict[str, dict[str, Any]] = {
   ),
   "electra-base": _preset(width=768, layers=12, heads=12, **_ELECTRA),
   "electra-large": _preset(width=1024, layers=24, heads=16, **_ELECTRA),
+  "mobilebert": _preset(width=512, layers=24, heads=4, **_MOBILEBERT),
+  "mobilebert-tiny": _preset(
+    width=256,
+    layers=2,
+    heads=2,
+    **_MOBILEBERT
+    | {"mlp_dim": 64, "word_width": 32, "inner_width": 32, "feed_forwards": 2},
+  ),
 }
+
+
+def bert_of_preset(name: str, **other: Any) -> BertConfig:
+  """The encoder of a preset.
+
+  Args:
+    name: of `PRESETS`.
+    other: fields in which it differs.
+  """
+  fields = PRESETS[name] | other
+  return config_class(fields.get("variant", "bert"))(**fields)
 
 
 @dataclasses.dataclass(frozen=True)

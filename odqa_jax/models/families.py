@@ -17,14 +17,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import PRNGKeyArray
 
+from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
+from odqa_jax.models.mobilebert import config_class
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
+  PassageFilter,
   Reranker,
   ScorerConfig,
 )
 from odqa_jax.models.t5 import T5, T5Config
+from odqa_jax.models.unified_reader import UnifiedConfig, UnifiedReader
 
 Params = Any
 
@@ -76,7 +80,9 @@ FAMILIES: dict[str, Family] = {
   "t5": Family(T5Config, T5),
   "reranker": Family(ScorerConfig, Reranker),
   "passage_classifier": Family(ScorerConfig, PassageClassifier),
+  "passage_filter": Family(ScorerConfig, PassageFilter),
   "extractive_reader": Family(SpanConfig, ExtractiveReader),
+  "unified_reader": Family(UnifiedConfig, UnifiedReader),
 }
 
 
@@ -106,6 +112,8 @@ def network_from(description: Mapping[str, Any]) -> Any:
 
 def _dataclass_from(kind: Any, values: Mapping[str, Any]) -> Any:
   """The inverse of `dataclasses.asdict`."""
+  if kind is BertConfig:
+    kind = config_class(values.get("variant", kind.variant))
   fields = {field.name: field.type for field in dataclasses.fields(kind)}
   return kind(
     **{

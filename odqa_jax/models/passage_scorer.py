@@ -2,7 +2,8 @@
 
 Two layers on the state of the first token, shaped as published classifiers of
 sequences have them: BERT's pooler and classifier, RoBERTa's and ELECTRA's
-`classifier.dense` and `classifier.out_proj`.
+`classifier.dense` and `classifier.out_proj`. A passage filter has one vector,
+whose product with that state is the score.
 
 >>> import jax, jax.numpy as jnp
 >>> from odqa_jax.models.bert import BertConfig
@@ -17,7 +18,7 @@ sequences have them: BERT's pooler and classifier, RoBERTa's and ELECTRA's
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -48,7 +49,7 @@ class ScorerConfig:
 
 
 class _Classifier(nn.Module):
-  """Dense, activation, dense to one number."""
+  """Dense, activation, dense to one number; or the last of them alone."""
 
   config: BertConfig
 
@@ -56,25 +57,49 @@ class _Classifier(nn.Module):
   def __call__(
     self, x: Float[Array, "n d"], seeds: UInt32[Array, "2 2"] | None = None
   ) -> Float[Array, " n"]:
-    config, variant = self.config, VARIANTS[self.config.variant]
+    config = self.config
 
     def dense(width: int, name: str) -> nn.Dense:
       return nn.Dense(width, kernel_init=init_kernel, name=name)
 
     before, between = (None, None) if seeds is None else seeds
-    if not variant.pooled:
+    if not VARIANTS[config.variant].pooled:
       x = layers.dropout(x, config.dropout, before)
-    x = dense(config.width, "dense")(x)
-    x = jnp.tanh(x) if variant.head == "tanh" else layers.gelu(x)
+    if config.head != "none":
+      x = dense(config.width, "dense")(x)
+      x = jnp.tanh(x) if config.head == "tanh" else layers.gelu(x)
     x = layers.dropout(x, config.dropout, between)
     return dense(1, "out_proj")(x)[:, 0]
+
+
+class _Linear(nn.Module):
+  """The product with one vector."""
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "n d"], seeds: UInt32[Array, "2 2"] | None = None
+  ) -> Float[Array, " n"]:
+    x = layers.dropout(
+      x, self.config.dropout, None if seeds is None else seeds[0]
+    )
+    vector = self.param("kernel", init_kernel, (self.config.width, 1))
+    return (x @ vector)[:, 0]
 
 
 class PassageScorer:
   """What scores passages, as pure functions of its parameters.
 
-  The parameters are those of `init_bert`, and `classifier`.
+  The parameters are those of `init_bert`, and those of the head by its name.
+
+  Attributes:
+    name: of the head's parameters.
+    head: makes it from the encoder's config.
   """
+
+  name: ClassVar[str] = "classifier"
+  head: ClassVar[type[nn.Module]] = _Classifier
 
   def __init__(self, config: ScorerConfig):
     self.config = config
@@ -84,8 +109,8 @@ class PassageScorer:
     bert_rng, head_rng = jax.random.split(rng)
     config = self.config.bert
     state = jnp.zeros((1, config.width))
-    head = _Classifier(config).init(head_rng, state)["params"]
-    return {**init_bert(config, bert_rng), "classifier": head}
+    head = self.head(config).init(head_rng, state)["params"]
+    return {**init_bert(config, bert_rng), self.name: head}
 
   def score(
     self,
@@ -127,7 +152,7 @@ class PassageScorer:
     )
     first = states[:, 0].astype(jnp.float32)
     scores: Array = apply_module(
-      _Classifier(config), params["classifier"], first, seeds
+      self.head(config), params[self.name], first, seeds
     )
     return scores
 
@@ -142,3 +167,18 @@ class Reranker(PassageScorer):
 
 class PassageClassifier(PassageScorer):
   """Scores passages alone: the logit of a passage that answers nothing."""
+
+
+class PassageFilter(PassageScorer):
+  """Scores passages alone: the higher, the likelier a question needs it.
+
+  Source: "Minimal Retrieve & Read", Sec. 2.1: s = v·w of v, the first token's
+  last hidden state, and a learned vector w.
+  """
+
+  name = "filter"
+  head = _Linear
+
+
+# Roles of those that read a passage without a question.
+ALONE = ("passage_classifier", "passage_filter")

@@ -1,6 +1,7 @@
-"""Whether a passage is of no use for any question.
+"""Whether a passage is of no use for any question, or of use.
 
 losses = binary_cross_entropy(logits, batch["irrelevant"], weight=0.5)  # [b]
+losses = binary_cross_entropy(scores, ~batch["irrelevant"])
 """
 
 import jax
@@ -19,13 +20,14 @@ def binary_cross_entropy(
   """−w·y·log σ(x) − (1−y)·log(1−σ(x)), f32 or wider.
 
   "Pruning the Index Contents for Memory Efficient Open-Domain QA" trains on two
-  irrelevant passages (y = 1) for each gold one, and so weighs them by 1/2.
+  irrelevant passages (y = 1) for each gold one, and so weighs them by 1/2. In
+  "Minimal Retrieve & Read", A.1, y = 1 are passages to keep, as many as others.
 
   Args:
-    logits: above 0 for what is irrelevant.
-    labels: y, True for irrelevant.
+    logits: x, above 0 for y = 1.
+    labels: y.
     weight: w, the `pos_weight` of other tools.
   """
   logits = wide(logits)
-  irrelevant = -weight * jax.nn.log_sigmoid(logits)
-  return jnp.where(labels, irrelevant, -jax.nn.log_sigmoid(-logits))
+  labelled = -weight * jax.nn.log_sigmoid(logits)
+  return jnp.where(labels, labelled, -jax.nn.log_sigmoid(-logits))

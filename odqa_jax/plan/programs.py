@@ -16,6 +16,8 @@ from odqa_jax.data.examples.batch import SEARCHED
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.models.families import Components
 from odqa_jax.models.hf.bert_config import CONFIG_DEFAULTS, VARIANT_DEFAULTS
+from odqa_jax.models.roles import UNIFIED
+from odqa_jax.models.unified_reader import UnifiedReader, unified_config
 from odqa_jax.reading.token_store import ROW_BYTES
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.division import size_for
@@ -128,6 +130,9 @@ def planned_components(
   if "retriever" in needs.components:
     encoder = dataclasses.replace(encoder, bert=bert)
     components["retriever"] = dual_encoder.DualEncoder(encoder)
+  if UNIFIED in needs.components:
+    encoder = dataclasses.replace(encoder, bert=bert)
+    components[UNIFIED] = UnifiedReader(unified_config(encoder))
   if "reader" in needs.components:
     size = vocabulary + 2 + SENTINELS
     ids = ReaderSizes(size, 0, vocabulary, vocabulary + 1)

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from odqa_jax.models.extractive_reader import ExtractiveReader
+from odqa_jax.models.passage_scorer import ALONE
+from odqa_jax.models.roles import UNIFIED
 from odqa_jax.plan.programs import Planned, Setting, abstract
 from odqa_jax.reading.extract import compiled_reading
 from odqa_jax.reading.pair_scores import PIECE, compiled_scores
@@ -20,12 +22,14 @@ _SPANS = 10
 def scoring_programs(setting: Setting) -> list[Planned]:
   """What `odqa rerank`, `prune` and `answer` run, on one host's devices.
 
-  A batch of pairs, or of passages alone for a pruner, all of them of the
+  A batch of pairs, or of passages alone for a pruner or filter, all of the
   longest length; the note says how many batches all passages are.
   """
   ((role, network),) = setting.components.items()
+  if role == UNIFIED:
+    network = network.reader
   data, mesh = setting.settings.data, local_mesh(setting.mesh)
-  alone = role == "passage_classifier"
+  alone = role in ALONE
   length = data.passage_length if alone else data.pair_length
   tokens = bulk_tokens(mesh.devices.flat[0].platform, mesh.size)
   rows = setting.passages if alone else PIECE
@@ -43,7 +47,7 @@ def scoring_programs(setting: Setting) -> list[Planned]:
     if isinstance(network, ExtractiveReader):
       read: Any = compiled_reading(network, data.span_length)
       return read.trace(params, ids, *numbers, most=_SPANS)
-    score: Any = compiled_scores(network.config)
+    score: Any = compiled_scores(network)
     return score.trace(params, ids, *numbers)
 
   note = f"{b} × {length} tokens on {mesh.size} chips of a host"

@@ -30,6 +30,7 @@ from odqa_jax.data.examples.pair_inputs import Packed, PairInputs
 from odqa_jax.models.extractive_reader import ExtractiveReader
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.heads import holds_spans
+from odqa_jax.models.roles import roles
 from odqa_jax.objectives.best_spans import BestSpans, best_spans
 from odqa_jax.objectives.normalisers import log_sum
 from odqa_jax.objectives.spans import (
@@ -39,10 +40,11 @@ from odqa_jax.objectives.spans import (
   span_band,
   span_mask,
 )
+from odqa_jax.reading.answer_scoring import check_rank_weight
 from odqa_jax.reading.passage_spans import PassageSpans
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval.division import batch_sizes, divide, size_for
-from odqa_jax.retrieval.embed import bulk_tokens
+from odqa_jax.retrieval.embed import bulk_tokens, program_worth
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.mesh import (
@@ -74,6 +76,7 @@ class SpanReader:
     passage_first: the order of the pairs that it was trained on.
     objective: likewise, of `settings.EXTRACTIVE`; answers are found by it.
     score: compiled; see `score_passages`.
+    rank_weight: see `with_rank_weight`.
   """
 
   network: ExtractiveReader
@@ -84,6 +87,7 @@ class SpanReader:
   passage_first: bool
   objective: str
   score: Callable[..., "PassageReading"]
+  rank_weight: float | None = None
 
 
 class PassageReading(NamedTuple):
@@ -107,7 +111,7 @@ def holds_span_reader(path: str | Path) -> bool:
   if is_pretrained_folder(path):
     return holds_spans(path)
   folder, step = find_step(Path(path))
-  return ROLE in read_extra(folder, step)["components"]
+  return ROLE in roles(read_extra(folder, step)["components"])
 
 
 def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
@@ -192,6 +196,25 @@ def compiled_reading(
   """`score_passages` of a network, for spans of at most so many tokens."""
   score = functools.partial(score_passages, network, longest=span_length)
   return jax.jit(score, static_argnames="most")
+
+
+def with_rank_weight(
+  reader: SpanReader, rank_weight: float | None
+) -> SpanReader:
+  """The reader whose spans compete by λ of A.3; see `answer_scoring.py`.
+
+  Raises:
+    ValueError: if it was trained by another objective than DPR's, or λ is no
+      share.
+  """
+  check_rank_weight(rank_weight)
+  if rank_weight is not None and reader.objective != "dpr":
+    raise ValueError(
+      f"--rank-weight {rank_weight}: the extractive reader was trained by the "
+      f"objective {reader.objective!r}, whose answers have no such weight; "
+      "leave it out, or read with one of loss=dpr or a unified one."
+    )
+  return dataclasses.replace(reader, rank_weight=rank_weight)
 
 
 def with_params(reader: SpanReader, params: Any) -> SpanReader:
@@ -293,17 +316,29 @@ def read_spans(
     inputs = _flat_inputs(packed)
     if not sizes and len(inputs["ids"]):
       # The same for all groups, so that no more programs are compiled.
-      sizes = _sizes(inputs["lengths"], reader.inputs.length, batch_tokens)
+      share = len(inputs["ids"]) / sum(map(len, chosen))
+      sizes = _sizes(
+        inputs["lengths"], reader.inputs.length, batch_tokens, share
+      )
     found = _scored(reader, inputs, sizes, most)
-    yield from _by_question(packed, some, found, most, reader.objective)
+    for spans in _by_question(packed, some, found, most, reader.objective):
+      yield dataclasses.replace(spans, rank_weight=reader.rank_weight)
 
 
 def _sizes(
-  lengths: Int[np.ndarray, " n"], longest: int, batch_tokens: int
+  lengths: Int[np.ndarray, " n"], longest: int, batch_tokens: int, share: float
 ) -> dict[int, int]:
-  """Batches that suit these lengths, and have room for any other."""
+  """Batches that suit these lengths, and have room for any other.
+
+  Args:
+    lengths: of the first pairs.
+    longest: of any pair.
+    batch_tokens: padded tokens at once.
+    share: how many of all pairs the first ones are.
+  """
   limits = {"rows": len(lengths), "devices": jax.local_device_count()}
-  sizes = batch_sizes(lengths, longest, batch_tokens, **limits)
+  worth = int(program_worth(jax.default_backend(), batch_tokens) * share)
+  sizes = batch_sizes(lengths, longest, batch_tokens, worth=worth, **limits)
   return sizes | {longest: size_for(longest, batch_tokens, **limits)}
 
 

@@ -23,17 +23,27 @@ from jaxtyping import Array, Float32, Int, Int32
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
 from odqa_jax.data.examples.pair_inputs import PairInputs
+from odqa_jax.data.examples.retokenised import RetokenisedPassages
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, check_aligned
-from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
+from odqa_jax.models.passage_scorer import (
+  PassageFilter,
+  PassageScorer,
+  ScorerConfig,
+)
 from odqa_jax.reading.trained_scorer import TrainedScorer
 from odqa_jax.retrieval.division import (
-  batch_sizes,
   divide,
   padded_lengths,
   size_for,
 )
-from odqa_jax.retrieval.embed import Progress, bulk_tokens, embed
+from odqa_jax.retrieval.embed import (
+  Passages,
+  Progress,
+  bulk_tokens,
+  embed,
+  program_worth,
+)
 from odqa_jax.runtime.mesh import row_sharding
 from odqa_jax.text.pairs import PairVocabulary
 
@@ -60,22 +70,30 @@ class _Piece(NamedTuple):
   first_lengths: Int32[np.ndarray, " p"]
 
 
+def compiled_scores(network: PassageScorer) -> Callable[..., jax.Array]:
+  """`network.score`, kept, so that a second run compiles nothing."""
+  kind: Any = type(network)
+  return _compiled(kind, network.config)
+
+
 @functools.lru_cache(maxsize=8)
-def compiled_scores(config: ScorerConfig) -> Callable[..., jax.Array]:
-  """`PassageScorer.score`, kept, so that a second run compiles nothing."""
-  return jax.jit(PassageScorer(config).score)
+def _compiled(kind: Any, config: ScorerConfig) -> Callable[..., jax.Array]:
+  return jax.jit(kind(config).score)
 
 
 def _compute(scorer: TrainedScorer, *inputs: Any) -> Array:
   """Starts a batch, whose rows are divided over the devices."""
-  score = compiled_scores(scorer.network.config)
+  score = compiled_scores(scorer.network)
   placed = jax.device_put(inputs, row_sharding(scorer.mesh))
   return score(scorer.params, *placed)
 
 
+def _platform(scorer: TrainedScorer) -> str:
+  return scorer.mesh.devices.flat[0].platform
+
+
 def _tokens_at_once(scorer: TrainedScorer) -> int:
-  mesh = scorer.mesh
-  return bulk_tokens(mesh.devices.flat[0].platform, mesh.size)
+  return bulk_tokens(_platform(scorer), scorer.mesh.size)
 
 
 def rerank(
@@ -256,8 +274,9 @@ def _sizes(
 ) -> dict[int, int]:
   """Padded length → pairs of a batch, for all pieces, shortest first."""
   longest, share = scorer.pair_length, len(piece.places) / count
-  # A length must save over all pairs what a batch computes.
-  worth = max(int(batch_tokens * share), 1)
+  # What a length must save over all pairs, of which this piece has a share.
+  worth = int(program_worth(_platform(scorer), batch_tokens) * share)
+  worth = max(worth, 1)
   chosen = padded_lengths(piece.lengths, longest, worth=worth)
   # Another piece may have longer pairs.
   return {
@@ -288,7 +307,9 @@ def _start(
 
 
 class PassageScores:
-  """What a passage classifier says of the passages of a corpus.
+  """How irrelevant the passages of a corpus are.
+
+  That is what a passage classifier says; what a filter says, negated.
 
   Attributes:
     fingerprint: of all that a score depends on, besides the corpus.
@@ -302,35 +323,54 @@ class PassageScores:
     rows: Int[np.ndarray, " m"] | None = None,
     batch_tokens: int | None = None,
   ) -> None:
-    """Opens a corpus for a trained classifier, which reads its ids.
+    """Opens a corpus for a trained network.
+
+    Where the network has the corpus's word pieces, it reads the corpus's ids;
+    otherwise the texts are encoded again, those of each call.
 
     Args:
-      scorer: the classifier.
+      scorer: a classifier or filter of passages.
       corpus: whose passages are scored.
       rows: ascending, of those that are; row i is then `rows[i]`. None: all.
       batch_tokens: see `score_pairs`.
-
-    Raises:
-      ValueError: if another tokenizer made the ids.
     """
-    mine, theirs = scorer.tokenizer.fingerprint, corpus.tokenizer.fingerprint
-    if mine != theirs:
-      raise ValueError(
-        f"{corpus.directory}: was made with the tokenizer {theirs[:12]}, and "
-        f"the passage classifier reads ids of {mine[:12]}; prepare the corpus "
-        "with the classifier's tokenizer, WORKDIR/tokenizer."
-      )
     self.fingerprint = scorer.fingerprint
     self._scorer = scorer
-    some = corpus if rows is None else PassageSample(corpus, rows)
-    self._passages = some if scorer.title else UntitledPassages(some)
-    self._lengths = self._passages.packed_lengths(scorer.passage_length)
-    self._sizes = batch_sizes(
-      self._lengths,
-      scorer.passage_length,
-      batch_tokens or _tokens_at_once(scorer),
-      rows=len(some),
-      devices=scorer.mesh.size,
+    self._sign = -1 if isinstance(scorer.network, PassageFilter) else 1
+    self._corpus = corpus
+    self._rows = np.arange(len(corpus)) if rows is None else rows
+    self._own: Passages | None = None
+    mine, theirs = scorer.tokenizer, corpus.any_tokenizer
+    if mine.fingerprint == theirs.fingerprint:
+      some = corpus if rows is None else PassageSample(corpus, rows)
+      self._own = some if scorer.title else UntitledPassages(some)
+      lengths = self._own.packed_lengths(scorer.passage_length)
+      self._lengths = lengths
+    else:
+      # Evenly spaced ones have the lengths of all.
+      count = min(len(self._rows), PIECE)
+      spaced = np.linspace(0, len(self._rows) - 1, count, dtype=np.int64)
+      lengths = self._encoded(spaced).packed_lengths(scorer.passage_length)
+    tokens = batch_tokens or _tokens_at_once(scorer)
+    share = len(lengths) / max(len(self._rows), 1)
+    worth = int(program_worth(_platform(scorer), tokens) * share)
+    chosen = padded_lengths(lengths, scorer.passage_length, worth=max(worth, 1))
+    self._sizes = {
+      length: size_for(
+        length, tokens, rows=len(self._rows), devices=scorer.mesh.size
+      )
+      for length in sorted({*chosen, scorer.passage_length})
+    }
+
+  def _encoded(self, places: Int[np.ndarray, " m"]) -> RetokenisedPassages:
+    """Passages in the network's own ids."""
+    scorer = self._scorer
+    return RetokenisedPassages(
+      self._corpus,
+      self._rows[places],
+      scorer.tokenizer,
+      length=scorer.passage_length,
+      title=scorer.title,
     )
 
   def __call__(
@@ -342,13 +382,22 @@ class PassageScores:
       # As in training, all tokens are of the first segment.
       return _compute(self._scorer, ids, lengths, lengths)[:, None]
 
-    return embed(
-      score,
-      self._passages,
-      rows.start,
-      self._lengths[rows.start : rows.stop],
-      sizes=self._sizes,
-      mesh=self._scorer.mesh,
-      dtype=np.dtype(np.float32),
-      progress=progress,
-    )[:, 0]
+    passages, first = self._own, rows.start
+    if passages is None:
+      passages, first = self._encoded(np.asarray(rows)), 0
+      lengths = passages.packed_lengths(self._scorer.passage_length)
+    else:
+      lengths = self._lengths[rows.start : rows.stop]
+    return (
+      self._sign
+      * embed(
+        score,
+        passages,
+        first,
+        lengths,
+        sizes=self._sizes,
+        mesh=self._scorer.mesh,
+        dtype=np.dtype(np.float32),
+        progress=progress,
+      )[:, 0]
+    )

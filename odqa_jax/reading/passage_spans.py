@@ -5,7 +5,7 @@ answers[0].text, answers[0].log_prob
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +33,8 @@ class PassageSpans:
     log_scores: component → log-probability within the passage.
     log_sums: component → logarithm of the passage's sum.
     objective: by which the reader was trained, and answers.
+    rank_weight: λ of `answer_scoring.py`, by which it answers; None: by its
+      objective.
   """
 
   rows: Int64[np.ndarray, " m"]
@@ -41,6 +43,7 @@ class PassageSpans:
   log_scores: Mapping[str, Float64[np.ndarray, "m t"]]
   log_sums: Mapping[str, Float64[np.ndarray, " m"]]
   objective: str = "independent"
+  rank_weight: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ExtractedAnswer:
   Attributes:
     text: as they stand there.
     log_prob: the sum of `scores`; of merged spans, log of the sum of theirs.
+      With a weight of ranks their weighted sum, which is no probability.
     row: of their passage.
     start: their place there, in characters; `end` is past the last one.
     end: likewise.
@@ -77,7 +81,8 @@ def best_answers(
   """The likeliest spans of a question, the best first.
 
   A reader with DPR's objective answers from the passage that it ranks first
-  alone: "Dense Passage Retrieval for Open-Domain Question Answering", Sec. 6.1.
+  alone: "Dense Passage Retrieval for Open-Domain Question Answering", Sec. 6.1;
+  unless its spans compete by a weight of the ranks.
   Of equal spans that of the first row, then of the first place comes first,
   whatever the order of the passages was.
 
@@ -93,8 +98,8 @@ def best_answers(
   if not len(rows):
     return []
   scores = _log_probs(found, k)
-  total = np.sum([*scores.values()], axis=0)
-  if found.objective == "dpr":
+  total = np.sum([*_weighed(scores, found.rank_weight)], axis=0)
+  if found.objective == "dpr" and found.rank_weight is None:
     starts = _of_one_passage(rows, starts, found.log_sums["passage"][:k])
   passages = np.broadcast_to(rows[:, None], starts.shape)
   keys = (ends, starts, passages, -total)
@@ -130,6 +135,19 @@ def _log_probs(
       sums = found.log_sums[name][:k]
       scores[name] = within[:k] + (sums - np.logaddexp.reduce(sums))[:, None]
   return scores
+
+
+def _weighed(
+  scores: Mapping[str, Float64[np.ndarray, "m t"]], rank_weight: float | None
+) -> Iterator[Float64[np.ndarray, "m t"]]:
+  """What is summed up: the scores, or (1 − λ) of tokens and 2λ of ranks."""
+  for name, values in scores.items():
+    if rank_weight is None:
+      yield values
+    else:
+      weight = 2 * rank_weight if name == "passage" else 1 - rank_weight
+      # −∞, of no span, stays what it is.
+      yield np.where(np.isneginf(values), values, weight * values)
 
 
 def _of_one_passage(

@@ -25,7 +25,14 @@ from odqa_jax.models.hf.heads import (
   load_scorer,
 )
 from odqa_jax.models.layers import Params
-from odqa_jax.models.passage_scorer import PassageClassifier, Reranker
+from odqa_jax.models.passage_scorer import (
+  ALONE,
+  PassageClassifier,
+  PassageFilter,
+  Reranker,
+)
+from odqa_jax.models.roles import role_params
+from odqa_jax.models.roles import roles as played_roles
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.runtime.data_settings import DataSettings
@@ -39,6 +46,7 @@ _PAIR_LENGTH = 512
 _PUBLISHED: dict[str, Callable[[Path], tuple[HeadNetwork, Params]]] = {
   "reranker": lambda path: load_scorer(path, Reranker),
   "passage_classifier": lambda path: load_scorer(path, PassageClassifier),
+  "passage_filter": lambda path: load_scorer(path, PassageFilter),
   "extractive_reader": load_extractive_reader,
 }
 
@@ -57,12 +65,14 @@ class TrainedComponent(NamedTuple):
   tokenizer: Tokenizer | BytePairTokenizer
 
 
-def load_component(path: str | Path, role: str) -> TrainedComponent:
+def load_component(path: str | Path, *roles: str) -> TrainedComponent:
   """Loads a component of a training workdir, of a step, or a published one.
 
   Args:
     path: the folder.
-    role: "reranker", "passage_classifier" or "extractive_reader".
+    roles: "reranker", "passage_classifier", "passage_filter" or
+      "extractive_reader"; of several the first that the checkpoint has, and of
+      a published folder the first one.
 
   Raises:
     ValueError: if the checkpoint lacks the component, naming what it has; or
@@ -70,13 +80,15 @@ def load_component(path: str | Path, role: str) -> TrainedComponent:
       another network, no such head, or several labels.
   """
   path = Path(path)
-  called = role.replace("_", " ")
   if is_pretrained_folder(path):
-    return _published(path, role)
+    return _published(path, roles[0])
   folder, step = find_step(path)
-  described = read_extra(folder, step)["components"]
-  if role not in described:
+  components = read_extra(folder, step)["components"]
+  described = played_roles(components)
+  role = next((name for name in roles if name in described), None)
+  if role is None:
     has = ", ".join(name.replace("_", " ") for name in described)
+    called = " or ".join(name.replace("_", " ") for name in roles)
     raise ValueError(
       f"{path}: has no {called} but {has}; name the workdir of a {called}."
     )
@@ -89,7 +101,8 @@ def load_component(path: str | Path, role: str) -> TrainedComponent:
       "restore the original folder."
     )
   params, _ = restore_params(path, replicated(make_mesh()))
-  return TrainedComponent(described[role], params[role], tokenizer)
+  mine = role_params(role, components, params)
+  return TrainedComponent(dict(described[role]), mine, tokenizer)
 
 
 def _published(path: Path, role: str) -> TrainedComponent:
@@ -111,7 +124,7 @@ def _published(path: Path, role: str) -> TrainedComponent:
   if isinstance(network, ExtractiveReader):
     described |= _reading(network.config)
   if is_primary():
-    alone = role == "passage_classifier"
+    alone = role in ALONE
     names = ["passage_length"] if alone else ["question_length", "pair_length"]
     told = [f"{name} {described[name]}" for name in (*names, "title")]
     if isinstance(network, ExtractiveReader):

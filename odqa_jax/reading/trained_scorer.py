@@ -1,7 +1,7 @@
-"""A trained reranker or passage classifier, put together from its checkpoint.
+"""A trained network that scores passages, put together from its checkpoint.
 
 reranker = load_trained_scorer("work/reranker", "reranker")
-classifier = load_trained_scorer("work/pruner", "passage_classifier")
+scorer = load_trained_scorer("work/pruner", *ALONE)
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class TrainedScorer:
   """A network that scores passages, with everything that decides how.
 
   Attributes:
-    network: a `Reranker` or a `PassageClassifier`.
+    network: a `Reranker`, a `PassageClassifier` or a `PassageFilter`.
     params: its parameters, replicated on `mesh`.
     mesh: this process's own devices.
     tokenizer: what made the ids that it was trained on.
@@ -46,6 +46,7 @@ class TrainedScorer:
     passage_length: longest passage in tokens, of those that read it alone.
     pair_length: longest pair in tokens, of those that read pairs.
     title: whether titles are read.
+    leaky: whether questions that are measured on have trained it.
     fingerprint: of all of these that a score depends on.
   """
 
@@ -57,6 +58,7 @@ class TrainedScorer:
   passage_length: int
   pair_length: int
   title: bool
+  leaky: bool
   fingerprint: str
 
 
@@ -83,22 +85,23 @@ def make_scorer(
     params=jax.device_put(host, replicated(mesh)),
     mesh=mesh,
     tokenizer=tokenizer,
+    leaky=description.get("leaky", False),
     fingerprint=_fingerprint(description, host),
     **{name: description[name] for name in lengths},
   )
 
 
-def load_trained_scorer(path: str | Path, role: str) -> TrainedScorer:
+def load_trained_scorer(path: str | Path, *roles: str) -> TrainedScorer:
   """Loads a component of a training workdir, or of one step of it.
 
   Args:
     path: the folder.
-    role: "reranker" or "passage_classifier".
+    roles: "reranker", or those of `ALONE`: the first that it has.
 
   Raises:
     ValueError: see `load_component`.
   """
-  found = load_component(path, role)
+  found = load_component(path, *roles)
   return make_scorer(found.description, found.params, found.tokenizer)
 
 

@@ -77,6 +77,7 @@ def batch_sizes(
   *,
   rows: int,
   devices: int,
+  worth: int | None = None,
 ) -> dict[int, int]:
   """Padded length → passages per batch, shortest first.
 
@@ -86,9 +87,10 @@ def batch_sizes(
     batch_tokens: padded tokens per batch, about.
     rows: the most passages embedded at once; no batch needs to be larger.
     devices: every size is a multiple of this.
+    worth: see `padded_lengths`; by default what a batch computes.
   """
-  # To be worth compiling, a length must save what a batch computes.
-  chosen = padded_lengths(lengths, max_length, worth=batch_tokens)
+  worth = batch_tokens if worth is None else worth
+  chosen = padded_lengths(lengths, max_length, worth=worth)
   return {
     length: size_for(length, batch_tokens, rows=rows, devices=devices)
     for length in chosen

@@ -58,6 +58,16 @@ def bulk_tokens(platform: str, devices: int) -> int:
   return devices * {"cpu": 2048, "gpu": 65536}.get(platform, 16384)
 
 
+def program_worth(platform: str, batch_tokens: int) -> int:
+  """Padded tokens that one more length of batches must save.
+
+  On a CPU compiling for it takes about as long as a batch. On an accelerator it
+  takes seconds, in which an H100 computes over a hundred batches: 30,000 short
+  pairs in eight lengths were compiled for longer than they were scored.
+  """
+  return batch_tokens * (1 if platform == "cpu" else 128)
+
+
 def embed(
   encode: Encode,
   passages: Passages,

@@ -28,6 +28,7 @@ from odqa_jax.retrieval.embed import (
   Progress,
   embed,
   local_mesh,
+  program_worth,
 )
 from odqa_jax.retrieval.searchable import (
   Queries,
@@ -280,7 +281,12 @@ def _encode_missing(
     return
   lengths = corpus.packed_lengths(max_length)
   sizes = batch_sizes(
-    lengths, max_length, batch_tokens, rows=len(shards[0]), devices=mesh.size
+    lengths,
+    max_length,
+    batch_tokens,
+    rows=len(shards[0]),
+    devices=mesh.size,
+    worth=program_worth(mesh.devices.flat[0].platform, batch_tokens),
   )
   for i in missing:
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Int32
 
 from odqa_jax.retrieval.division import Piece, batch_sizes, divide
-from odqa_jax.retrieval.embed import Passages, bulk_tokens
+from odqa_jax.retrieval.embed import Passages, bulk_tokens, program_worth
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.rows import Rows, encoded_rows
 from odqa_jax.runtime.mesh import to_global
@@ -55,8 +55,8 @@ class RefreshBatches:
     max_length: int,
     batch_tokens: int | None,
   ) -> None:
-    if batch_tokens is None:
-      batch_tokens = bulk_tokens(mesh.devices.flat[0].platform, 1)
+    platform = mesh.devices.flat[0].platform
+    batch_tokens = batch_tokens or bulk_tokens(platform, 1)
     self._corpus, self._mesh = corpus, mesh
     self.padded = padded_rows(len(corpus), mesh)
     self._local = self.padded // mesh.size
@@ -64,7 +64,12 @@ class RefreshBatches:
     self._order, self._held = self._sorted(corpus.packed_lengths(max_length))
     longest = self._held.max(axis=0)
     sizes = batch_sizes(
-      longest, max_length, batch_tokens, rows=self._local, devices=1
+      longest,
+      max_length,
+      batch_tokens,
+      rows=self._local,
+      devices=1,
+      worth=program_worth(platform, batch_tokens),
     )
     self._batches = divide(longest, sizes)
     made_of = np.array(self._batches).tobytes() + self._held.tobytes()

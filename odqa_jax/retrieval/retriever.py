@@ -35,6 +35,7 @@ from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.tensors import other_weights
+from odqa_jax.models.roles import role_params, roles
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
 from odqa_jax.retrieval.index import build_index, check_index
@@ -244,7 +245,8 @@ def restored_retriever(
   """
   folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
-  description = extra["components"]["retriever"]
+  components = extra["components"]
+  description = roles(components)["retriever"]
   if tokenizer.fingerprint != description["tokenizer"]:
     raise ValueError(
       f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
@@ -253,7 +255,7 @@ def restored_retriever(
     )
   return make_retriever(
     network_from(description).config,
-    params["retriever"],
+    role_params("retriever", components, params),
     tokenizer,
     question_length=description["question_length"],
     passage_length=description["passage_length"],

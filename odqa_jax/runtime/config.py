@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
+from odqa_jax.runtime.files import read_json
 from odqa_jax.runtime.settings import (
   Settings,
   keys,
@@ -34,9 +35,15 @@ CONTENT_KEYS = (
   "data.reader_corpus",
   "data.questions",
   "data.pairs",
+  "data.run",
+  "data.pool_questions",
+  "data.pool_run",
+  "data.leaky_questions",
+  "data.leaky_run",
   "data.spans",
   "init_from",
   "reader.init_from",
+  "unified.teacher",
   "retrieval.index",
 )
 
@@ -153,6 +160,45 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
   return config
 
 
+def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
+  """The config that a run was begun with, and what is set anew in it.
+
+  Raises:
+    ValueError: if the file is none, or a setting is not valid.
+    FileNotFoundError: if no run was begun there.
+  """
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{workdir}: no run to go on with, which has a config.json; begin one "
+      "with --config configs/NAME.py."
+    )
+  config = base_config()
+  try:
+    with config.ignore_type():
+      _fill(config, read_json(path))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f"{path}: is no config of this version ({error}); give --config."
+    ) from error
+  config.lock()
+  read_settings(apply_overrides(config, overrides))
+  return config
+
+
+def _fill(config: ConfigDict, saved: Mapping[str, Any]) -> None:
+  """Sets saved values, in place, as they were before JSON."""
+  for name, value in saved.items():
+    if name != "mesh" and isinstance(config.get(name), ConfigDict):
+      _fill(config[name], value)
+    else:
+      config[name] = ConfigDict(value) if name == "mesh" else _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+  return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
   """What the `get_config` of a file returns.
 
@@ -201,20 +247,29 @@ def base_config() -> ConfigDict:
   return config
 
 
-def check_same_config(old: Mapping[str, Any], new: ConfigDict) -> None:
+def check_same_config(
+  old: Mapping[str, Any], new: ConfigDict, *, longer: bool = False
+) -> None:
   """Refuses to resume a run with settings that would change its result.
 
   What a run reads may have moved, see `training.contents`.
+
+  Args:
+    old: of the run.
+    new: that it would go on with.
+    longer: whether there are steps left by the new ones, which may then be
+      others; the learning rate follows these from here on.
 
   Raises:
     ValueError: naming every key that differs, with both values.
   """
   before, now = _flatten(dict(old)), _flatten(new.to_dict())
+  harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
     for key in sorted(before.keys() | now.keys())
     if before.get(key) != now.get(key)
-    and not key.startswith(HARMLESS_KEYS)
+    and not key.startswith(harmless)
     and key not in CONTENT_KEYS
   ]
   if different:

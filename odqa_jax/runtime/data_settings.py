@@ -33,7 +33,8 @@ class DataSettings:
   source: str = key(
     "pairs",
     "examples: ict, pairs, answers, salient, retrieved (to rerank), "
-    "retrieved_spans (to read) or golden (to prune)",
+    "retrieved_spans (to read), unified (to retrieve and read), golden (to "
+    "prune) or found (to filter)",
   )
   corpus: str = key("", "the evidence: a corpus folder")
   questions: str = key("", "question sets, separated by commas")
@@ -65,16 +66,51 @@ class DataSettings:
     1, "of a step's passages, each padded on its own", least=1
   )
   passages: int = key(
-    24, "of a run, of one question: reranked or read together", least=1
+    24,
+    "of a run, of one question: reranked or read together; filter: that count "
+    "as found",
+    least=1,
+  )
+  candidates: int = key(
+    200, "unified: first passages of a run that these are drawn from", least=2
   )
   pair_length: int = key(
     256, "longest question and passage of these, together", least=8
+  )
+  passage_first: bool = key(
+    True, "unified: pairs are passage, question, title; else DPR's order"
   )
   span_length: int = key(30, "longest answer within a passage", least=1)
   occurrences: int = key(16, "of answers within a passage", least=1)
   random_negatives: int = key(
     2, "pruner: passages drawn for each gold passage", least=1
   )
+  frequency_base: int = key(
+    10,
+    "filter: b of ⌊log_b f + 1⌋, how often a passage is seen that f questions "
+    "have found; 2 for TriviaQA",
+    least=2,
+  )
+  pool_questions: str = key(
+    "",
+    "filter: question sets whose answering passages are kept out of training, "
+    "to choose the checkpoint; none: nothing is measured",
+  )
+  pool_run: str = key(
+    "",
+    "filter: runs of these, whose first passages answer if they hold an "
+    "answer; none: those that the questions name",
+  )
+  pool_size: int = key(
+    10_000, "filter: passages that answer, and others at random", least=2
+  )
+  leaky: bool = key(
+    False,
+    "filter: train on questions that are measured on, as the paper does; all "
+    "that the filter makes says so",
+  )
+  leaky_questions: str = key("", "filter: these question sets, with `leaky`")
+  leaky_run: str = key("", "filter: a run of each of them")
   reader_corpus: str = key(
     "", "the passages in the reader's own vocabulary; none: the retriever's"
   )

@@ -42,8 +42,10 @@ def _expand(name: str) -> str:
 RUN = rb"\S+ Q0 \S+ \d+ |\[\s*(\]|\{\s*\"(id|question)\")"
 ANSWERS = rb"\{\"(id|question)\""
 PNG = rb"\x89PNG"
+REPORT = rb"\{\s*\"rows\""
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
+SCORING = rb"\{\s*\"kind\": \"scoring\""
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run, loss.png and recall.png, and of pruning.
+"""The pictures of a run, loss.png and recall.png, of pruning, of footprints.
 
 Drawn on matplotlib's object interface, which keeps no global state and needs
 no display.
@@ -30,6 +30,9 @@ PALETTE = (
 )
 _DEV = "dev/"
 _GREY = "#5f6b76"
+_MIB = 2**20
+# Ratio of sizes up to which an axis has ticks between the powers of ten.
+_STEPPED = 300
 
 Series = dict[str, tuple[list[int], list[float]]]
 
@@ -277,6 +280,71 @@ def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     handles=handles, loc="outside lower center", ncols=4, frameon=False
   )
   _save(figure, path)
+
+
+def plot_footprint(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+  """Draws exact match against the size, as Figure 1 of "Minimal R&R" does.
+
+  Args:
+    rows: `{"name": …, "total": bytes, "em": share, "em_95": […], "leaky": …}`
+      in the order of the ladder; those without an exact match are left out.
+    path: the PNG to write.
+
+  Raises:
+    ValueError: if no row has one.
+  """
+  rows = [row for row in rows if row.get("em") is not None]
+  if not rows:
+    raise ValueError("nothing to draw: no rung has an exact match.")
+  figure = Figure(figsize=(10, 4.8), layout="constrained")
+  axes = figure.subplots()
+  sizes = [row["total"] / _MIB for row in rows]
+  shares = [row["em"] for row in rows]
+  axes.plot(sizes, shares, color=PALETTE[1], linewidth=1.4)
+  for number, (size, row) in enumerate(zip(sizes, rows, strict=True), 1):
+    _draw_rung(axes, number, size, row)
+  _style(axes, "Exact match against the size of the system")
+  axes.set_xscale("log")
+  low, high = min(sizes) / 1.3, max(sizes) * 1.3
+  axes.set_xlim(low, high)
+  steps = (1, 2, 5) if high < _STEPPED * low else (1,)
+  ticks = [m * 10.0**e for e in range(-6, 8) for m in steps]
+  ticks = [tick for tick in ticks if low <= tick <= high]
+  axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+  axes.minorticks_off()
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  axes.set_xlabel("files in MiB", color=_GREY)
+  figure.legend(loc="outside right center", frameon=False, fontsize=10)
+  _save(figure, path)
+
+
+def _draw_rung(
+  axes: Axes, number: int, size: float, row: Mapping[str, Any]
+) -> None:
+  """A point with its interval and its number; hollow where it is leaky."""
+  leaky, share = bool(row.get("leaky")), row["em"]
+  low, high = row.get("em_95") or (share, share)
+  name = f"{number}  {row['name']}{' (leaky)' if leaky else ''}"
+  axes.errorbar(
+    [size],
+    [share],
+    yerr=[[share - low], [high - share]],
+    color=PALETTE[1],
+    ecolor="#c9ced3",
+    marker="o",
+    markersize=7,
+    markerfacecolor="white" if leaky else PALETTE[1],
+    linestyle="",
+    label=f"{name}: {size:,.1f} MiB",
+  )
+  axes.annotate(
+    str(number),
+    (size, share),
+    # Neighbours are often as large.
+    xytext=(7, 5 if number % 2 else -14),
+    textcoords="offset points",
+    fontsize=11,
+  )
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
 from odqa_jax.runtime.paths import expand_home
+from odqa_jax.runtime.unified_settings import UnifiedSettings
 
 EXTRACTIVE = ("independent", "dpr")
 MARGINALS = ("sequence", "token")
@@ -52,6 +53,13 @@ class ModelSettings:
     "none",
     "to `embedding_dim`: none, dense or truncate",
     choices=("none", "dense", "truncate"),
+  )
+  passage_type: int | str = _key(
+    AUTO,
+    "token type of passages, 0 or 1 (questions have 0); auto: as the weights "
+    "were trained, else 1 if `shared`",
+    least=0,
+    words=(AUTO,),
   )
   max_positions: int = _key(512, "longest input that it takes", least=3)
   dropout: float = _key(0.1, "rate, in attention too", least=0)
@@ -161,6 +169,9 @@ class OptimizerSettings:
 
   learning_rate: float = _key(2e-5, "the highest rate", least=0)
   warmup: float = _key(0.01, "share of the steps until it is reached", least=0)
+  warmup_steps: int = _key(
+    0, "steps until it is reached; 0: by `warmup`", least=0
+  )
   weight_decay: float = _key(0.01, "decoupled", least=0)
   clip_norm: float = _key(1.0, "longest gradient", least=0)
   b1: float = _key(0.9, "decay of the first moment", least=0)
@@ -227,6 +238,7 @@ class Settings:
   model: ModelSettings = ModelSettings()
   reader: ReaderSettings = ReaderSettings()
   objective: ObjectiveSettings = ObjectiveSettings()
+  unified: UnifiedSettings = dataclasses.field(default_factory=UnifiedSettings)
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
@@ -266,6 +278,14 @@ def keys(
       yield from keys(field.type, f"{prefix}.{field.name}")
     else:
       yield f"{prefix}.{field.name}", field
+
+
+def described() -> Iterator[str]:
+  """A line for every key of a config: its default and what it means."""
+  for name, field in keys():
+    make = field.default_factory
+    default = field.default if make is dataclasses.MISSING else make()
+    yield f"--{name}={default!r}  {field.metadata['meaning']}"
 
 
 def read_settings(config: ConfigDict) -> Settings:

@@ -24,7 +24,12 @@ from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.answer import default_batch_size
-from odqa_jax.reading.extract import ROLE, SpanReader, load_span_reader
+from odqa_jax.reading.extract import (
+  ROLE,
+  SpanReader,
+  load_span_reader,
+  with_rank_weight,
+)
 from odqa_jax.reading.fusion import Fusion, load_fusion
 from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import (
@@ -37,8 +42,9 @@ from odqa_jax.reading.span_answers import (
 from odqa_jax.reading.span_likelihoods import GenerativeReader
 from odqa_jax.reading.system import load_system
 from odqa_jax.reading.trained_scorer import load_trained_scorer
+from odqa_jax.reading.unified import holds_unified, load_unified
 from odqa_jax.retrieval.folders import make_index
-from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.retrieval.retriever import Retriever, load_retriever
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.serving.system_folder import component_version
 
@@ -59,6 +65,7 @@ class Sources:
     reader_corpus: the passages in its vocabulary; see `load_system`.
     fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
+    rank_weight: λ of its answers; see `reading/answer_scoring.py`.
   """
 
   extractive_reader: str
@@ -72,6 +79,7 @@ class Sources:
   reader_corpus: str | None = None
   fusion: str | None = None
   exclude_self: bool = False
+  rank_weight: float | None = None
 
   def check(self) -> None:
     """Raises ValueError unless there is one source of passages."""
@@ -187,12 +195,12 @@ def open_extraction(
     fusion = load_fusion(sources.fusion)
     check_fusion(fusion, [*versions])
   # All are loaded before the search, which may take long.
-  reader = load_span_reader(sources.extractive_reader, corpus)
+  reader, retriever = _load_both(sources, corpus)
   generator = _load_generator(sources, corpus, batch_size, beams)
   reranker = None
   if sources.reranker is not None:
     reranker = load_trained_scorer(sources.reranker, "reranker")
-  ranking = _found(sources, questions, corpus, k)
+  ranking = _found(sources, retriever, questions, corpus, k)
   reranked = None
   if sources.reranked is not None:
     reranked = _read_run(sources.reranked, questions, corpus)
@@ -204,6 +212,21 @@ def open_extraction(
   return Extraction(
     reader, generator, ranking, reranked, passages, versions, fusion
   )
+
+
+def _load_both(
+  sources: Sources, corpus: Corpus
+) -> tuple[SpanReader, Retriever | None]:
+  """What reads, and what searches; a unified checkpoint is read once."""
+  found = sources.retriever and resolve_folder(sources.retriever)
+  retriever: Retriever | None = None
+  path = sources.extractive_reader
+  if found and resolve_folder(path) == found and holds_unified(found):
+    retriever, reader = load_unified(found, corpus)
+  else:
+    reader = load_span_reader(path, corpus)
+    retriever = load_retriever(found) if found else None
+  return with_rank_weight(reader, sources.rank_weight), retriever
 
 
 def _load_generator(
@@ -219,13 +242,16 @@ def _load_generator(
 
 
 def _found(
-  sources: Sources, questions: Sequence[Question], corpus: Corpus, k: int
+  sources: Sources,
+  retriever: Retriever | None,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  k: int,
 ) -> Ranking:
   """What the retriever finds, or has found."""
   if sources.run is not None:
     return _read_run(sources.run, questions, corpus)
-  assert sources.retriever is not None and sources.index is not None
-  retriever = load_retriever(resolve_folder(sources.retriever))
+  assert retriever is not None and sources.index is not None
   return rank_passages(
     retriever,
     make_index(retriever, corpus, sources.index, sources.backend),

@@ -112,6 +112,7 @@ def pack_system(
     "made_from": made_from,
     "options": dataclasses.asdict(options),
     "count": len(corpus),
+    "corpus": corpus.fingerprint,
     "tokenizer": corpus.tokenizer.fingerprint,
     "networks": {},
   }

@@ -3,10 +3,11 @@
     OUT/corpus         the passages that were kept, in their order
     OUT/index          their embeddings
     OUT/reader_corpus  they in the reader's own vocabulary, if there is one
-    OUT/scores.npy     what a classifier has given every passage of the whole
+    OUT/scores.npy     how irrelevant every passage of the whole is
 
 The folder appears whole, with a manifest that names what it was cut from; each
 part has one of its own, and is opened like any other. Passages keep their ids.
+All of them say so where questions that are measured on have trained the filter.
 """
 
 import dataclasses
@@ -32,6 +33,8 @@ from odqa_jax.runtime.mesh import is_primary, sync
 from odqa_jax.serving.scores import Scorer, score_passages
 
 _FIGURES = ("kept", "passages", "share", "gold_only")
+# What the manifests of parts say of how they were cut.
+_TOLD = ("rule", "scores", "leaky")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,7 @@ def prune(
   rule: Rule,
   out: str | Path,
   *,
+  leaky: bool = False,
   progress: Progress | None = None,
 ) -> dict[str, Any]:
   """Cuts a corpus and what was made from it.
@@ -151,10 +155,12 @@ def prune(
     scores: how irrelevant each passage is; or what says so.
     rule: what is kept.
     out: the folder; an older pruned one is replaced when this one is whole.
+    leaky: whether questions that are measured on have led to the scores.
     progress: called with passages scored, or copied, and in all.
 
   Returns:
-    Figures: passages kept and before, their share, how many only as gold.
+    Figures: passages kept and before, their share, how many only as gold;
+    and `leaky`, if they are.
 
   Raises:
     ValueError: if nothing is left, a score is not finite, or the parts do not
@@ -165,6 +171,9 @@ def prune(
   out = Path(out)
   made_from: dict[str, Any] = {"rule": rule.described()}
   made_from |= {"parents": whole.parents()}
+  # What is cut again stays so.
+  if leaky or whole.corpus.leaky:
+    made_from["leaky"] = True
   identity = None
   if isinstance(scores, np.ndarray):
     made_from["scores"] = _hash(scores)
@@ -203,7 +212,7 @@ def _cut(
   """Fills the folder; returns the figures."""
   rows = rule.choose(scores)
   alone = dataclasses.replace(rule, gold={}).choose(scores)
-  origin = {name: made_from[name] for name in ("rule", "scores")}
+  origin = {n: made_from[n] for n in _TOLD if n in made_from}
   folder = draft.folder
   # What an interrupted run has left of another rule.
   for name in ("corpus", "reader_corpus", "index"):
@@ -235,7 +244,7 @@ def _cut(
     "gold_only": len(rows) - len(alone),
   }
   draft.counts |= figures | {"parts": sorted(parts)}
-  return figures
+  return figures | _label(made_from)
 
 
 def _hash(scores: Float[np.ndarray, " n"]) -> str:
@@ -250,4 +259,9 @@ def _finished(out: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:
     return {}
   if any(manifest["made_from"].get(k) != v for k, v in made_from.items()):
     return {}
-  return {name: manifest[name] for name in _FIGURES}
+  return {name: manifest[name] for name in _FIGURES} | _label(made_from)
+
+
+def _label(made_from: Mapping[str, Any]) -> dict[str, Any]:
+  """What figures say of a leaky filter, and of no other."""
+  return {n: made_from[n] for n in ("leaky",) if n in made_from}

@@ -3,7 +3,8 @@
     scores = read_scores("scores.npy", corpus)
     scores = score_passages(scorer, len(corpus), folder, progress=update)
 
-A score says how irrelevant a passage is: the lowest are kept.
+A score says how irrelevant a passage is: the lowest are kept. What a passage
+filter says is negated.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from jaxtyping import Float, Float32
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.parts.growing import GrowingArray
 from odqa_jax.retrieval.embed import Progress
+from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.files import replacing
 from odqa_jax.runtime.mesh import is_primary, sync
 
@@ -68,6 +70,19 @@ def read_scores(path: str | Path, corpus: Corpus) -> Float[np.ndarray, " n"]:
       "floating-point score is needed for each, in the order of the rows."
     )
   return np.asarray(scores)
+
+
+def is_leaky(path: str | Path) -> bool:
+  """Whether questions that are measured on have led to scores.
+
+  Args:
+    path: the file in a pruned folder, whose manifest knows; of a file elsewhere
+      nothing is known.
+  """
+  folder = Path(path).parent
+  if not (folder / MANIFEST).is_file():
+    return False
+  return bool(read_manifest(folder, "pruned").get("leaky"))
 
 
 def score_passages(

@@ -20,10 +20,13 @@ import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.roles import roles
+from odqa_jax.reading.answer_scoring import load_scoring
 from odqa_jax.reading.candidates import COMPONENTS, RUN
 from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import holds_reader
 from odqa_jax.reading.trained_component import load_component
+from odqa_jax.reading.unified import holds_unified
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import (
   Retriever,
@@ -49,7 +52,9 @@ _NEEDED = ("corpus", "index", "retriever")
 # Networks that may be published folders, as the retriever may.
 _PUBLISHED = ("reranker", "extractive_reader")
 # All parts; the components in the order in which they work.
-PARTS = ("corpus", "index", "reader_corpus", *COMPONENTS, "fusion")
+PARTS = (
+  "corpus", "index", "reader_corpus", *COMPONENTS, "fusion", "scoring"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
     out: the folder; a system there is replaced.
     parts: paths by the names of `PARTS`. Training workdirs stand for their
       best or last step, and it is the step that is kept. Where neither
-      `reader` nor `extractive_reader` is named, the reader of the retriever's
+      `reader` nor `extractive_reader` is named, that of the retriever's
       checkpoint is taken, if it has one.
 
   Raises:
@@ -113,6 +118,8 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
   named = "reader" in paths or "extractive_reader" in paths
   if not named and holds_reader(paths["retriever"]):
     paths["reader"] = paths["retriever"]
+  elif not named and holds_unified(paths["retriever"]):
+    paths["extractive_reader"] = paths["retriever"]
   hashes = {name: part_hash(path) for name, path in paths.items()}
   system = SystemFolder(out, paths, hashes)
   corpus = _check_parts(system)
@@ -173,7 +180,7 @@ def open_for_answering(directory: str | Path) -> SystemFolder:
   if "reader" in paths:
     used |= {"reader_corpus"}
   if "extractive_reader" in paths:
-    used |= {"reranker", "extractive_reader", "fusion"}
+    used |= {"reranker", "extractive_reader", "fusion", "scoring"}
   for name in paths:
     if name not in used:
       raise ValueError(
@@ -233,12 +240,12 @@ def _resolved(name: str, path: Path) -> Path:
   return path
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> dict[str, Mapping[str, Any]]:
   """The components of a training step; none of a published folder."""
   if is_pretrained_folder(path):
     return {}
   folder, step = find_step(path)
-  return dict(read_extra(folder, step)["components"])
+  return roles(read_extra(folder, step)["components"])
 
 
 def _check_parts(system: SystemFolder) -> Corpus:
@@ -259,6 +266,8 @@ def _check_parts(system: SystemFolder) -> Corpus:
       _check_component(name, paths[name], corpus)
   if "fusion" in paths:
     load_fusion(paths["fusion"], system.versions)
+  if "scoring" in paths:
+    load_scoring(paths["scoring"], system.versions.get("extractive_reader", ""))
   return corpus
 
 

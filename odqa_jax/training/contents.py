@@ -30,9 +30,11 @@ def contents(settings: Settings) -> dict[str, str]:
     "data.reader_corpus": _artifacts(data.reader_corpus, "corpus"),
     "init_from": _weights(settings.init_from),
     "reader.init_from": _weights(settings.reader.init_from),
+    "unified.teacher": _weights(settings.unified.teacher),
   }
   for key in SOURCES[data.source].reads:
-    read[f"data.{key}"] = _artifacts(getattr(data, key), key)
+    kind = key.rpartition("_")[2]
+    read[f"data.{key}"] = _artifacts(getattr(data, key), kind)
   return read
 
 

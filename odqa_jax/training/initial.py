@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
 from odqa_jax.models.families import Components, InitialNetwork, describe
+from odqa_jax.models.roles import UNIFIED
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.byte_pairs import BytePairTokenizer
 from odqa_jax.text.pairs import PairVocabulary
@@ -16,6 +17,7 @@ from odqa_jax.text.tokenizer import Tokenizer
 from odqa_jax.training.initial_head import HEADS, initial_head
 from odqa_jax.training.initial_reader import initial_reader, reader_inputs
 from odqa_jax.training.initial_retriever import initial_retriever
+from odqa_jax.training.initial_unified import initial_unified
 from odqa_jax.training.tasks.task import Needs
 
 
@@ -81,6 +83,20 @@ def initial_components(
     }
     if role == "extractive_reader":
       descriptions[role]["objective"] = settings.objective.extractive
+    if role == "passage_filter":
+      descriptions[role]["leaky"] = data.leaky
+  if UNIFIED in needs.components:
+    networks[UNIFIED] = initial_unified(settings, corpus, mesh)
+    vocabulary = PairVocabulary(corpus.tokenizer)
+    descriptions[UNIFIED] = {
+      "tokenizer": corpus.tokenizer.fingerprint,
+      "passage_length": data.passage_length,
+      "pair_length": data.pair_length,
+      "span_length": data.span_length,
+      "passage_first": data.passage_first,
+      "objective": "dpr",
+      **lengths,
+    }
   for name, start in networks.items():
     descriptions[name] |= describe(start.network)
   return Initial(

@@ -1,7 +1,8 @@
 """The network with a head that a training stage begins with.
 
-Rerankers, extractive readers and passage classifiers: random; a published
-folder, with its head or without; "minilm"; or another stage's workdir.
+Rerankers, extractive readers, passage classifiers and filters: random; a
+published folder, with its head or without; "minilm"; or another stage's
+workdir.
 """
 
 import dataclasses
@@ -19,7 +20,9 @@ from odqa_jax.models.families import InitialNetwork, network_from
 from odqa_jax.models.hf.heads import HeadNetwork, read_body, read_params
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.passage_scorer import (
+  ALONE,
   PassageClassifier,
+  PassageFilter,
   Reranker,
   ScorerConfig,
 )
@@ -38,6 +41,7 @@ PairTokenizer = Tokenizer | BytePairTokenizer
 HEADS: dict[str, Callable[[Settings, BertConfig], HeadNetwork]] = {
   "reranker": lambda _, bert: Reranker(ScorerConfig(bert)),
   "passage_classifier": lambda _, bert: PassageClassifier(ScorerConfig(bert)),
+  "passage_filter": lambda _, bert: PassageFilter(ScorerConfig(bert)),
   "extractive_reader": lambda settings, bert: ExtractiveReader(
     SpanConfig(bert, span=settings.objective.extractive != "dpr")
   ),
@@ -146,7 +150,7 @@ def _check_lengths(role: str, settings: Settings, bert: BertConfig) -> None:
   Raises:
     ValueError: naming the key.
   """
-  key = "passage_length" if role == "passage_classifier" else "pair_length"
+  key = "passage_length" if role in ALONE else "pair_length"
   length = getattr(settings.data, key)
   if length > bert.max_positions:
     raise ValueError(

@@ -14,17 +14,22 @@ from jax.sharding import Mesh
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.bert import BertConfig
-from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
+from odqa_jax.models.dual_encoder import (
+  DualEncoder,
+  EncoderConfig,
+  bert_of_preset,
+)
 from odqa_jax.models.families import InitialNetwork, network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
+from odqa_jax.models.roles import role_params, roles
 from odqa_jax.retrieval.retriever import (
   folder_tokenizer,
   is_pretrained_folder,
 )
 from odqa_jax.runtime.checkpoint import find_step, restore_params
 from odqa_jax.runtime.mesh import replicated
-from odqa_jax.runtime.settings import ModelSettings, Settings
+from odqa_jax.runtime.settings import AUTO, ModelSettings, Settings
 from odqa_jax.training.layer_runs import layer_run
 
 
@@ -36,6 +41,8 @@ def initial_retriever(
   A published folder decides the sizes, pooling, normalisation and projection;
   `config.model` decides whether its encoder is shared or doubled, dropout,
   dtype, remat and scan. Another stage's workdir must have the config's model.
+  Of either, `config.model` may keep the first dimensions only, and give
+  passages another token type.
 
   Raises:
     ValueError: if tokenizer or model do not fit, naming both sides.
@@ -55,10 +62,12 @@ def initial_retriever(
     return _from_published(model, path)
   folder, step = find_step(path)
   params, extra = restore_params(path, replicated(mesh))
-  description = extra["components"]["retriever"]
+  components = extra["components"]
+  description = roles(components)["retriever"]
   _check_same_tokenizer(path, description["tokenizer"], corpus)
   theirs: EncoderConfig = network_from(description).config
-  params = params["retriever"]
+  theirs = _adapted(theirs, model, path)
+  params = role_params("retriever", components, params)
   if theirs.shared and not model.shared:
     theirs, params = _doubled(theirs, params)
   mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
@@ -75,22 +84,15 @@ def encoder_config(
   model: ModelSettings, vocab_size: int, platform: str = ""
 ) -> EncoderConfig:
   """The dual encoder that `config.model` describes, for a platform."""
-  sizes: dict[str, Any] = dict(PRESETS[model.preset])
-  bert = BertConfig(
-    **(
-      sizes
-      | {
-        "vocab_size": vocab_size,
-        "max_positions": model.max_positions,
-        "dropout": model.dropout,
-        "attention_dropout": model.dropout,
-        "dtype": model.dtype,
-      }
-      | layer_run(model, platform)
-      | {
-        "attention": model.attention,
-      }
-    )
+  bert = bert_of_preset(
+    model.preset,
+    vocab_size=vocab_size,
+    max_positions=model.max_positions,
+    dropout=model.dropout,
+    attention_dropout=model.dropout,
+    dtype=model.dtype,
+    attention=model.attention,
+    **layer_run(model, platform),
   )
   return EncoderConfig(
     bert=bert,
@@ -99,7 +101,49 @@ def encoder_config(
     normalise=model.normalise,
     embedding_dim=model.embedding_dim or None,
     projection=model.projection,
+    passage_type=_passage_type(model),
   )
+
+
+def _passage_type(model: ModelSettings) -> int | None:
+  """The token type of passages; None where it is left open."""
+  return None if model.passage_type == AUTO else int(model.passage_type)
+
+
+def _adapted(
+  theirs: EncoderConfig, model: ModelSettings, path: Path
+) -> EncoderConfig:
+  """The encoder of weights, cut and typed as `config.model` says.
+
+  Raises:
+    ValueError: for a projection that the weights do not have, two encoders in
+      place of one, or dimensions that are not there.
+  """
+  if model.shared and not theirs.shared:
+    raise ValueError(
+      f"config.model.shared=True, but {path} holds two encoders; set "
+      "config.model.shared=False, or begin with a model of one."
+    )
+  if (passage_type := _passage_type(model)) is not None:
+    theirs = dataclasses.replace(theirs, passage_type=passage_type)
+  dim = model.embedding_dim
+  if model.projection == "none" and not dim:
+    return theirs
+  if model.projection == "truncate" and theirs.projection != "dense":
+    if not 0 < dim <= theirs.output_dim:
+      raise ValueError(
+        f"config.model.embedding_dim={dim}: embeddings of {path} have "
+        f"{theirs.output_dim} dimensions; keep 1 to {theirs.output_dim}."
+      )
+    return dataclasses.replace(theirs, projection="truncate", embedding_dim=dim)
+  if (model.projection, dim) != (theirs.projection, theirs.embedding_dim):
+    raise ValueError(
+      f"config.model.projection={model.projection} to embedding_dim={dim}, but "
+      f"{path} has projection={theirs.projection} and {theirs.output_dim} "
+      "dimensions; take these, or begin without weights. (Of embeddings that "
+      "no learned projection made, projection=truncate keeps the first.)"
+    )
+  return theirs
 
 
 def _doubled(
@@ -144,12 +188,9 @@ def run_settings(bert: BertConfig, model: ModelSettings) -> BertConfig:
 def _from_published(model: ModelSettings, path: Path) -> InitialNetwork:
   theirs, params, facts = load_encoder(path)
   folder_tokenizer(path, theirs.bert.vocab_size)
+  theirs = _adapted(theirs, model, path)
   mine = dataclasses.replace(theirs, bert=run_settings(theirs.bert, model))
-  if mine.shared != model.shared:
-    if not mine.shared:
-      raise ValueError(
-        f"config.model.shared=True, but {path} holds two encoders."
-      )
+  if mine.shared and not model.shared:
     mine, params = _doubled(mine, params)
   prompts = [facts[f"{side}_prompt"] for side in ("question", "passage")]
   without = f", without its prompts {prompts}" if any(prompts) else ""

@@ -5,8 +5,11 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.examples.loader import Examples
 from odqa_jax.evaluation.evaluators import Evaluator, make_evaluator
 from odqa_jax.evaluation.passage_evaluators import make_passage_evaluator
+from odqa_jax.evaluation.unified_evaluator import make_unified_evaluator
+from odqa_jax.models.roles import UNIFIED
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.initial import Initial
@@ -21,6 +24,7 @@ def make_dev_evaluator(
   gatherer: PassageGatherer | None,
   mesh: Mesh,
   workdir: Path,
+  examples: Examples,
 ) -> Evaluator | None:
   """Measures the dev questions, or None if not asked for.
 
@@ -32,10 +36,21 @@ def make_dev_evaluator(
     gatherer: of its passages; None without a generative reader.
     mesh: see `make_evaluator`.
     workdir: likewise.
+    examples: that are trained on.
   """
+  if UNIFIED in initial.components:
+    return make_unified_evaluator(
+      settings,
+      initial.components[UNIFIED],
+      initial.descriptions[UNIFIED],
+      corpus.tokenizer,
+      corpus,
+      mesh,
+      workdir,
+    )
   if "retriever" not in initial.components:
     return make_passage_evaluator(
-      settings, initial.descriptions, initial.tokenizer, corpus
+      settings, initial.descriptions, initial.tokenizer, corpus, examples
     )
   return make_evaluator(
     settings,

@@ -32,6 +32,7 @@ from odqa_jax.training.liveness import peak_bytes
 from odqa_jax.training.program import (
   batch_gradients,
   make_layout,
+  remembered,
   training_program,
 )
 from odqa_jax.training.tasks.table import make_task
@@ -59,6 +60,9 @@ def abstract_batch(
   devices = sharding.num_devices if sharding else 1
   data, retrieval = settings.data, settings.retrieval
   k = 1 + (data.hard_negatives if data.source == "pairs" else 0)
+  if data.source == "found":
+    # What was found, and what was not.
+    k = 2
   if needs.retrieval:
     k = retrieval.k + bool(retrieval.null_document or not retrieval.k)
   sizes = {
@@ -73,7 +77,7 @@ def abstract_batch(
     "o": data.occurrences,
   }
   if "first_lengths" in needs.batch and "irrelevant" not in needs.batch:
-    sizes |= {"k": data.passages, "l": data.pair_length}
+    sizes |= {"k": data.passages, "l": data.pair_length, "p": sizes["l"]}
   features = OVERLAP if settings.reader.overlap_features else {}
   fields = {**needs.batch, **(features if needs.retrieval else {})}
   return {
@@ -187,14 +191,22 @@ def step_bytes(run: Run, examples: int) -> int:
   params = jax.eval_shape(task.init, jax.random.key(0))
   layout = make_layout(settings, task, run.mesh, params)
   batch = abstract_batch(settings, run.needs, row_sharding(run.mesh))
+  options: dict[str, Any] = {"layout": layout, "parts": parts}
 
   def gradient(params: Any, batch: Any) -> Any:
     rng = jax.random.key(0)
-    return batch_gradients(
-      params, batch, rng, task=task, layout=layout, parts=parts
-    )
+    return batch_gradients(params, batch, rng, loss=task.loss, **options)
 
-  return round(MARGIN * peak_bytes(gradient, params, batch))
+  def second_gradient(params: Any, batch: Any) -> Any:
+    rng, second = jax.random.key(0), task.second
+    assert second is not None
+    after = remembered(params, batch, rng, second=second, **options)
+    return batch_gradients(params, after, rng, loss=second.loss, **options)
+
+  # One after the other.
+  passes = [gradient] if task.second is None else [gradient, second_gradient]
+  needs = [peak_bytes(each, params, batch) for each in passes]
+  return round(MARGIN * max(needs))
 
 
 def local_examples(run: Run) -> int:

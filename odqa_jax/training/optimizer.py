@@ -21,12 +21,14 @@ NO_DECAY = r".*(bias|bias/lambda|LayerNorm/scale|layer_norm/scale)"
 
 
 def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
-  """Linear warm-up over `warmup` (a share of `steps`), then linear decay to 0.
+  """Linear warm-up, then linear decay to 0.
+
+  The warm-up takes `warmup_steps`, or the share `warmup` of `steps`.
 
   "End-to-End Training of Neural Retrievers", A.2. The rate at step n is the
   one that update n+1 uses; the last update's rate is above zero.
   """
-  warmup = round(settings.warmup * steps)
+  warmup = settings.warmup_steps or round(settings.warmup * steps)
   return optax.schedules.join_schedules(
     [
       optax.schedules.linear_schedule(

@@ -15,8 +15,8 @@ from odqa_jax.runtime.mesh import state_shardings
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.layout import Layout
 from odqa_jax.training.optimizer import freezing_rules, frozen, make_optimizer
-from odqa_jax.training.tasks.losses import Metrics, Shard
-from odqa_jax.training.tasks.task import Task
+from odqa_jax.training.tasks.losses import Loss, Metrics, Shard, in_parts
+from odqa_jax.training.tasks.task import SecondUpdate, Task
 
 
 class TrainState(NamedTuple):
@@ -38,7 +38,7 @@ def batch_gradients(
   batch: Batch,
   rng: PRNGKeyArray | None,
   *,
-  task: Task,
+  loss: Loss,
   layout: Layout,
   parts: int,
 ) -> tuple[Any, Metrics]:
@@ -51,7 +51,7 @@ def batch_gradients(
     params: of all components, placed as `layout` says.
     batch: split over the devices; see `padded_size` for its length.
     rng: for dropout; None means no dropout.
-    task: whose loss it is.
+    loss: of a task.
     layout: of the parameters.
     parts: micro-batches.
 
@@ -63,7 +63,7 @@ def batch_gradients(
     shards: Any, batch: Batch, rng: PRNGKeyArray | None
   ) -> tuple[Any, Metrics]:
     trained, complete = layout.divide(layout.gather(shards))
-    gradients, metrics = task.loss.gradients(
+    gradients, metrics = loss.gradients(
       trained, complete, batch, rng, parts=parts, shard=Shard(layout.over)
     )
     metrics = layout.add_up(metrics)
@@ -79,6 +79,45 @@ def batch_gradients(
   )(params, batch, rng)
 
 
+def remembered(
+  params: Any,
+  batch: Batch,
+  rng: PRNGKeyArray | None,
+  *,
+  second: SecondUpdate,
+  layout: Layout,
+  parts: int,
+) -> Batch:
+  """The batch with what a second update must know of these weights.
+
+  Args:
+    params: before the first update, placed as `layout` says.
+    batch: split over the devices.
+    rng: for dropout; None means no dropout.
+    second: which makes it.
+    layout: of the parameters.
+    parts: micro-batches.
+  """
+
+  def on_device(shards: Any, batch: Batch, rng: PRNGKeyArray | None) -> Batch:
+    weights = layout.gather(shards)
+    return dict(
+      in_parts(
+        lambda part, rng: second.remember(weights, part, rng),
+        batch,
+        rng,
+        parts,
+      )
+    )
+
+  made = layout.map_over_devices(
+    on_device,
+    (layout.specs, layout.batch_spec, PartitionSpec()),
+    layout.batch_spec,
+  )(params, batch, rng)
+  return batch | made
+
+
 def train_step(
   state: TrainState,
   batch: Batch,
@@ -89,17 +128,50 @@ def train_step(
   layout: Layout,
   parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """One update on the global batch. Metrics are of the state before it."""
+  """The updates of a task on the global batch, one or two.
+
+  A second one continues the first: it differentiates at the weights that this
+  has made, and takes its moments and its place in the schedule. Metrics are of
+  the weights before the update that they belong to.
+  """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
-  gradients, metrics = batch_gradients(
-    state.params, batch, rng, task=task, layout=layout, parts=parts
+
+  def update(
+    params: Any, opt_state: Any, batch: Batch, loss: Loss
+  ) -> tuple[Any, Any, Metrics]:
+    gradients, metrics = batch_gradients(
+      params, batch, rng, loss=loss, layout=layout, parts=parts
+    )
+    # Element by element on the parts that each device has.
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    norm = optax.tree.norm(gradients)
+    metrics = metrics | {"gradient_norm": (norm, jnp.ones(()))}
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+  if task.second is not None:
+    after = remembered(
+      state.params,
+      batch,
+      rng,
+      second=task.second,
+      layout=layout,
+      parts=parts,
+    )
+  params, opt_state, metrics = update(
+    state.params, state.opt_state, batch, task.loss
   )
-  # Element by element on the parts that each device has.
-  updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  norm = optax.tree.norm(gradients)
-  metrics = metrics | {"gradient_norm": (norm, jnp.ones(()))}
+  if task.second is not None:
+    params, opt_state, more = update(params, opt_state, after, task.second.loss)
+    metrics = _of_both(metrics, more)
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _of_both(first: Metrics, second: Metrics) -> Metrics:
+  """What a step of two updates tells: the sum of their losses, and the rest."""
+  (one, weight), (other, _) = first["loss"], second["loss"]
+  renamed = dict(second)
+  renamed["second_gradient_norm"] = renamed.pop("gradient_norm")
+  return renamed | first | {"loss": (one + other, weight)}
 
 
 class TrainingProgram(NamedTuple):
@@ -150,11 +222,11 @@ def training_program(
     settings: of the run.
     task: what is trained.
     mesh: where.
-    steps: of the learning rate's schedule.
+    steps: of the run; the schedule counts every update of them.
   """
   tx = make_optimizer(
     settings.optimizer,
-    steps=steps,
+    steps=steps * task.updates,
     frozen_paths=task.frozen,
     rates=task.rates,
   )

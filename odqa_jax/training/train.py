@@ -9,23 +9,19 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.batch import check_batch
 from odqa_jax.data.examples.loader import (
-  Examples,
   chosen_examples,
-  train_batches,
 )
 from odqa_jax.data.examples.sources import load_examples
-from odqa_jax.reading.device_gather import DeviceGatherer
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.checkpoint import (
   Checkpoints,
@@ -36,10 +32,8 @@ from odqa_jax.runtime.config import check_same_config
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
-  host_slice,
   is_primary,
   make_mesh,
-  padded_size,
   sync,
   to_global,
 )
@@ -50,16 +44,20 @@ from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.training.contents import check_same_contents, contents
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
-from odqa_jax.training.input_pipeline import InputPipeline, RetrievalPipeline
 from odqa_jax.training.length_groups import grouped_task
 from odqa_jax.training.measuring import make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
+from odqa_jax.training.pipelines import make_pipeline
 from odqa_jax.training.program import TrainState, training_program
-from odqa_jax.training.retrieval import BatchRetrieval
-from odqa_jax.training.tasks.table import check_names, make_task
+from odqa_jax.training.tasks.table import (
+  check_names,
+  check_teacher_named,
+  make_task,
+)
 from odqa_jax.training.tasks.task import Task
+from odqa_jax.training.teacher import load_teacher
 from odqa_jax.training.tokens import (
   make_device_gatherer,
   settled,
@@ -135,62 +133,6 @@ def settled_run(
   return made
 
 
-def make_pipeline(
-  settings: Settings,
-  initial: Initial,
-  examples: Examples,
-  gatherer: PassageGatherer | None,
-  mesh: Mesh,
-  workdir: Path,
-  *,
-  trained: bool,
-  whole: Callable[[Any], Any],
-  on_devices: DeviceGatherer | None = None,
-) -> InputPipeline:
-  """Where batches come from.
-
-  Args:
-    settings: of the run.
-    initial: its components.
-    examples: what is loaded.
-    gatherer: of the passages that the loop retrieves; None where it does not.
-    mesh: the devices of training and index.
-    workdir: of the run.
-    trained: whether the passage encoder is.
-    whole: see `TrainingProgram`.
-    on_devices: gathers passages there, in place of `gatherer`.
-  """
-  multiple = mesh.size * settings.parts
-  batches = train_batches(
-    examples,
-    settings.batch_size,
-    seed=settings.seed,
-    rows=host_slice(padded_size(settings.batch_size, multiple)),
-    fraction=settings.data.fraction,
-  )
-  if gatherer is None:
-    return InputPipeline(batches)
-  encoder = initial.components["retriever"]
-  retrieval = BatchRetrieval(
-    encoder,
-    gatherer,
-    mesh,
-    k=settings.retrieval.k,
-    force_gold=settings.retrieval.force_gold,
-    on_devices=on_devices,
-  )
-  return RetrievalPipeline(
-    settings.retrieval,
-    batches,
-    retrieval,
-    encoder,
-    workdir,
-    question_length=settings.data.question_length,
-    trained=trained,
-    whole=whole,
-  )
-
-
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
@@ -212,6 +154,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   # ---- Settings ----
   settings = read_settings(config)
   needs = check_names(settings)
+  check_teacher_named(settings, needs)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -227,6 +170,9 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   settings = run.settings
   initial = dataclasses.replace(initial, components=run.components)
   task = make_task(settings, initial.components)
+  teacher = None
+  if needs.teacher:
+    teacher = load_teacher(settings.unified.teacher, settings, corpus, mesh)
   examples = load_examples(settings.data, corpus, initial.vocabulary)
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
@@ -247,12 +193,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     and trains_passages(settings, task, abstract.params),
     whole=program.whole,
     on_devices=make_device_gatherer(run, gatherer),
+    teacher=teacher,
   )
   left_out = sum(examples.left_out.values())
 
   # ---- Resume, or begin ----
   evaluator = make_dev_evaluator(
-    settings, task, initial, corpus, gatherer, mesh, workdir
+    settings, task, initial, corpus, gatherer, mesh, workdir, examples
   )
   best = settings.evaluate.best if evaluator else None
   extra = {
@@ -271,7 +218,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     resumed = checkpoints.latest()
     if resumed is not None:
       saved = read_extra(workdir / "checkpoints", resumed)
-      check_same_config(saved["config"], config)
+      check_same_config(saved["config"], config, longer=steps > resumed)
       check_same_contents(saved["contents"], extra["contents"], settings)
       pipeline.check(saved)
       wanted = SavedState(
@@ -296,10 +243,11 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         if initial.inputs is not None:
           reader_tokenizer = initial.inputs.store.any_tokenizer
           reader_tokenizer.save(workdir / "reader_tokenizer")
-        write_json(workdir / "config.json", config.to_dict())
+    if is_primary():
+      write_json(workdir / "config.json", config.to_dict())
     sync("begin")
 
-    rate = learning_rate(settings.optimizer, steps)
+    rate = learning_rate(settings.optimizer, steps * task.updates)
 
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
       position = pipeline.position() | {"window": window.sums}
@@ -347,7 +295,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             lines = window.take() | pipeline.metrics(step)
             lines["examples_left_out"] = left_out
             with jax.transfer_guard("allow"):
-              lines["learning_rate"] = float(rate(step - 1))
+              lines["learning_rate"] = float(rate((step - 1) * task.updates))
             speed = meter.take()
             report.write(step, lines | speed)
             update(step, loss=lines["loss"], **speed)

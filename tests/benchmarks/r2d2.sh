@@ -9,15 +9,17 @@
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). What
 # no seed changes lies in WORK, all else in WORK/seed$SEED. READ=1 reranks and
-# reads for all dev and test questions, in place of every third; STEPS is how
-# long the extractive reader is trained.
+# reads for all dev and test questions, in place of every third; of each, K
+# passages; STEPS and FID_STEPS are how long the readers are trained.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
 : "${WORK:?set WORK to a folder with room for 3 GB}"
 SEED=${SEED:-0}
 READ=${READ:-3}
+K=${K:-20}
 STEPS=${STEPS:-450}
+FID_STEPS=${FID_STEPS:-600}
 here=$WORK/seed$SEED
 corpus=$WORK/data
 questions=$WORK/data/questions
@@ -84,14 +86,33 @@ stage "$here/figures/reranker.json" odqa train --config configs/reranker.py \
   --config.optimizer.learning_rate=1e-4 \
   "--config.optimizer.multipliers=(('reranker/classifier/.*', 5.0),)"
 
-# The pipeline: 20 passages are found, reranked and read, for every READ-th
-# question. The fusion is tuned on dev and measured on test.
-name=${STEPS}_$READ
-pipeline=(--checkpoint "$here/extractive_$STEPS" --corpus "$corpus" --k 20
+# A generative reader from random weights.
+stage "$here/figures/fid_$FID_STEPS.json" odqa train --config configs/fid.py \
+  --workdir "$here/fid_$FID_STEPS" "${common[@]}" --config.init_from="$here/retriever" \
+  --config.model.preset=init --config.model.dtype=float32 \
+  --config.model.remat=none --config.micro_batches=1 \
+  --config.objective.temperature=0.05 --config.data.passage_length=128 \
+  --config.reader.preset=tiny --config.reader.dtype=float32 \
+  --config.reader.remat=none --config.reader.dropout=0.0 \
+  --config.reader.depthwise_convolution=True --config.reader.mimetic=True \
+  --config.reader.overlap_features=True --config.reader.span_loss=2.0 \
+  --config.data.reader_length=160 --config.data.reader_title=True \
+  --config.data.answer_length=32 --config.retrieval.k=4 \
+  --config.retrieval.dtype=float32 --config.retrieval.index="$here/index" \
+  --config.retrieval.force_gold=True --config.batch_size=16 --config.steps="$FID_STEPS" \
+  --config.checkpoint.every=200 --config.optimizer.b2=0.98 \
+  --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-3 \
+  "--config.optimizer.multipliers=(('reader/shared/embedding', 11.3),)"
+
+# The pipeline: K passages are found, reranked and read by both readers, for
+# every READ-th question. The fusion is tuned on dev and measured on test.
+name=${STEPS}_${FID_STEPS}_${K}_$READ
+pipeline=(--checkpoint "$here/extractive_$STEPS" --corpus "$corpus" --k "$K"
   --retriever "$here/retriever" --index "$here/index"
-  --reranker "$here/reranker")
+  --reranker "$here/reranker" --reader "$here/fid_$FID_STEPS")
 for set in dev test; do
-  awk "NR % $READ == 0" "$WORK/raw/$set.jsonl" > "$WORK/raw/${set}_$READ.jsonl"
+  [ -s "$WORK/raw/${set}_$READ.jsonl" ] || awk "NR % $READ == 0" \
+    "$WORK/raw/$set.jsonl" > "$WORK/raw/${set}_$READ.jsonl"
   stage "$here/figures/answer_${set}_$name.json" odqa answer "${pipeline[@]}" \
     --spans 20 --questions "$WORK/raw/${set}_$READ.jsonl" \
     --out "$here/runs/answers_${set}_$name.jsonl" \
@@ -142,27 +163,10 @@ done
 prune paragraphs "$WORK/halves" even --run "$here/runs/odd.trec" \
   --questions "$WORK/halves/questions/odd" --frequency-run "$here/runs/even.trec"
 
-# From how many passages of the retriever the reader answers best.
+# From how many passages of the retriever each reader answers best.
 stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
   --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.trec" \
   --questions "$WORK/raw/test_$READ.jsonl"
-
-# A generative reader from random weights, beside it.
-stage "$here/figures/fid.json" odqa train --config configs/fid.py \
-  --workdir "$here/fid" "${common[@]}" --config.init_from="$here/retriever" \
-  --config.model.preset=init --config.model.dtype=float32 \
-  --config.model.remat=none --config.micro_batches=1 \
-  --config.objective.temperature=0.05 --config.data.passage_length=128 \
-  --config.reader.preset=tiny --config.reader.dtype=float32 \
-  --config.reader.remat=none --config.reader.dropout=0.0 \
-  --config.reader.depthwise_convolution=True --config.reader.mimetic=True \
-  --config.reader.overlap_features=True --config.reader.span_loss=2.0 \
-  --config.data.reader_length=160 --config.data.reader_title=True \
-  --config.data.answer_length=32 --config.retrieval.k=4 \
-  --config.retrieval.dtype=float32 --config.retrieval.index="$here/index" \
-  --config.retrieval.force_gold=True --config.batch_size=16 --config.steps=600 \
-  --config.checkpoint.every=200 --config.optimizer.b2=0.98 \
-  --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-3 \
-  "--config.optimizer.multipliers=(('reader/shared/embedding', 11.3),)"
-stage "$here/figures/fid_test.json" odqa evaluate --checkpoint "$here/fid" \
-  --index "$here/index" --corpus "$corpus" --questions "$questions/test"
+stage "$here/figures/fid_test_$name.json" odqa evaluate --corpus "$corpus" \
+  --checkpoint "$here/fid_$FID_STEPS" --index "$here/index" \
+  --questions "$WORK/raw/test_$READ.jsonl"

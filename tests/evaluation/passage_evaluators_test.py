@@ -12,6 +12,7 @@ from small_reader import one_device
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.golden import golden_passages
+from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.data.runs import Ranking, write_run
 from odqa_jax.evaluation.measures import evaluate_ranking
@@ -95,7 +96,11 @@ class Parts:
     self.network = network_from(self.description)
     self.tokenizer = initial.tokenizer
     self.evaluate = make_passage_evaluator(
-      settings, initial.descriptions, initial.tokenizer, self.corpus
+      settings,
+      initial.descriptions,
+      initial.tokenizer,
+      self.corpus,
+      load_examples(settings.data, self.corpus, initial.vocabulary),
     )
 
   def params(self, seed=0):

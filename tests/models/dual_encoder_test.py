@@ -10,7 +10,12 @@ import pytest
 
 from odqa_jax.models import layers
 from odqa_jax.models.bert import BertConfig, apply_bert, init_bert
-from odqa_jax.models.dual_encoder import PRESETS, DualEncoder, EncoderConfig
+from odqa_jax.models.dual_encoder import (
+  PRESETS,
+  DualEncoder,
+  EncoderConfig,
+  bert_of_preset,
+)
 
 TINY = BertConfig(
   vocab_size=50, width=16, layers=3, heads=2, mlp_dim=24, max_positions=12
@@ -64,6 +69,8 @@ PARAMETERS = {
   "electra-small": 13_483_008,
   "electra-base": 108_891_648,
   "electra-large": 334_092_288,
+  "mobilebert": 24_581_888,
+  "mobilebert-tiny": 1_224_640,
 }
 
 
@@ -73,7 +80,7 @@ def test_every_preset_has_a_parameter_count():
 
 @pytest.mark.parametrize("preset", PARAMETERS)
 def test_parameter_count(preset):
-  config = BertConfig(**PRESETS[preset])
+  config = bert_of_preset(preset)
   d, f, y = config.width, config.mlp_dim, config.layers
   shapes = jax.eval_shape(lambda: init_bert(config, jax.random.key(0)))
   count = sum(x.size for x in jax.tree.leaves(shapes))
@@ -81,6 +88,12 @@ def test_parameter_count(preset):
   rows = 50265 + 514 + 1 if config.variant == "roberta" else 30522 + 512 + 2
   embeddings = rows * e + 2 * e + (e * d + d if e != d else 0)
   layer = 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
+  if config.variant == "mobilebert":
+    e, t, n = config.word_width, config.inner_width, config.feed_forwards
+    embeddings = 30522 * e + 514 * d + 3 * e * d + d + 2 * d
+    narrow, feed = d * t + t + 2 * t, 2 * t * f + f + t + 2 * t
+    attention = 3 * (t * t + t) + (d * t + t) + 2 * t
+    layer = 2 * narrow + attention + n * feed + t * d + d + 2 * d
   assert embeddings + y * layer == PARAMETERS[preset]
   assert count == PARAMETERS[preset]
 

@@ -18,6 +18,7 @@ from odqa_jax.models.bert import (
 )
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.families import describe, network_from
+from odqa_jax.models.mobilebert import MobileBertConfig
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
   Reranker,
@@ -32,6 +33,18 @@ VARIANTS = {
   ),
   "electra": BertConfig(
     **SIZES, max_positions=9, scan=False, variant="electra", embedding_width=4
+  ),
+  "mobilebert": MobileBertConfig(
+    **SIZES, max_positions=9, scan=False, word_width=4, inner_width=4
+  ),
+  "mobilebert without pooler": MobileBertConfig(
+    **SIZES,
+    max_positions=9,
+    scan=False,
+    word_width=4,
+    inner_width=4,
+    norm="layer_norm",
+    pooler=False,
   ),
 }
 IDS = jnp.asarray(np.random.default_rng(0).integers(5, 30, (3, 9), np.int32))

@@ -231,15 +231,22 @@ def test_the_planned_step_has_the_flops_of_its_task(toy_config, small, task):
 
 def of_passages(task, **changes):
   """Settings of `toy_config` for a task that reads passages."""
-  sources = {"reranker": "retrieved", "extractive": "retrieved_spans"}
+  sources = {
+    "reranker": "retrieved",
+    "extractive": "retrieved_spans",
+    "pruner": "golden",
+    "filter": "found",
+    "iterative": "unified",
+  }
   return {
     "task": task,
-    "data.source": sources.get(task, "golden"),
+    "data.source": sources[task],
     "model.dropout": 0.1,
     "data.passages": 3,
     "data.pair_length": 64,
     "data.span_length": 4,
     "data.occurrences": 2,
+    "model.shared": task == "iterative",
   } | changes
 
 
@@ -248,7 +255,9 @@ def of_passages(task, **changes):
   [
     pytest.param("reranker", marks=pytest.mark.slow),
     pytest.param("extractive", marks=pytest.mark.slow),
+    pytest.param("iterative", marks=pytest.mark.slow),
     "pruner",
+    "filter",
   ],
 )
 def test_the_planned_step_of_what_reads_passages_has_its_flops(
@@ -264,7 +273,7 @@ def test_the_planned_step_of_what_reads_passages_has_its_flops(
   useful = step.useful_flops * made.mesh.size
   assert useful == pytest.approx(expected)
   # The scores of pairs of tokens are not counted as useful.
-  rel = 0.15 if task == "extractive" else 0.05
+  rel = 0.15 if task in ("extractive", "iterative") else 0.05
   assert counted * made.mesh.size == pytest.approx(expected, rel=rel)
   assert planned_tokens(made, 100) == (0, 0)
   resident = plan_module._resident(made, {}, 10**9)
@@ -288,7 +297,7 @@ def test_planned_batches_of_passages_are_the_loaders(
   path = tmp_path / "run.json"
   write_run(path, Ranking(ids, rows, scores), questions, corpus)
   mesh = make_mesh()
-  for task in ("reranker", "extractive", "pruner"):
+  for task in ("reranker", "extractive", "pruner", "filter", "iterative"):
     run = "" if task == "pruner" else str(path)
     settings = read_settings(
       toy_config(**of_passages(task, **{"data.run": run}))
@@ -304,7 +313,12 @@ def test_planned_batches_of_passages_are_the_loaders(
 
 @pytest.mark.parametrize(
   "task",
-  ["reranker", pytest.param("extractive", marks=pytest.mark.slow), "pruner"],
+  [
+    "reranker",
+    pytest.param("extractive", marks=pytest.mark.slow),
+    pytest.param("pruner", marks=pytest.mark.slow),
+    "filter",
+  ],
 )
 def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
   # Which is no matter of scoring.
@@ -323,7 +337,7 @@ def test_planned_scores_are_those_of_the_commands(toy_config, small, task):
   # The program is written for all devices, the figure is of one.
   assert counted == pytest.approx(8 * program.useful_flops, rel=rel)
   batches = f", {-(-5000 // b)} batches for all passages"
-  assert program.note.endswith(batches) == (task == "pruner")
+  assert program.note.endswith(batches) == (task in ("pruner", "filter"))
 
 
 def test_sizes_that_no_one_gives_are_those_of_the_network(toy_config):
@@ -423,6 +437,7 @@ ROLES = {
   "reranker": "reranker",
   "extractive": "extractive_reader",
   "pruner": "passage_classifier",
+  "filter": "passage_filter",
 }
 
 

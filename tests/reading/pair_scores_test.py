@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from six_passages import make_corpus
 
+from odqa_jax.data.examples.judged import JudgedPassages
 from odqa_jax.data.examples.reranking import RerankingExamples
 from odqa_jax.data.examples.retrieved import RetrievedQuestions
 from odqa_jax.data.questions.sets import Question
@@ -16,6 +17,7 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.families import describe
 from odqa_jax.models.passage_scorer import (
   PassageClassifier,
+  PassageFilter,
   Reranker,
   ScorerConfig,
 )
@@ -260,11 +262,23 @@ def test_passages_alone(corpus, devices, title):
   np.testing.assert_allclose(scores(range(3, 7)), wanted[3:7], **NEAR)
 
 
-def test_ids_of_another_tokenizer_are_refused(corpus):
-  other = train_wordpiece(["another vocabulary"], 60)
-  scorer = trained(corpus, PassageClassifier, tokenizer=other)
-  with pytest.raises(ValueError, match="made with the tokenizer"):
-    PassageScores(scorer, corpus)
+@pytest.mark.parametrize("rows", [None, np.array([1, 3, 4, 8])])
+def test_a_network_of_another_vocabulary_reads_the_texts(corpus, rows):
+  """As in training, and whichever rows are asked for together."""
+  other = train_wordpiece([text for _, text in TEXTS], 60)
+  scorer = trained(corpus, PassageFilter, tokenizer=other, passage_length=40)
+  scores = PassageScores(scorer, corpus, rows=rows, batch_tokens=64)
+  chosen = np.arange(10) if rows is None else rows
+  examples = JudgedPassages(corpus, other, length=40, title=True)
+  batch = examples.batch(
+    chosen[:, None], np.zeros((len(chosen), 1), bool), slice(None)
+  )
+  ids, lengths = batch["ids"][:, 0], batch["lengths"][:, 0]
+  assert len(set(lengths.tolist())) > 2
+  # Of a filter the highest scores are the least irrelevant.
+  wanted = -reference(scorer, ids, lengths, lengths)
+  np.testing.assert_allclose(scores(range(len(chosen))), wanted, **NEAR)
+  np.testing.assert_allclose(scores(range(1, 3)), wanted[1:3], **NEAR)
 
 
 def test_the_fingerprint_is_of_what_a_score_depends_on(corpus):

@@ -16,7 +16,12 @@ from odqa_jax.evaluation.measures import answer_measures
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.hf.heads import save_network
-from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
+from odqa_jax.models.passage_scorer import (
+  ALONE,
+  PassageFilter,
+  Reranker,
+  ScorerConfig,
+)
 from odqa_jax.reading.extract import (
   holds_span_reader,
   load_span_reader,
@@ -261,6 +266,16 @@ def test_a_published_classifier_prunes(tmp_path, data):
   save_network(tmp_path / "out", network, params, corpus.tokenizer)
   scorer = load_trained_scorer(tmp_path / "out", "passage_classifier")
   assert (scorer.passage_length, scorer.title) == (256, False)
+  network, params = network_of(
+    corpus, PassageFilter, ScorerConfig, max_positions=300
+  )
+  params["filter"]["kernel"] += 1
+  save_network(tmp_path / "filter", network, params, corpus.tokenizer)
+  scorer = load_trained_scorer(tmp_path / "filter", "passage_filter")
+  assert isinstance(scorer.network, PassageFilter) and not scorer.leaky
+  assert np.all(np.asarray(scorer.params["filter"]["kernel"]) == 1)
+  with pytest.raises(ValueError, match=r"no classifier\.dense"):
+    load_trained_scorer(tmp_path / "filter", *ALONE)
   other = train_wordpiece(["another vocabulary"], 60)
   few = other.vocab_size - 1
   small = dataclasses.replace(network.config.bert, vocab_size=few)

@@ -11,6 +11,7 @@ from odqa_jax.retrieval.division import (
   divide,
   padded_lengths,
 )
+from odqa_jax.retrieval.embed import program_worth
 
 
 def padded_tokens(lengths: np.ndarray, chosen: list[int]) -> int:
@@ -51,6 +52,21 @@ def test_batch_sizes():
   }
   assert batch_sizes(lengths, 256, 10**6, rows=9, devices=8) == {256: 16}
   assert batch_sizes(lengths[:9], 30, 10, rows=10**6, devices=8) == {30: 8}
+
+
+def test_a_small_job_on_an_accelerator_is_one_program():
+  lengths = np.array([30] * 900 + [250] * 900)
+  limits = {"rows": 10**6, "devices": 1}
+
+  def found(platform: str, copies: int) -> list[int]:
+    worth = program_worth(platform, 16384)
+    many = np.tile(lengths, copies)
+    return [*batch_sizes(many, 256, 16384, worth=worth, **limits)]
+
+  assert found("cpu", 1) == [32, 256]
+  # 900 rows save 201,600 tokens, and a program is worth 128 batches of 16,384.
+  assert found("gpu", 1) == found("tpu", 10) == [256]
+  assert found("gpu", 11) == [32, 256]
 
 
 @pytest.mark.parametrize("seed", range(5))

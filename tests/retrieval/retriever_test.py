@@ -11,11 +11,13 @@ from small_retriever import small_retriever
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
+from odqa_jax.models.mobilebert import MobileBertConfig
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
   encode_question_tokens,
   encode_questions,
   index_corpus,
+  make_retriever,
   passage_fingerprint,
   search_questions,
   truncate,
@@ -97,6 +99,49 @@ def test_questions_take_the_width_of_the_index(corpus: Corpus, tmp_path: Path):
     for x in (retriever, narrow)
   )
   np.testing.assert_array_equal(found[0], wanted[0])
+
+
+def test_a_small_shared_retriever_finds_what_brute_force_does(
+  corpus: Corpus, tmp_path: Path
+):
+  sizes = {"width": 16, "layers": 1, "heads": 2, "mlp_dim": 8}
+  sizes |= {"word_width": 6, "inner_width": 8, "max_positions": 64}
+  bert = MobileBertConfig(corpus.tokenizer.vocab_size, **sizes)
+  shared = {"shared": True, "passage_type": 1}
+  cut = {"projection": "truncate", "embedding_dim": 6}
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(
+    DualEncoder(EncoderConfig(bert)).init, jax.random.key(0)
+  )["question"]
+  tree = jax.tree.map(
+    lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes
+  )
+  lengths = {"question_length": 32, "passage_length": 64, "title": True}
+  small = make_retriever(
+    EncoderConfig(bert, **shared, **cut),
+    {"shared": tree},
+    corpus.tokenizer,
+    **lengths,
+  )
+  whole = make_retriever(
+    EncoderConfig(bert, **shared), {"shared": tree}, corpus.tokenizer, **lengths
+  )
+  mesh = make_mesh()
+  index, wide = (
+    index_corpus(x, corpus, tmp_path / f"{x.encoder.embedding_dim}", mesh=mesh)
+    for x in (small, whole)
+  )
+  assert index.width == 6
+  scores, rows = search_questions(small, index, corpus, QUESTIONS[:5], k=7)
+  # In float64, from all dimensions of the whole encoder.
+  questions = encode_questions(whole, QUESTIONS[:5])[:, :6].astype(np.float64)
+  passages = np.asarray(wide.embeddings)[: len(corpus), :6].astype(np.float64)
+  every = questions @ passages.T
+  wanted = -np.sort(-every, axis=1)[:, :7]
+  np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+  np.testing.assert_allclose(
+    np.take_along_axis(every, rows, axis=1), wanted, rtol=1e-5
+  )
 
 
 def test_fingerprints_of_older_indexes_stay():

@@ -1,5 +1,6 @@
 """Configs: presets, overrides, and what users get wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from odqa_jax.runtime.config import (
   base_config,
   load_config,
   parse_arg,
+  saved_config,
 )
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
@@ -44,9 +46,10 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "model.preset", "model.dtype", "reader.preset", "reader.dtype",
     "data.question_length", "data.passage_length", "data.reader_length",
     "retrieval.k", "retrieval.dtype", "retrieval.refresh_every",
-    "epochs", "data.passages", "data.pair_length",
+    "epochs", "data.passages", "data.pair_length", "data.pool_size",
   }  # fmt: skip
-  assert small["model.preset"] == ("init" if path.stem == "minilm" else "tiny")
+  presets = {"minilm": "init", "shared": "mobilebert-tiny"}
+  assert small["model.preset"] == presets.get(path.stem, "tiny")
   assert small["model.dtype"] == small["retrieval.dtype"] == "float32"
   # What memory is free must not decide what ten steps on a laptop give.
   assert small["micro_batches"] == 1
@@ -57,6 +60,9 @@ def test_debug_changes_sizes_and_nothing_else(path):
     "reranker": 4,
     "extractive": 4,
     "pruner": 16,
+    "unified": 4,
+    "shared": 16,
+    "filter": 16,
   }
   assert small["batch_size"] == sizes.get(path.stem, 8)
   assert (small["reader.preset"] == "tiny") == reads
@@ -110,6 +116,69 @@ R2D2 = {
     "data.source": "golden",
     "data.random_negatives": 2,
     "optimizer.learning_rate": 3e-5,
+  },
+}
+# "Designing a Minimal Retrieve-and-Read System for Open-Domain QA", A.2; epochs
+# are 460 steps of the 58,880 filtered questions.
+MINIMAL = {
+  # A.1; 9 + 9 passages are 9 examples.
+  "filter": {
+    "task": "filter",
+    "epochs": 1.0,
+    "batch_size": 9,
+    "model.preset": "base",
+    "model.dropout": 0.1,
+    "data.source": "found",
+    "data.passages": 200,
+    "data.frequency_base": 10,
+    "data.pool_size": 893 + 9107,
+    "data.leaky": False,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.clip_norm": 2.0,
+    "checkpoint.every": 2000,
+    "evaluate.best": "hit_ratio",
+  },
+  "unified": {
+    "task": "distillation",
+    "epochs": 16.0,
+    "batch_size": 16,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup": 0.0,
+    "optimizer.clip_norm": 2.0,
+    "data.source": "unified",
+    "data.candidates": 200,
+    "data.passages": 24,
+    "data.pair_length": 350,
+    "data.passage_length": 256,
+    "model.shared": True,
+    "model.pooling": "cls",
+    "model.projection": "truncate",
+    "model.embedding_dim": 128,
+    "objective.scale_multiple": 0.0,
+    "unified.temperature": 3.0,
+    "unified.retrieval": "teacher",
+    "unified.reconstruction": True,
+    "evaluate.best": "mean_em",
+  },
+  "shared": {
+    "task": "contrastive",
+    "epochs": 40.0,
+    "batch_size": 128,
+    "model.preset": "mobilebert",
+    "model.shared": True,
+    "model.passage_type": 1,
+    "model.pooling": "cls",
+    "model.projection": "truncate",
+    "model.embedding_dim": 128,
+    "data.source": "pairs",
+    "data.question_length": 256,
+    "data.passage_length": 256,
+    "data.hard_negatives": 0,
+    "objective.temperature": 1.0,
+    "optimizer.learning_rate": 2e-5,
+    "optimizer.warmup": 1237 / (40 * 460),
+    "optimizer.clip_norm": 2.0,
   },
 }
 # "End-to-End Training of Neural Retrievers", Sec. 2 and 3, A.2 and A.3; what it
@@ -224,13 +293,22 @@ ALL_OF_THE_PAPER = {
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_recipes_have_the_numbers_of_the_paper(path):
-  stated = (RECIPES | R2D2)[path.stem]
-  if path.stem != "minilm" and path.stem not in R2D2:
+  stated = (RECIPES | R2D2 | MINIMAL)[path.stem]
+  if path.stem != "minilm" and path.stem in RECIPES:
     stated = ALL_OF_THE_PAPER | stated
     if "reader_length" in path.read_text():
       stated |= {"reader.preset": "base", "reader.dropout": 0.1}
   made = flat(load_config(str(path)))
   assert {name: made[name] for name in stated} == stated
+
+
+def test_stages_of_the_unified_reader_have_their_tasks():
+  path = next(p for p in CONFIGS if p.stem == "unified")
+  for stage, task in (("iterative", "iterative"), ("joint", "unified")):
+    config = load_config(f"{path}:stage={stage}")
+    assert config.task == task and config.epochs == 6.0
+  with pytest.raises(ValueError, match="stage='both'; choose of distill"):
+    load_config(f"{path}:stage=both")
 
 
 def test_individual_without_the_passage_encoder_needs_no_fresh_index():
@@ -315,3 +393,34 @@ def test_missing_file_and_missing_function(tmp_path):
   empty.write_text("")
   with pytest.raises(ValueError, match="defines get_config"):
     load_config(str(empty))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_saved_configs_are_what_was_saved(path, tmp_path):
+  items = ["mesh.data=4", "optimizer.multipliers=(('a', 2.0), ('b', 0.0))"]
+  config = load_config(str(path), items)
+  with config.unlocked():
+    config.mesh.fsdp = 2
+  saved = json.dumps(config.to_dict())
+  (tmp_path / "config.json").write_text(saved)
+  assert saved_config(tmp_path).to_dict() == config.to_dict()
+  again = saved_config(tmp_path, ["mesh.fsdp=1", "micro_batches=auto"])
+  assert again.mesh.fsdp == 1 and again.micro_batches == "auto"
+  with pytest.raises(ValueError, match="did you mean 'steps'"):
+    saved_config(tmp_path, ["stepz=3"])
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (None, "no run to go on with"),
+    ("{", "is no config of this version"),
+    ("[1]", "is no config of this version"),
+    ('{"was_once": 3}', "config.was_once is no setting"),
+  ],
+)
+def test_folders_without_a_saved_config(text, message, tmp_path):
+  if text is not None:
+    (tmp_path / "config.json").write_text(text)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    saved_config(tmp_path)

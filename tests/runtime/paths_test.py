@@ -43,10 +43,16 @@ def test_nobodys_home_is_refused(capsys):
 
 
 def test_every_flag_but_words_is_a_name(home):
-  args = argparse.Namespace(out="~/d", question="~ 5 km?", k=3, bm25=True)
+  args = argparse.Namespace(
+    out="~/d", question="~ 5 km?", k=3, bm25=True, rungs=["a=~/b", "c"]
+  )
   expand_paths(args)
   assert args == argparse.Namespace(
-    out=f"{home}/d", question="~ 5 km?", k=3, bm25=True
+    out=f"{home}/d",
+    question="~ 5 km?",
+    k=3,
+    bm25=True,
+    rungs=[f"a={home}/b", "c"],
   )
 
 

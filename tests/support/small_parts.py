@@ -15,6 +15,7 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.families import describe
 from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
+from odqa_jax.models.unified_reader import UnifiedConfig, UnifiedReader
 from odqa_jax.reading.system import ReadingSystem, make_system
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.retriever import Retriever
@@ -36,6 +37,13 @@ def save_extractive_reader(
   """The workdir of an extractive reader."""
   network = ExtractiveReader(SpanConfig(_bert(corpus)))
   return _save(network, corpus, workdir, seed, span_length=8)
+
+
+def save_unified_reader(corpus: Corpus, workdir: Path, seed: int = 0) -> Path:
+  """The workdir of a unified reader with vectors of four numbers."""
+  network = UnifiedReader(UnifiedConfig(_bert(corpus), embedding_dim=4))
+  more = {"span_length": 8, "passage_first": True, "objective": "dpr"}
+  return _save(network, corpus, workdir, seed, **more)
 
 
 def random_system(task: str, data: Path, seed: int = 0) -> ReadingSystem:

@@ -20,6 +20,7 @@ from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.models.dual_encoder import DualEncoder
 from odqa_jax.runtime.checkpoint import read_extra, restore_params
+from odqa_jax.runtime.config import saved_config
 from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.mesh import make_mesh, padded_size, replicated, to_global
 from odqa_jax.runtime.settings import read_settings
@@ -133,10 +134,19 @@ def test_configured_steps_are_the_updates_made(toy_config, tmp_path):
   assert read_extra(folder, 5)["loader"] == {"next_index": 5}
 
 
+SMALL_SHARED = {
+  "model.preset": "mobilebert-tiny",
+  "model.shared": True,
+  "model.projection": "truncate",
+  "model.embedding_dim": 32,
+}
+
+
 @pytest.mark.slow
-def test_eight_devices_give_the_gradient_of_one(toy_config):
+@pytest.mark.parametrize("model", [{}, SMALL_SHARED], ids=["", "mobilebert"])
+def test_eight_devices_give_the_gradient_of_one(toy_config, model):
   """With hard negatives: every passage of every device is a candidate."""
-  config = toy_config(**EXACT | {"data.hard_negatives": 2})
+  config = toy_config(**EXACT | {"data.hard_negatives": 2} | model)
   one, eight = gradients(config, 1), gradients(config, 8)
   assert relative_difference(one, eight) < 1e-5
 
@@ -282,6 +292,19 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(
     params_of(tmp_path / "whole"), params_of(tmp_path / "killed")
   )
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
+
+
+def test_a_run_is_extended_by_more_steps(toy_config, tmp_path):
+  """And then goes on by what it was last told; fewer steps are refused."""
+  train(toy_config(steps=4), tmp_path)
+  assert train(toy_config(steps=6), tmp_path)["steps"] == 6
+  again = saved_config(tmp_path, ["steps=7"])
+  assert again.to_dict() == toy_config(steps=7).to_dict()
+  assert train(saved_config(tmp_path), tmp_path)["steps"] == 6
+  with pytest.raises(ValueError, match=r"config\.steps was 6 and is 5"):
+    train(toy_config(steps=5), tmp_path)
+  with pytest.raises(ValueError, match=r"config\.seed was .* and is 3"):
+    train(toy_config(steps=9, seed=3), tmp_path)
 
 
 @pytest.mark.slow

@@ -107,6 +107,11 @@ class Corpus:
       )
     return self.any_tokenizer
 
+  @property
+  def leaky(self) -> bool:
+    """Whether questions that are measured on have filtered its passages."""
+    return bool(self.manifest["made_from"].get("leaky"))
+
   def __len__(self) -> int:
     return self.manifest["count"]
 

@@ -7,6 +7,7 @@ loaders, gathering, plans and inference all read it. Axes:
     l  tokens of a passage   r  question in the reader's vocabulary
     i  tokens of a reader's input   t  tokens of an answer
     m  rows that a question may not retrieve   o  places of an answer
+    p  tokens of a passage alone, beside pairs of l
 
 Padding is a suffix everywhere, and lengths say how many tokens are real.
 """
@@ -74,6 +75,18 @@ SPANS: Fields = {
   "answer_starts": Field("b k o", "first token of an answer; −1: none"),
   "answer_ends": Field("b k o", "its last token"),
 }
+# For what retrieves and reads: the same passages without their question.
+ALONE: Fields = {
+  "passage_ids": Field("b k p", "[CLS] passage [SEP], for the retriever"),
+  "passage_lengths": Field("b k", "their tokens"),
+  "run_scores": Field("b k", "of the retriever of the run", np.float32),
+}
+# ---- Filled by a teacher ----
+TEACHER: Fields = {
+  "teacher_start": Field("b k l", "its logits of first tokens", np.float32),
+  "teacher_end": Field("b k l", "of last tokens", np.float32),
+  "teacher_passage": Field("b k", "of passages", np.float32),
+}
 IRRELEVANT: Fields = {
   "irrelevant": Field("b k", "whether no question needs it", np.bool_)
 }
@@ -95,10 +108,14 @@ PAIRS = {**QUESTION, **PASSAGES, **MASK}
 # ... or questions, whose passages are retrieved by the training loop.
 QUESTIONS = {**QUESTION, **READER_QUESTION, **ANSWER, **RETRIEVABLE, **MASK}
 RETRIEVED = {**QUESTIONS, **PASSAGES, **READER_INPUT, **ANSWER_PLACES}
-# Passages that a retriever found before: to rerank, to read, to prune.
+# Passages that a retriever found before: to rerank, to read, to prune; or one
+# that it found beside one that it did not.
 RANKED = {**PAIR_INPUTS, **MASK}
 READ = {**PAIR_INPUTS, **SPANS, **MASK}
 JUDGED = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
+FOUND = {**PAIR_INPUTS, **IRRELEVANT, **MASK}
+# Passages to retrieve and to read, of which the first alone has an answer.
+UNIFIED = {**QUESTION, **ALONE, **PAIR_INPUTS, **SPANS, **MASK}
 # What a search takes of a batch, in the order of its arguments.
 SEARCHED = (*QUESTION, *RETRIEVABLE, "reader_question_lengths")
 
@@ -175,7 +192,7 @@ def bucket_count(count: int, most: int) -> int:
 
 
 def pad_tokens(
-  token_lists: Sequence[Sequence[int]], length: int, pad_id: int
+  token_lists: Sequence[Sequence[int] | np.ndarray], length: int, pad_id: int
 ) -> tuple[Int32[np.ndarray, "n l"], Int32[np.ndarray, " n"]]:
   """Token lists as one array; what is longer than `length` is cut."""
   ids = np.full((len(token_lists), length), pad_id, np.int32)

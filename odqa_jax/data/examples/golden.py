@@ -1,7 +1,7 @@
 """Gold passages and random others, by which a pruner tells what is needed.
 
     golden = golden_passages(questions, corpus, negatives=2, seed=1234)
-    examples = GoldenExamples(golden, corpus, length=256, title=True)
+    examples = GoldenExamples(golden, JudgedPassages(corpus, …))
 
 "Pruning the Index Contents for Memory Efficient Open-Domain QA" trains on the
 gold passages of NQ's train questions with two random others each, 58,876 · 3 =
@@ -18,7 +18,8 @@ from jaxtyping import Bool, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.passages import PassageTexts
-from odqa_jax.data.examples.batch import Batch, bucket_length
+from odqa_jax.data.examples.batch import Batch
+from odqa_jax.data.examples.judged import JudgedPassages
 from odqa_jax.data.questions.sets import Question
 
 
@@ -142,33 +143,23 @@ def split_by_gold(
 
 
 class GoldenExamples:
-  """One passage each, title and text, with whether it is irrelevant.
-
-  The tokens are the corpus's own, packed as for the retriever: what a pruner
-  learns from is what it will score the corpus by.
+  """One passage each, with whether it is irrelevant.
 
   Args:
     golden: from `golden_passages`.
-    corpus: the evidence.
-    length: longest passage in tokens.
-    title: whether passages begin with their title.
+    passages: how they are packed.
 
   Attributes:
     left_out: questions without an example, by reason.
   """
 
-  def __init__(
-    self, golden: Golden, corpus: Corpus, *, length: int, title: bool
-  ) -> None:
-    self.golden = golden
-    self.corpus = corpus
-    self.length = length
-    self.title = title
+  def __init__(self, golden: Golden, passages: JudgedPassages) -> None:
     self.left_out = golden.left_out
-    self._lengths = corpus.packed_lengths(length, title=title)
+    self._golden = golden
+    self._passages = passages
 
   def __len__(self) -> int:
-    return len(self.golden.rows)
+    return len(self._golden.rows)
 
   def batch(
     self,
@@ -178,15 +169,7 @@ class GoldenExamples:
   ) -> Batch:
     """The examples `indices`, of which this process holds `rows`."""
     del rng
-    pad = bucket_length(self._lengths[self.golden.rows[indices]], self.length)
-    local = self.golden.rows[indices[rows]]
-    ids, lengths = self.corpus.passage_inputs(local, pad, title=self.title)
-    return {
-      "ids": ids[:, None],
-      "lengths": lengths[:, None],
-      "first_lengths": lengths[:, None],
-      "passage_rows": local[:, None].astype(np.int32),
-      "passage_mask": np.ones((len(local), 1), bool),
-      "irrelevant": self.golden.irrelevant[indices[rows]][:, None],
-      "example_mask": np.ones(len(local), bool),
-    }
+    table, irrelevant = self._golden.rows, self._golden.irrelevant
+    return self._passages.batch(
+      table[indices][:, None], irrelevant[indices][:, None], rows
+    )

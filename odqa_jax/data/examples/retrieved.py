@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.passages import PassageTexts
@@ -46,10 +46,13 @@ class RetrievedQuestions:
     self.corpus = corpus
     self.questions: list[Question] = []
     self._rows: list[Int[np.ndarray, " k"]] = []
+    self._scores: list[Float[np.ndarray, " k"]] = []
     for questions, ranking in sets:
       check_aligned(ranking, questions)
       self.questions += questions
-      self._rows += [rows[rows >= 0] for rows in ranking.rows]
+      real = ranking.rows >= 0
+      self._rows += [x[r] for x, r in zip(ranking.rows, real, strict=True)]
+      self._scores += [x[r] for x, r in zip(ranking.scores, real, strict=True)]
     if not any(len(rows) for rows in self._rows):
       raise ValueError(
         f"config.data.run: no passage is left for any of {len(self)} "
@@ -67,6 +70,10 @@ class RetrievedQuestions:
   def candidates(self, i: int) -> Int[np.ndarray, " k"]:
     """Rows that the run has for question i, best first; may be none."""
     return self._rows[i]
+
+  def scores(self, i: int) -> Float[np.ndarray, " k"]:
+    """What the run gives these."""
+    return self._scores[i]
 
   def golds(self, i: int) -> list[int]:
     """Rows of all its gold passages that the corpus has."""

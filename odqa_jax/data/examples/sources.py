@@ -9,28 +9,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples import batch
 from odqa_jax.data.examples.answers import AnswerExamples
+from odqa_jax.data.examples.found import (
+  NO_POOL,
+  FoundExamples,
+  Pool,
+  answering_rows,
+  positive_rows,
+  times_found,
+  validation_pool,
+)
 from odqa_jax.data.examples.golden import GoldenExamples, golden_passages
 from odqa_jax.data.examples.ict import IctExamples
+from odqa_jax.data.examples.judged import JudgedPassages
 from odqa_jax.data.examples.loader import Examples, tell_left_out
 from odqa_jax.data.examples.pairs import PairExamples
 from odqa_jax.data.examples.reranking import RerankingExamples
-from odqa_jax.data.examples.retrieved import open_retrieved
+from odqa_jax.data.examples.retrieved import (
+  RetrievedQuestions,
+  open_retrieved,
+)
 from odqa_jax.data.examples.salient import SalientExamples
 from odqa_jax.data.examples.spans import SpanExamples
+from odqa_jax.data.examples.unified import UnifiedExamples
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.mining.spans import Spans
-from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.runtime.settings import DataSettings, nearest
 from odqa_jax.text.pairs import PairVocabulary
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 # Of what the task trains: a generative reader, or a network that reads pairs.
 Vocabulary = ReaderVocabulary | PairVocabulary
-# A set of passages to prune by is the same in every run.
-_GOLDEN_SEED = 1234
+# Passages drawn once, to prune or to measure by, are the same in every run.
+_DRAWN_SEED = 1234
 
 
 def ict_examples(
@@ -90,16 +106,17 @@ def pair_examples(
   )
 
 
+def _questions(folders: str) -> list[Question]:
+  """The questions of sets, separated by commas, as one."""
+  return [q for name in folders.split(",") for q in QuestionSet(Path(name))]
+
+
 def answer_examples(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
   """Questions with answers, for tasks with a reader; several sets as one."""
   assert isinstance(vocabulary, ReaderVocabulary)
-  questions = [
-    question
-    for folder in data.questions.split(",")
-    for question in QuestionSet(Path(folder))
-  ]
+  questions = _questions(data.questions)
   return AnswerExamples(
     questions,
     corpus,
@@ -174,31 +191,87 @@ def span_examples(
   )
 
 
+def unified_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """What a retriever found, of which one passage holds the answer."""
+  return UnifiedExamples(
+    **_of_a_run(data, corpus, vocabulary),
+    candidates=data.candidates,
+    passage_length=data.passage_length,
+    span_length=data.span_length,
+    occurrences=data.occurrences,
+    passage_first=data.passage_first,
+  )
+
+
 def golden_examples(
   data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
 ) -> Examples:
-  """Gold passages, and others at random.
+  """Gold passages, and others at random."""
+  passages = _judged(data, corpus, vocabulary)
+  questions = _questions(data.questions)
+  golden = golden_passages(
+    questions, corpus, negatives=data.random_negatives, seed=_DRAWN_SEED
+  )
+  return GoldenExamples(golden, passages)
+
+
+def found_examples(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> Examples:
+  """What a retriever found for questions, and what it did not.
 
   Raises:
-    ValueError: if the corpus was made with another tokenizer than the pruner's.
+    ValueError: if questions of the validation pool are trained on.
   """
-  mine = _pair_vocabulary(corpus, vocabulary).fingerprint
-  if mine != corpus.tokenizer.fingerprint:
-    raise ValueError(
-      f"{corpus.directory} was made with the tokenizer "
-      f"{corpus.tokenizer.fingerprint[:12]}, and the pruner reads ids of "
-      f"{mine[:12]}; prepare the corpus with the pruner's tokenizer."
-    )
-  questions = [
-    question
-    for folder in data.questions.split(",")
-    for question in QuestionSet(Path(folder))
-  ]
-  golden = golden_passages(
-    questions, corpus, negatives=data.random_negatives, seed=_GOLDEN_SEED
+  passages = _judged(data, corpus, vocabulary)
+  sets = [open_retrieved(data.questions, data.run, corpus)]
+  if data.leaky:
+    sets.append(open_retrieved(data.leaky_questions, data.leaky_run, corpus))
+  counts = sum(
+    (times_found(found, data.passages) for found in sets),
+    np.zeros(len(corpus), np.int64),
   )
-  return GoldenExamples(
-    golden, corpus, length=data.passage_length, title=data.title
+  pool = NO_POOL
+  if data.pool_questions:
+    pool = _pool(data, corpus, counts, sets[0])
+  return FoundExamples(counts, pool, passages, base=data.frequency_base)
+
+
+def _pool(
+  data: DataSettings,
+  corpus: Corpus,
+  counts: np.ndarray,
+  trained: RetrievedQuestions,
+) -> Pool:
+  """The validation pool that the settings describe."""
+  asked = _questions(data.pool_questions)
+  texts = {question.question for question in asked}
+  same = sum(question.question in texts for question in trained.questions)
+  if same:
+    raise ValueError(
+      f"config.data.questions={data.questions}: {same} of its questions are "
+      f"also in config.data.pool_questions={data.pool_questions}; take them "
+      "out, or name them as config.data.leaky_questions."
+    )
+  if data.pool_run:
+    found = open_retrieved(data.pool_questions, data.pool_run, corpus)
+    needed = answering_rows(found)
+  else:
+    needed = positive_rows(asked, corpus)
+  return validation_pool(counts, needed, size=data.pool_size, seed=_DRAWN_SEED)
+
+
+def _judged(
+  data: DataSettings, corpus: Corpus, vocabulary: Vocabulary | None
+) -> JudgedPassages:
+  """How passages alone are packed."""
+  return JudgedPassages(
+    corpus,
+    _pair_vocabulary(corpus, vocabulary).tokenizer,
+    length=data.passage_length,
+    title=data.title,
   )
 
 
@@ -224,7 +297,20 @@ SOURCES: dict[str, Source] = {
   "salient": Source(salient_examples, batch.QUESTIONS, ("spans",)),
   "retrieved": Source(reranking_examples, batch.RANKED, ("questions", "run")),
   "retrieved_spans": Source(span_examples, batch.READ, ("questions", "run")),
+  "unified": Source(unified_examples, batch.UNIFIED, ("questions", "run")),
   "golden": Source(golden_examples, batch.JUDGED, ("questions",)),
+  "found": Source(
+    found_examples,
+    batch.FOUND,
+    (
+      "questions",
+      "run",
+      "pool_questions",
+      "pool_run",
+      "leaky_questions",
+      "leaky_run",
+    ),
+  ),
 }
 
 

@@ -25,6 +25,49 @@ from odqa_jax.text.pairs import Pair, PairVocabulary
 _CHUNK = 256
 
 
+def token_spans(
+  text: str,
+  question: Question,
+  pair: Pair,
+  encoding: tokenizers.Encoding,
+  *,
+  longest: int,
+  most: int,
+) -> tuple[list[Span], Counter[str]]:
+  """Places of a question's answers in an input.
+
+  Args:
+    text: of the passage.
+    question: with its answers.
+    pair: the input.
+    encoding: of the text, as it was put into the pair.
+    longest: tokens of the longest answer.
+    most: places; the first are taken.
+
+  Returns:
+    First and last token of each, and how many are no places, by reason.
+  """
+  occurrences = answer_spans(text, question.answers, question.answer_type)
+  starts, ends = zip(*encoding.offsets, strict=True)
+  kept = pair.context_end - pair.context_start
+  spans: dict[Span, None] = {}
+  dropped: Counter[str] = Counter()
+  for occurrence in occurrences:
+    span = token_span(occurrence, starts, ends)
+    if span is None:
+      dropped["without tokens"] += 1
+    elif span[1] >= kept:
+      dropped["cut off"] += 1
+    elif span[1] - span[0] >= longest:
+      dropped[f"above {longest} tokens"] += 1
+    elif len(spans) < most:
+      first, last = (pair.context_start + place for place in span)
+      spans[first, last] = None
+    else:
+      dropped[f"beyond {most} in a passage"] += 1
+  return list(spans), dropped
+
+
 class SpanExamples:
   """A question with its passages and all places of its answers in them.
 
@@ -169,27 +212,14 @@ class SpanExamples:
     pair: Pair,
     encoding: tokenizers.Encoding,
   ) -> tuple[list[Span], Counter[str]]:
-    """Places of the answers in an input; and how many are none, by reason."""
-    text = self.found.corpus.text(row)
-    occurrences = answer_spans(text, question.answers, question.answer_type)
-    starts, ends = zip(*encoding.offsets, strict=True)
-    kept = pair.context_end - pair.context_start
-    spans: dict[Span, None] = {}
-    dropped: Counter[str] = Counter()
-    for occurrence in occurrences:
-      span = token_span(occurrence, starts, ends)
-      if span is None:
-        dropped["without tokens"] += 1
-      elif span[1] >= kept:
-        dropped["cut off"] += 1
-      elif span[1] - span[0] >= self.span_length:
-        dropped[f"above {self.span_length} tokens"] += 1
-      elif len(spans) < self.occurrences:
-        first, last = (pair.context_start + place for place in span)
-        spans[first, last] = None
-      else:
-        dropped[f"beyond {self.occurrences} in a passage"] += 1
-    return list(spans), dropped
+    return token_spans(
+      self.found.corpus.text(row),
+      question,
+      pair,
+      encoding,
+      longest=self.span_length,
+      most=self.occurrences,
+    )
 
   def __len__(self) -> int:
     return len(self.numbers)

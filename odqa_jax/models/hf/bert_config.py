@@ -1,4 +1,4 @@
-"""The config.json of a published BERT, RoBERTa or ELECTRA, read and written."""
+"""The config.json of a published BERT or relative of it, read and written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,12 @@ from typing import Any
 
 from odqa_jax.models.bert import VARIANTS, BertConfig
 from odqa_jax.models.hf.folders import read_config, read_json
+from odqa_jax.models.mobilebert import (
+  ACTIVATIONS,
+  NORMS,
+  MobileBertConfig,
+  config_class,
+)
 from odqa_jax.runtime.files import write_json
 
 # (our field, name in a published config.json)
@@ -19,6 +25,21 @@ _FIELDS = (
   ("dropout", "hidden_dropout_prob"),
   ("attention_dropout", "attention_probs_dropout_prob"),
   ("eps", "layer_norm_eps"),
+)
+# Likewise, what a MobileBERT has besides: numbers, and choices.
+_MOBILE_NUMBERS = (
+  ("word_width", "embedding_size"),
+  ("inner_width", "intra_bottleneck_size"),
+  ("feed_forwards", "num_feedforward_networks"),
+)
+_MOBILE_CHOICES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+  ("trigrams", "trigram_input", (True, False)),
+  ("bottleneck", "use_bottleneck", (True, False)),
+  ("bottleneck_attention", "use_bottleneck_attention", (False, True)),
+  ("shared_bottleneck", "key_query_shared_bottleneck", (True, False)),
+  ("norm", "normalization_type", NORMS),
+  ("activation", "hidden_act", ACTIVATIONS),
+  ("pooler", "classifier_activation", (True, False)),
 )
 # What a config.json that leaves a key out stands for (transformers'
 # BertConfig); Google's own files have no layer_norm_eps. That the sizes are
@@ -45,12 +66,23 @@ VARIANT_DEFAULTS: dict[str, dict[str, Any]] = {
     "intermediate_size": 1024,
     "embedding_size": 128,
   },
+  "mobilebert": {
+    "hidden_size": 512,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "hidden_dropout_prob": 0.0,
+    "embedding_size": 128,
+    "intra_bottleneck_size": 128,
+    "num_feedforward_networks": 4,
+  },
 }
 # The padding, of which RoBERTa's positions know, and the ends of a text.
 _IDS: dict[str, dict[str, int]] = {
   "bert": {"pad_token_id": 0},
   "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
   "electra": {"pad_token_id": 0},
+  "mobilebert": {"pad_token_id": 0},
 }
 # What the names of classes begin with.
 _CLASSES = {
@@ -58,15 +90,17 @@ _CLASSES = {
   "dpr": ("DPR",),
   "roberta": ("Roberta",),
   "electra": ("Electra",),
+  "mobilebert": ("MobileBert",),
 }
-ENCODERS = ("bert", "dpr")
+# Those whose word pieces a corpus may have; RoBERTa's are of another kind.
+ENCODERS = ("bert", "dpr", "electra", "mobilebert")
 ALL = tuple(_CLASSES)
 
 
 def read_bert_config(
   directory: Path, kinds: tuple[str, ...] = ENCODERS
 ) -> dict[str, Any]:
-  """The config.json of a BERT, with or without DPR's projection.
+  """The config.json of a BERT or a relative, perhaps with DPR's projection.
 
   Args:
     directory: the folder.
@@ -88,11 +122,15 @@ def read_bert_config(
   }
   if given == "roberta":
     known["pad_token_id"] = (_IDS["roberta"]["pad_token_id"],)
+  if given == "mobilebert":
+    known |= {theirs: values for _, theirs, values in _MOBILE_CHOICES}
   defaults = {name: values[0] for name, values in known.items()}
   fields = [*_FIELDS, ("positions", "max_position_embeddings")]
   fields += [("projection", "projection_dim")]
   if given == "electra":
     fields += [("embedding_width", "embedding_size")]
+  if given == "mobilebert":
+    fields += _MOBILE_NUMBERS
   config = read_config(
     directory,
     defaults | CONFIG_DEFAULTS | own,
@@ -145,12 +183,27 @@ def bert_config(config: Mapping[str, Any]) -> BertConfig:
     )
   width = config["hidden_size"]
   narrow = config["embedding_size"] if variant == "electra" else width
-  return BertConfig(
+  own = {}
+  if variant == "mobilebert":
+    own = {ours: config[theirs] for ours, theirs in _MOBILE_NUMBERS}
+    own |= {ours: config[theirs] for ours, theirs, _ in _MOBILE_CHOICES}
+  return config_class(variant)(
     **{ours: config[theirs] for ours, theirs in _FIELDS},
+    **own,
     max_positions=most,
     variant=variant,
     embedding_width=narrow if narrow != width else None,
   )
+
+
+def class_name(config: BertConfig, task: str) -> str:
+  """The class of transformers for a network.
+
+  Args:
+    config: the network.
+    task: "Model", "ForQuestionAnswering" and the like.
+  """
+  return f"{_CLASSES[config.variant][0]}{task}"
 
 
 def write_config(directory: Path, config: BertConfig, **extra: Any) -> None:
@@ -166,6 +219,10 @@ def write_config(directory: Path, config: BertConfig, **extra: Any) -> None:
   fields |= _IDS[config.variant]
   if config.variant == "electra":
     fields["embedding_size"] = config.embedding_width or config.width
+  if isinstance(config, MobileBertConfig):
+    choices = ((ours, theirs) for ours, theirs, _ in _MOBILE_CHOICES)
+    for ours, theirs in (*_MOBILE_NUMBERS, *choices):
+      fields[theirs] = getattr(config, ours)
   content = {
     "model_type": config.variant,
     "hidden_act": "gelu",

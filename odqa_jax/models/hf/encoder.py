@@ -24,6 +24,7 @@ from odqa_jax.models.hf import folders
 from odqa_jax.models.hf import tensors as published
 from odqa_jax.models.hf.bert_config import (
   bert_config,
+  class_name,
   read_bert_config,
   write_config,
 )
@@ -134,6 +135,11 @@ def save_encoder(
       f"layout='dpr' with pooling={config.pooling!r}, normalise="
       f"{config.normalise}: DPR takes the first token's state as it is; use "
       "layout='sentence-transformers'."
+    )
+  if layout == "dpr" and config.bert.variant != "bert":
+    raise ValueError(
+      f"layout='dpr' for variant={config.bert.variant!r}: DPR's classes hold a "
+      "BERT; use layout='sentence-transformers'."
     )
   lengths = {
     "question_length": question_length,
@@ -308,9 +314,10 @@ def _save_one(
 ) -> None:
   """One encoder as a sentence-transformers folder."""
   projection = _projection(config, tree)
-  tree = {key: tree[key] for key in ("embeddings", "encoder")}
+  tree = {key: tree[key] for key in tree if key != "encode_proj"}
   published.write_tree(folder / "model.safetensors", tree, published.BERT)
-  write_config(folder, config.bert, architectures=["BertModel"])
+  architecture = class_name(config.bert, "Model")
+  write_config(folder, config.bert, architectures=[architecture])
   dense = folders.write_modules(folder, config, length)
   if dense:
     published.write_tree(

@@ -2,7 +2,7 @@
 
 `*ForSequenceClassification` with one label is a `Reranker` or a
 `PassageClassifier`, `*ForQuestionAnswering` and DPR's reader are an
-`ExtractiveReader`; `*` is Bert, Roberta or Electra.
+`ExtractiveReader`; `*` is Bert, Roberta, Electra or MobileBert.
 
 >>> from odqa_jax.models.hf.heads import load_scorer
 >>> from odqa_jax.models.passage_scorer import Reranker
@@ -23,6 +23,7 @@ from odqa_jax.models.hf import tensors as published
 from odqa_jax.models.hf.bert_config import (
   ALL,
   bert_config,
+  class_name,
   read_bert_config,
   write_config,
 )
@@ -33,6 +34,7 @@ from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
 
 # The parts that a folder may lack, by path in our tree.
 _HEADS = (
+  "filter",
   "classifier.dense",
   "classifier.out_proj",
   "qa_outputs",
@@ -47,7 +49,6 @@ _IGNORED = (
   "lm_head.",
   "discriminator_predictions.",
 )
-_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra"}
 # What BERT calls the two layers of its classifier.
 _POOLED = {
   "classifier.dense": "pooler.dense",
@@ -64,7 +65,7 @@ def read_body(
   """The encoder that the config.json of a folder describes.
 
   Args:
-    directory: the folder of a BERT, RoBERTa or ELECTRA, with any head.
+    directory: the folder of a BERT or a relative of it, with any head.
     dtype: dtype of the computation.
     scan: how the layers will run, see `BertConfig`.
 
@@ -206,7 +207,7 @@ def save_network(
 
   with new_folder(Path(directory).expanduser()) as folder:
     tokenizer.save(folder)
-    architecture = f"{_CLASS[bert.variant]}For{task}"
+    architecture = class_name(bert, f"For{task}")
     write_config(folder, bert, architectures=[architecture], **labels)
     path = folder / "model.safetensors"
     published.write_tree(path, dict(params), _layout(bert), prefixed)

@@ -8,6 +8,7 @@ its `Layout`; that of BERT is here, that of T5 in `t5.py`.
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _OTHER_WEIGHTS = (
   "tf_model.h5",
   "flax_model.msgpack",
 )
+# The number of a layer.
+_NUMBER = re.compile(r"^(encoder\.layer\.)\d+\.")
 # Differing tensors that an error lists.
 _LISTED = 40
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -51,7 +54,8 @@ class Layout:
     anchor: name of a tensor that every model has; what stands before it in a
       file is the prefix of all names.
     ignored: what the names of tensors begin with that we do without, prefix
-      off: heads and buffers.
+      off: heads, buffers, and what published classes make but never apply; with
+      `{}` for the number of a layer.
     rename: our dotted path, its leaf already called `weight` or `bias`, to the
       published name. `{}` in the name is the number of the layer: our leaf is
       the stack of all of them.
@@ -90,7 +94,14 @@ def _number_layers(name: str) -> str:
 
 BERT = Layout(
   anchor="embeddings.word_embeddings.weight",
-  ignored=("cls.", "pooler.", "embeddings.position_ids"),
+  ignored=(
+    "cls.",
+    "pooler.",
+    "embeddings.position_ids",
+    # Of a MobileBERT that does not use them.
+    "embeddings.embedding_transformation.",
+    "encoder.layer.{}.bottleneck.attention.",
+  ),
   rename=_number_layers,
   loader="AutoModel",
 )
@@ -250,7 +261,8 @@ def read_tree(
   ignored = [
     name
     for name in tensors.raw
-    if name not in wanted and name.startswith(layout.ignored)
+    if name not in wanted
+    and _NUMBER.sub(r"\1{}.", name).startswith(layout.ignored)
   ]
   shapes = {name: tensors.shape(name) for name in tensors.raw.keys() - ignored}
   _check_same(wanted, shapes, where)

@@ -225,11 +225,8 @@ class InBatchLoss:
       )(trained)
       return _widened(gradients), metrics
 
-    embeddings = _join(
-      jax.lax.map(
-        lambda x: encode(trained, x[1], _fold(rng, x[0])),
-        (jnp.arange(parts), _split(batch, parts)),
-      )
+    embeddings = in_parts(
+      lambda part, rng: encode(trained, part, rng), batch, rng, parts
     )
     cotangents, metrics = jax.grad(loss, has_aux=True)(embeddings)
 
@@ -238,6 +235,32 @@ class InBatchLoss:
       return pull(part[1])[0]
 
     return _accumulate(carry_on, (batch, cotangents), rng, parts), metrics
+
+
+def in_parts(
+  compute: Callable[[Batch, PRNGKeyArray | None], Any],
+  batch: Batch,
+  rng: PRNGKeyArray | None,
+  parts: int,
+) -> Any:
+  """What `compute` makes of each example, part by part.
+
+  A part's rng is the one that `SeparateLoss.gradients` gives it.
+
+  Args:
+    compute: (part of the batch, rng) → arrays of its examples.
+    batch: this device's examples.
+    rng: the same on every device.
+    parts: micro-batches; must divide the examples.
+  """
+  if parts == 1:
+    return compute(batch, rng)
+  return _join(
+    jax.lax.map(
+      lambda x: compute(x[1], _fold(rng, x[0])),
+      (jnp.arange(parts), _split(batch, parts)),
+    )
+  )
 
 
 def _fold(rng: PRNGKeyArray | None, number: Int[Array, ""]) -> Array | None:

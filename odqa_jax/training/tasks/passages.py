@@ -1,9 +1,10 @@
-"""Tasks that score the passages of a run: reranker, extractive reader, pruner.
+"""Tasks of networks that read passages: rerankers, readers, pruners, filters.
 
 All have one network, which reads a passage, alone or with its question; their
 parameters are `{component: tree}`. The losses of R2-D2 (Fajcik et al. 2021) and
 of "Pruning the Index Contents for Memory Efficient Open-Domain QA" are those of
-a question, so that passages of one are never divided over devices.
+a question, and a filter's those of two passages, so that passages of one
+example are never divided over devices.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from odqa_jax.models.extractive_reader import ExtractiveReader
 from odqa_jax.models.families import Components
-from odqa_jax.models.passage_scorer import PassageClassifier, Reranker
+from odqa_jax.models.passage_scorer import PassageScorer, Reranker
 from odqa_jax.objectives.extractive import dpr_reader_losses, extractive_losses
 from odqa_jax.objectives.pruning import binary_cross_entropy
 from odqa_jax.objectives.reranking import listwise_cross_entropy, listwise_hits
@@ -83,25 +84,50 @@ def pruner(settings: Settings, components: Components) -> Task:
   Every gold passage has `config.data.random_negatives` irrelevant ones beside
   it, which therefore weigh as much less.
   """
-  network: PassageClassifier = components["passage_classifier"]
-  weight_of_irrelevant = 1 / settings.data.random_negatives
+  weight = 1 / settings.data.random_negatives
+  role = "passage_classifier"
+  sums = _judging(components[role], role, weight=weight, needed=False)
+  return _task(settings, components, role, sums)
+
+
+def passage_filter(settings: Settings, components: Components) -> Task:
+  """Whether a retriever finds a passage for questions.
+
+  "Minimal Retrieve & Read", A.1: every example is a passage that was found and
+  one that was not, of equal weight.
+  """
+  role = "passage_filter"
+  sums = _judging(components[role], role, weight=1.0, needed=True)
+  return _task(settings, components, role, sums)
+
+
+def _judging(
+  network: PassageScorer, role: str, *, weight: float, needed: bool
+) -> Sums:
+  """The binary cross-entropy of scores of passages alone.
+
+  Args:
+    network: which scores them.
+    role: of its parameters.
+    weight: of passages whose score is to be high.
+    needed: whether these are the needed ones, or the irrelevant ones.
+  """
 
   def sums(params: Params, batch: Batch, rng: PRNGKeyArray | None) -> Metrics:
-    labels = batch["irrelevant"]
-    logits = network.score(
-      params["passage_classifier"], *_inputs(batch), rng=rng
-    ).reshape(labels.shape)
+    labels = batch["irrelevant"] != needed
+    logits = network.score(params[role], *_inputs(batch), rng=rng)
+    logits = logits.reshape(labels.shape)
     real = batch["example_mask"][:, None] & batch["passage_mask"]
-    weight = real.astype(jnp.float32)
-    total = jnp.sum(weight)
-    losses = binary_cross_entropy(logits, labels, weight=weight_of_irrelevant)
+    weights = real.astype(jnp.float32)
+    total = jnp.sum(weights)
+    losses = binary_cross_entropy(logits, labels, weight=weight)
     correct = (logits > 0) == labels
     return {
-      "loss": (jnp.sum(losses * weight), total),
-      "accuracy": (jnp.sum(correct * weight), total),
+      "loss": (jnp.sum(losses * weights), total),
+      "accuracy": (jnp.sum(correct * weights), total),
     }
 
-  return _task(settings, components, "passage_classifier", sums)
+  return sums
 
 
 def _inputs(batch: Batch) -> tuple[Array, Array, Array]:

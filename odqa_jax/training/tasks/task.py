@@ -6,11 +6,27 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from odqa_jax.data.examples.batch import RETRIEVED, Fields
+from odqa_jax.data.examples.batch import RETRIEVED, TEACHER, Fields
 from odqa_jax.models.families import Components
-from odqa_jax.reading.likelihoods import Params, ReadingConfig
+from odqa_jax.reading.likelihoods import Batch, Params, ReadingConfig
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.tasks.losses import Loss
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondUpdate:
+  """Another update in the same step, at the weights that the first has made.
+
+  Attributes:
+    remember: (parameters, batch, rng) → arrays of the batch's examples: what
+      the loss must know of the weights before both updates. They get no
+      gradient.
+    loss: what is minimised, on the batch with these arrays. Its rng is that of
+      `remember`, so that dropout makes no difference between the two.
+  """
+
+  remember: Callable[[Params, Batch, PRNGKeyArray | None], Batch]
+  loss: Loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +43,7 @@ class Task:
     rates: (path regex, learning rate) of parameters that have their own.
     dtypes: (path regex, dtype) of f32 parameters that the networks cast to a
       narrower type wherever they use them: they travel in it.
+    second: what a step does after the update by `loss`; None: nothing.
   """
 
   init: Callable[[PRNGKeyArray], Params]
@@ -36,6 +53,12 @@ class Task:
   reading: ReadingConfig | None = None
   rates: tuple[tuple[str, float], ...] = ()
   dtypes: tuple[tuple[str, str], ...] = ()
+  second: SecondUpdate | None = None
+
+  @property
+  def updates(self) -> int:
+    """How often a step changes the weights."""
+    return 1 if self.second is None else 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +69,19 @@ class Needs:
     components: the roles of the networks that it is given.
     fields: what the loader fills of a batch.
     retrieval: whether the loop retrieves the passages of every batch.
+    teacher: whether a teacher reads every batch.
   """
 
   components: tuple[str, ...]
   fields: Fields
   retrieval: bool = False
+  teacher: bool = False
 
   @property
   def batch(self) -> Fields:
     """What the step gets."""
+    if self.teacher:
+      return {**self.fields, **TEACHER}
     return RETRIEVED if self.retrieval else self.fields
 
 

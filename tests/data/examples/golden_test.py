@@ -12,12 +12,12 @@ from odqa_jax.data.examples.golden import (
   golden_passages,
   split_by_gold,
 )
+from odqa_jax.data.examples.judged import JudgedPassages
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.runtime.settings import DataSettings
-from odqa_jax.text.pairs import PairVocabulary
-from odqa_jax.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from odqa_jax.text.byte_pairs import SPECIAL_TOKENS, BytePairTokenizer
 
 
 @pytest.fixture
@@ -105,7 +105,8 @@ def test_parts_have_the_sizes_of_the_source():
 
 def test_batches_are_the_passages_of_the_corpus(corpus, questions):
   golden = golden_passages(questions, corpus, negatives=2, seed=0)
-  examples = GoldenExamples(golden, corpus, length=64, title=True)
+  passages = JudgedPassages(corpus, corpus.tokenizer, length=64, title=True)
+  examples = GoldenExamples(golden, passages)
   batches = train_batches(examples, 12, seed=0, rows=slice(0, 12))
   seen = []
   for _ in range(25):
@@ -132,9 +133,34 @@ def test_the_source_golden(toy_data, corpus):
   assert len(load_examples(data, corpus)) == 300
   more = dataclasses.replace(data, random_negatives=4)
   assert len(load_examples(more, corpus)) == 500
-  other = Tokenizer({name: i for i, name in enumerate(SPECIAL_TOKENS)})
-  with pytest.raises(ValueError, match="prepare the corpus with the pruner's"):
-    load_examples(data, corpus, PairVocabulary(other))
+
+
+def test_a_network_of_another_vocabulary_reads_the_texts(corpus, questions):
+  golden = golden_passages(questions, corpus, negatives=2, seed=0)
+  letters = [*SPECIAL_TOKENS, *map(chr, range(97, 123)), "Ġ", "A", "T", "."]
+  letters += [str(i) for i in range(10)]
+  other = BytePairTokenizer({t: i for i, t in enumerate(letters)}, [])
+  passages = JudgedPassages(corpus, other, length=48, title=True)
+  batch = GoldenExamples(golden, passages).batch(
+    np.arange(6), np.random.default_rng(0), slice(2, 5)
+  )
+  check_batch(batch, JUDGED)
+  rows = golden.rows[2:5]
+  assert batch["passage_rows"][:, 0].tolist() == rows.tolist()
+  for i, row in enumerate(rows.tolist()):
+    title, text = other.encode_batch([corpus.title(row), corpus.text(row)])
+    ids = [other.cls_id, *title, other.sep_id, other.sep_id, *text]
+    ids = [*ids[:47], other.sep_id]
+    assert batch["lengths"][i, 0] == len(ids) == 48
+    assert batch["ids"][i, 0].tolist() == ids
+  bare = JudgedPassages(corpus, other, length=300, title=False)
+  batch = GoldenExamples(golden, bare).batch(
+    np.arange(3), np.random.default_rng(0), slice(0, 1)
+  )
+  (text,) = other.encode_batch([corpus.text(int(golden.rows[0]))])
+  ids = [other.cls_id, *text, other.sep_id]
+  assert batch["ids"][0, 0, : len(ids)].tolist() == ids
+  assert np.all(batch["ids"][0, 0, len(ids) :] == other.pad_id)
 
 
 def test_what_cannot_be_drawn_is_refused(corpus):

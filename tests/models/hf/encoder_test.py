@@ -1,5 +1,6 @@
 """Published folders read and written, against torch and file by file."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,9 +20,15 @@ from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.hf import minilm
 from odqa_jax.models.hf.encoder import load_encoder, save_encoder
 from odqa_jax.models.hf.minilm import fetch_minilm
+from odqa_jax.models.mobilebert import MobileBertConfig
 
 TINY = BertConfig(
   vocab_size=40, width=16, layers=3, heads=2, mlp_dim=24, max_positions=12
+)
+ELECTRA = dataclasses.replace(TINY, variant="electra", embedding_width=6)
+MOBILE = MobileBertConfig(
+  **{"vocab_size": 40, "width": 16, "layers": 2, "heads": 2, "mlp_dim": 24},
+  **{"max_positions": 12, "word_width": 6, "inner_width": 8},
 )
 IDS = np.random.default_rng(0).integers(5, 40, (4, 10), np.int32)
 LENGTHS = np.array([10, 3, 7, 1], np.int32)
@@ -317,6 +324,24 @@ def test_what_is_saved_loads_unchanged(tmp_path, fields, layout):
   }
 
 
+@pytest.mark.parametrize("bert", [ELECTRA, MOBILE], ids=lambda c: c.variant)
+def test_relatives_are_retrievers_too(tmp_path, bert):
+  config = EncoderConfig(
+    bert, shared=True, projection="truncate", embedding_dim=4
+  )
+  _, params = encoder_and_params(config)
+  save(tmp_path / "out", config, params)
+  got, got_params, facts = load_encoder(tmp_path / "out")
+  assert got.passage_token_type == 1
+  assert got == dataclasses.replace(config, passage_type=1)
+  assert_equal(got_params, params)
+  assert facts["ignored"] == []
+  for side in SIDES:
+    written = json.loads((tmp_path / "out" / side / "config.json").read_text())
+    (name,) = written["architectures"]
+    assert name.lower() == f"{bert.variant}model"
+
+
 def test_compute_options_are_the_callers(tmp_path):
   folder = bert_folder(tmp_path / "m")
   config, _, _ = load_encoder(folder, dtype="bfloat16", scan=False)
@@ -542,10 +567,11 @@ def test_saving_never_overwrites_and_leaves_nothing_half_written(tmp_path):
     ({}, "onnx", "layout='onnx' is unknown"),
     ({"pooling": "mean"}, "dpr", "pooling='mean'"),
     ({"normalise": True}, "dpr", "normalise=True"),
+    ({"bert": ELECTRA}, "dpr", "layout='dpr' for variant='electra'"),
   ],
 )
 def test_saving_what_the_layout_cannot_say(tmp_path, fields, layout, message):
-  config = EncoderConfig(TINY, **fields)
+  config = EncoderConfig(**{"bert": TINY} | fields)
   with pytest.raises(ValueError, match=message):
     save(tmp_path / "m", config, {}, layout=layout)
   assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import Ranking, write_run
 from odqa_jax.models import dual_encoder
-from odqa_jax.models.bert import BertConfig
+from odqa_jax.models.bert import BertConfig, apply_bert
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.heads import save_network
 from odqa_jax.models.passage_scorer import Reranker, ScorerConfig
@@ -40,6 +40,7 @@ RECIPES = {
   "reranker": "reranker",
   "extractive": "extractive_reader",
   "pruner": "passage_classifier",
+  "filter": "passage_filter",
 }
 SIZES = {"width": 16, "layers": 1, "heads": 2, "mlp_dim": 32}
 
@@ -236,6 +237,37 @@ def test_a_pruner_weighs_both_kinds_alike():
   )
 
 
+def test_a_filter_learns_which_of_two_passages_was_found():
+  task, network, params, batch = made("filter")
+  assert params["passage_filter"]["filter"]["kernel"].shape == (16, 1)
+  scores = outputs(network, params["passage_filter"], batch)
+  needed = ~np.asarray(batch["irrelevant"])
+  # −log σ(s) of what was found, −log(1 − σ(s)) of what was not.
+  chances = 1 / (1 + np.exp(-scores))
+  losses = -np.log(np.where(needed, chances, 1 - chances))
+  kept = np.asarray(batch["passage_mask"] & batch["example_mask"][:, None])
+  loss, metrics = jax.jit(lambda *x: task.loss(*x, None))(params, batch)
+  np.testing.assert_allclose(loss, losses[kept].mean(), rtol=1e-5)
+  accuracy = ((scores > 0) == needed)[kept].mean()
+  np.testing.assert_allclose(
+    np.divide(*metrics["accuracy"]), accuracy, rtol=1e-6
+  )
+
+
+def test_a_filter_scores_the_state_of_the_first_token():
+  _, network, params, batch = made("filter")
+  params = params["passage_filter"]
+  ids = batch["ids"][:, 0]
+  lengths, first = batch["lengths"][:, 0], batch["first_lengths"][:, 0]
+  states = jax.jit(
+    lambda p: apply_bert(BERT, p, ids, lengths, first_lengths=first)
+  )(params)
+  vector = np.asarray(params["filter"]["kernel"], np.float64)[:, 0]
+  scores = jax.jit(network.score)(params, ids, lengths, first)
+  expected = np.asarray(states[:, 0], np.float64) @ vector
+  np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_an_extractive_reader_learns_starts_over_all_passages():
   task, network, params, batch = made("extractive")
   scores = outputs(network, params["extractive_reader"], batch)
@@ -270,18 +302,21 @@ def test_the_reader_of_dpr_has_no_bilinear_head():
   }  # fmt: skip
 
 
-def test_no_layout_changes_the_gradient():
-  task, _, params, batch = made("extractive")
+@pytest.mark.parametrize("recipe", ["extractive", "filter"])
+def test_no_layout_changes_the_gradient(recipe):
+  task, _, params, batch = made(recipe)
   whole = jax.jit(jax.grad(lambda p: task.loss(p, batch, None)[0]))(params)
   mesh = make_mesh(devices=jax.devices()[:4])
-  settings = settings_of("extractive", micro_batches=2)
+  settings = settings_of(recipe, micro_batches=2)
   layout = make_layout(settings, task, mesh, params)
   placed = jax.device_put(
     params,
     jax.tree.map(lambda x: NamedSharding(mesh, x), layout.specs),
   )
   found, _ = jax.jit(
-    lambda p, b: batch_gradients(p, b, None, task=task, layout=layout, parts=2)
+    lambda p, b: batch_gradients(
+      p, b, None, loss=task.loss, layout=layout, parts=2
+    )
   )(placed, to_global(mesh, jax.tree.map(np.asarray, batch)))
   jax.tree.map(
     # In float32, summed in another order.
@@ -345,6 +380,6 @@ def test_what_is_planned_is_what_is_loaded():
   for recipe in RECIPES:
     settings = settings_of(recipe)
     shapes = abstract_batch(settings, check_names(settings), None)
-    n = {"reranker": 4, "extractive": 4, "pruner": 1}[recipe]
-    l = 64 if recipe == "pruner" else 96
+    n = {"reranker": 4, "extractive": 4, "pruner": 1, "filter": 2}[recipe]
+    l = 64 if recipe in ("pruner", "filter") else 96
     assert shapes["ids"].shape[1:] == (n, l)
