@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.reading.answer_scoring import load_scoring
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import quantize
@@ -39,7 +40,8 @@ CHOICES = {
   "weights": WEIGHTS,
   "text": ("exact", "tokens"),
 }
-_PACKED = ("corpus", "index", RETRIEVER, READER)
+_NEEDED = ("corpus", "index", RETRIEVER, READER)
+_PACKED = (*_NEEDED, "scoring")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def pack_system(
   system = open_for_answering(directory)
   _check_parts(system)
   corpus = Corpus(system.paths["corpus"])
-  made_from = {n: system.hashes[n] for n in _PACKED}
+  made_from = {n: x for n, x in system.hashes.items() if n in _PACKED}
   about = {
     "made_from": made_from,
     "options": dataclasses.asdict(options),
@@ -137,7 +139,7 @@ def _check_parts(system: SystemFolder) -> None:
         "its index and corpus, and an extractive reader; assemble a system of "
         "these."
       )
-  for name in _PACKED:
+  for name in _NEEDED:
     if name not in system.paths:
       raise ValueError(
         f"{system.directory}: has no {name}, which a pack needs; assemble a "
@@ -173,19 +175,26 @@ def _add_networks(
     )
   networks = {
     RETRIEVER: (described, retriever.params[side]),
-    READER: (_reading(reader.description), reader.params),
+    READER: (_reading(reader.description, system), reader.params),
   }
   return add_networks(writer, networks, weights, compress=compress)
 
 
-def _reading(description: Mapping[str, Any]) -> dict[str, Any]:
-  """What a reader is, and how its inputs are made."""
+def _reading(
+  description: Mapping[str, Any], system: SystemFolder
+) -> dict[str, Any]:
+  """What a reader is, how its inputs are made, and how it chooses."""
+  chosen: dict[str, Any] = {"rank_weight": None, "read_k": None}
+  if "scoring" in system.paths:
+    scoring = load_scoring(system.paths["scoring"])
+    chosen = {"rank_weight": scoring.rank_weight, "read_k": scoring.read_k}
   names = ("question_length", "pair_length", "span_length", "title")
   return {
     **description["config"],
     **{name: description[name] for name in names},
     "passage_first": description.get("passage_first", True),
     "objective": description.get("objective", "independent"),
+    **chosen,
   }
 
 

@@ -83,6 +83,7 @@ def build(args: argparse.Namespace, path: Path) -> None:
   described = dataclasses.asdict(config) | {"output_dim": 128} | lengths
   reading = dataclasses.asdict(network.config) | lengths
   reading |= {"title": True, "passage_first": False, "objective": "dpr"}
+  reading |= {"rank_weight": None, "read_k": None}
   networks = {RETRIEVER: (described, params), READER: (reading, reader)}
   tokenizer = retriever.tokenizer
   texts = real_texts(args.data)

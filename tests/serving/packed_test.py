@@ -15,12 +15,14 @@ import odqa_jax
 from odqa_jax.models.bert import BertConfig, apply_bert
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
+from odqa_jax.models.mobilebert import MobileBertConfig
 from odqa_jax.reading.extract import score_passages
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving.pack_parts import add_networks, add_rows
 from odqa_jax.serving.packed import search
 from odqa_jax.serving.packed.container import Pack, PackWriter
-from odqa_jax.serving.packed.network import encode, gelu, question_vector
+from odqa_jax.serving.packed.layers import gelu
+from odqa_jax.serving.packed.network import encode, question_vector
 from odqa_jax.serving.packed.search import Rows
 from odqa_jax.serving.packed.spans import read_passage
 from odqa_jax.serving.packed.tensors import quantised, read_weights
@@ -46,7 +48,7 @@ def bert(**more):
 def random_params(network, seed=0):
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
+    lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32),
     jax.eval_shape(network.init, jax.random.key(0)),
   )
 
@@ -61,9 +63,27 @@ def packed(path, described, params, weights="f32"):
   return config, read_weights(pack, "network", {})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+MOBILE = {
+  "plain": {},
+  "norms": {"norm": "layer_norm", "activation": "gelu", "trigrams": False},
+  "thin": {"bottleneck_attention": True, "feed_forwards": 1},
+  "wide": {"bottleneck": False, "feed_forwards": 2},
+}
+
+
+def mobilebert(**more):
+  return MobileBertConfig(
+    vocab_size=50, width=24, layers=2, heads=3, mlp_dim=32, max_positions=40,
+    word_width=8, inner_width=12, scan=False, **more,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *MOBILE])
 def test_bert_is_flaxs(tmp_path, variant):
-  config = bert(**VARIANTS[variant])
+  if variant in MOBILE:
+    config = mobilebert(**MOBILE[variant])
+  else:
+    config = bert(**VARIANTS[variant])
   params = random_params(ExtractiveReader(SpanConfig(config)))
   described = {"bert": config.__dict__}
   mine, weights = packed(tmp_path / "p.odqa", described, params)

@@ -120,6 +120,10 @@ class PackedSystem:
   def __len__(self) -> int:
     return len(self.rows)
 
+  def read_k(self, k: int) -> int:
+    """How many passages of k are read where nothing is said: as was tuned."""
+    return min(k, self._config[READER]["read_k"] or k)
+
   def search(
     self, question: str, k: int
   ) -> tuple[Float32[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
@@ -176,6 +180,7 @@ class PackedSystem:
       log_scores={n: np.stack([s.log_scores[n] for s in found]) for n in names},
       log_sums={n: np.array([s.log_sums[n] for s in found]) for n in names},
       objective=config["objective"],
+      rank_weight=config["rank_weight"],
     )
 
   def _pair(
