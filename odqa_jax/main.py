@@ -1,8 +1,9 @@
 """The command line: one sub-command per stage; flags only, no logic.
 
-The last line on stdout is JSON with the command's figures; progress and logs
-go to stderr. The exit code is 0 on success, 2 on bad input (with one line that
-says what, where, and what to do), 130 when stopped by Ctrl-C or SIGTERM.
+The last line on stdout is JSON with the command's figures (of `odqa answer
+--json`, all lines are answers); progress and logs go to stderr. The exit code
+is 0 on success, 2 on bad input (with one line that says what, where, and what
+to do), 130 when stopped by Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from odqa_jax.commands import (
   prune,
   rerank,
   search,
+  serve,
   teach,
   train,
   wikipedia,
@@ -52,6 +54,7 @@ COMMANDS: dict[str, ModuleType] = {
   "assemble": assemble,
   "pack": pack,
   "answer": answer,
+  "serve": serve,
   "fuse": fuse,
   "prune": prune,
   "footprint": footprint,
@@ -70,6 +73,7 @@ _COMPILED = (
   "rerank",
   "evaluate",
   "answer",
+  "serve",
   "prune",
   "demo",
 )
@@ -172,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 130
-  if is_primary():
+  if is_primary() and figures is not None:
     print(json.dumps(figures))
   return 0
 

@@ -24,6 +24,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_system(parser)
   add_spans(parser)
   add("--question", help="one question, answered on the screen")
+  add(
+    "--json",
+    action="store_true",
+    help="on the screen, a line of JSON for each question",
+  )
   add("--questions", help="a file or prepared set; needs --out")
   add_format(parser)
   add("--run", help="extractive reader: what is read, found by odqa search")
@@ -47,8 +52,17 @@ def _check(args: argparse.Namespace, *, pack: bool) -> None:
     raise ValueError(
       "give --system DIR, or --checkpoint DIR with --corpus DIR."
     )
-  if (args.question is None) == (args.questions is None):
+  if args.question is not None and args.questions is not None:
     raise ValueError("give --question TEXT, or --questions FILE with --out.")
+  if args.questions is not None and args.json:
+    raise ValueError("--json is for the screen; --out FILE has lines of JSON.")
+  if args.question is None and args.questions is None:
+    for name in ("batch_size", "exclude_self"):
+      if getattr(args, name):
+        raise ValueError(
+          f"--{name.replace('_', '-')} needs --questions FILE or --question "
+          "TEXT; leave it out to be asked."
+        )
   if args.questions is None and (args.candidates or args.run):
     raise ValueError("--run and --candidates need --questions FILE.")
   if (args.questions is None) != (args.out is None):
@@ -62,8 +76,8 @@ def _check(args: argparse.Namespace, *, pack: bool) -> None:
     raise ValueError("--question is empty; ask something.")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-  """Answers one question on the screen, or a set into a file."""
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+  """Answers on the screen, one question or any number, or a set into a file."""
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.questions.sets import Question
   from odqa_jax.retrieval.backends.table import read_backend
@@ -86,6 +100,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       f"--read-k {args.read_k} is for an extractive reader; --k says how many "
       f"passages {args.checkpoint} reads."
     )
+  if args.questions is None and (args.question is None or args.json):
+    return _ask(args, sources, pack=pack)
   if args.candidates is not None:
     check_output(args.candidates, [args.questions, args.run], CANDIDATES)
   if args.questions is None:
@@ -99,6 +115,54 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if sources is not None:
     return _answer_with_spans(args, sources, questions)
   return _answer_with_reader(args, questions)
+
+
+def _ask(
+  args: argparse.Namespace, sources: Any, *, pack: bool
+) -> dict[str, Any] | None:
+  """Questions one after the other: typed, or lines of a pipe."""
+  import sys
+
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.serving.answering import (
+    Answering,
+    SpanSystem,
+    open_answering,
+    open_writing,
+  )
+  from odqa_jax.serving.extraction import load_parts
+  from odqa_jax.serving.prompt import ask, piped_questions, typed_questions
+
+  options = {"k": args.k}
+  if pack or sources is not None:
+    options |= {"read_k": args.read_k, "spans": args.spans, "merge": args.merge}
+  system: Answering
+  if pack:
+    system = open_answering(args.system, **options)
+  elif sources is not None:
+    corpus = open_corpus(args.corpus)
+    parts = load_parts(sources, corpus, beams=args.beams)
+    system = SpanSystem("system", parts, corpus, **options)
+  elif args.index is None:
+    raise ValueError("--index DIR is needed; it is made when absent.")
+  else:
+    options |= {"beams": args.beams, "backend": args.backend}
+    system = open_writing(
+      "system",
+      args.checkpoint,
+      open_corpus(args.corpus),
+      args.index,
+      reader_corpus=args.reader_corpus,
+      **options,
+    )
+  if args.question is not None:
+    asked = ask(system, [args.question], as_json=args.json)
+  elif sys.stdin.isatty():
+    asked = ask(system, typed_questions(), as_json=args.json)
+  else:
+    asked = ask(system, piped_questions(), as_json=args.json)
+  # Of JSON lines every line is an answer.
+  return None if args.json else {"questions": asked}
 
 
 def _answer_with_reader(
@@ -119,6 +183,8 @@ def _answer_with_reader(
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.progress import progress_bar
+  from odqa_jax.serving.prompt import show_passages
+  from odqa_jax.serving.views import written_view
 
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
   system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
@@ -152,6 +218,9 @@ def _answer_with_reader(
   if args.out is None:
     if is_primary():
       print(show_answer(args.question, answers[0]))
+      print(
+        show_passages(written_view(args.question, answers[0], system.corpus))
+      )
     return answer_record(answers[0]) | {"question": args.question, "k": k}
   if is_primary():
     write_answers(args.out, questions, answers)
@@ -172,7 +241,7 @@ def _answer_with_pack(
   system = open_packed(args.system)
   k = min(_FOUND, len(system)) if args.k is None else args.k
   k = possible_k(k, system.texts)
-  read_k = k if args.read_k is None else args.read_k
+  read_k = system.read_k(k) if args.read_k is None else args.read_k
   sizes = {"k": k, "read_k": read_k, "most": args.spans}
   found = read_questions(system, questions, **sizes)
   options = {"k": read_k, "most": args.spans, "merge": args.merge}
@@ -198,6 +267,8 @@ def _answer_with_spans(
   from odqa_jax.reading.records import show_spans, span_record, write_answers
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.serving.extraction import open_extraction, span_measures
+  from odqa_jax.serving.prompt import show_passages
+  from odqa_jax.serving.views import span_view
 
   for flag, unused in (("beams", 1), ("batch_size", None)):
     if args.reader is None and getattr(args, flag) != unused:
@@ -222,6 +293,10 @@ def _answer_with_spans(
   if args.out is None:
     if is_primary():
       print(show_spans(args.question, answers[0]))
+      view = span_view(
+        args.question, answers[0], extraction.passages, 0, corpus
+      )
+      print(show_passages(view))
     return span_record(answers[0]) | {"question": args.question}
   figures: dict[str, Any] = {"k": k, "read_k": args.read_k or k}
   figures["answers"] = args.out

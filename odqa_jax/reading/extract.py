@@ -284,6 +284,7 @@ def read_spans(
   *,
   most: int,
   batch_tokens: int | None = None,
+  sizes: Mapping[int, int] | None = None,
 ) -> Iterator[PassageSpans]:
   """Reads the passages of every question; one result for each, in order.
 
@@ -293,6 +294,7 @@ def read_spans(
     rows: of the corpus, for each question; −1: no passage, left out.
     most: spans that are kept of a passage.
     batch_tokens: padded tokens at once; by default what suits the devices.
+    sizes: see `batch_sizes`; None: what suits these passages.
 
   Raises:
     ValueError: for scores that are not finite.
@@ -300,7 +302,7 @@ def read_spans(
   if batch_tokens is None:
     batch_tokens = bulk_tokens(jax.default_backend(), jax.local_device_count())
   chosen = [row[row >= 0].tolist() for row in rows]
-  sizes: dict[int, int] = {}
+  sizes = dict(sizes or {})
   for start, stop in _groups(chosen):
     some = chosen[start:stop]
     texts = [

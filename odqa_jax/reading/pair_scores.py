@@ -11,7 +11,7 @@ every question has.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -102,6 +102,7 @@ def rerank(
   questions: Sequence[Question],
   corpus: Corpus,
   *,
+  sizes: Mapping[int, int] | None = None,
   progress: Progress | None = None,
 ) -> Ranking:
   """The same passages of every question by a reranker's scores, best first.
@@ -113,7 +114,9 @@ def rerank(
   """
   check_aligned(ranking, questions)
   texts = [question.question for question in questions]
-  scores = score_pairs(scorer, texts, ranking.rows, corpus, progress=progress)
+  scores = score_pairs(
+    scorer, texts, ranking.rows, corpus, sizes=sizes, progress=progress
+  )
   order = np.argsort(-scores, axis=1, kind="stable")
   return Ranking(
     ranking.question_ids,
@@ -130,6 +133,7 @@ def score_pairs(
   *,
   piece: int = PIECE,
   batch_tokens: int | None = None,
+  sizes: Mapping[int, int] | None = None,
   progress: Progress | None = None,
 ) -> Float32[np.ndarray, "n k"]:
   """Scores passages with their questions, packed as in training.
@@ -144,6 +148,7 @@ def score_pairs(
     piece: places of the ranking whose pairs are sorted together.
     batch_tokens: tokens (with padding) of a batch; by default what suits the
       devices.
+    sizes: see `batch_sizes`; None: what suits these pairs.
     progress: called with this process's places done and in all.
 
   Returns:
@@ -165,7 +170,7 @@ def score_pairs(
       progress(done + pairs, total)
 
   running = _run(
-    scorer, map(packer.pack, mine), piece, tokens, packer.count, scored
+    scorer, map(packer.pack, mine), piece, tokens, packer.count, scored, sizes
   )
   for part, (places, values) in zip(mine, running, strict=True):
     finite = np.isfinite(values)
@@ -241,15 +246,16 @@ def _run(
   batch_tokens: int,
   count: int,
   scored: Callable[[int], None],
+  given: Mapping[int, int] | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """(places, scores) of every piece, in their order.
 
   The next piece is tokenised and started before the last one's scores are
-  fetched, so the devices do not wait for it. The first piece with passages
-  chooses the lengths that are compiled for. `scored` is told of every batch how
-  many pairs of its piece have been fetched.
+  fetched, so the devices do not wait for it. Unless the sizes are given, the
+  first piece with passages chooses the lengths that are compiled for. `scored`
+  is told of every batch how many pairs of its piece have been fetched.
   """
-  sizes: dict[int, int] = {}
+  sizes = dict(given or {})
 
   def started() -> Iterator[tuple[_Piece, list[tuple[np.ndarray, Array]]]]:
     for piece in pieces:

@@ -169,6 +169,7 @@ def answer_with_spans(
   merge: bool = False,
   generator: GenerativeReader | None = None,
   fusion: Fusion | None = None,
+  sizes: Mapping[int, int] | None = None,
 ) -> Iterator[list[SpanAnswers]]:
   """Answers every question; its passages are read once for all cutoffs.
 
@@ -183,6 +184,7 @@ def answer_with_spans(
     generator: scores the spans too, and writes an answer of its own; for one
       cutoff alone.
     fusion: decides in place of the extractive reader alone.
+    sizes: see `read_spans`.
 
   Raises:
     ValueError: see `check_fusion`, `read_spans`; or for several cutoffs with a
@@ -193,7 +195,13 @@ def answer_with_spans(
     check_fusion(fusion, [*passages.scores, ROLE, *more])
   cutoffs = cutoffs or (passages.rows.shape[1],)
   extracted = _extracted(
-    reader, questions, passages, most=most, cutoffs=cutoffs, merge=merge
+    reader,
+    questions,
+    passages,
+    most=most,
+    cutoffs=cutoffs,
+    merge=merge,
+    sizes=sizes,
   )
   if generator is not None:
     if len(cutoffs) > 1:
@@ -214,11 +222,12 @@ def _extracted(
   most: int,
   cutoffs: Sequence[int],
   merge: bool,
+  sizes: Mapping[int, int] | None,
 ) -> Iterator[list[SpanAnswers]]:
   """What the extractive reader finds, for every cutoff."""
   corpus = reader.inputs.corpus
   texts = [question.question for question in questions]
-  found = read_spans(reader, texts, passages.rows, most=most)
+  found = read_spans(reader, texts, passages.rows, most=most, sizes=sizes)
   for i, (question, spans) in enumerate(zip(questions, found, strict=True)):
     real = passages.rows[i] >= 0
     scores = {n: x[i][real].astype(float) for n, x in passages.scores.items()}

@@ -103,6 +103,21 @@ def size_for(length: int, batch_tokens: int, *, rows: int, devices: int) -> int:
   return devices * min(max(batch_tokens // (length * devices), 1), most)
 
 
+def steady_sizes(
+  max_length: int, batch_tokens: int, *, rows: int, devices: int
+) -> dict[int, int]:
+  """`batch_sizes` that suit any lengths: quarters of the longest.
+
+  For small jobs of one after the other, which then share few programs.
+  """
+  quarters = {-(-max_length * i // (4 * STEP)) * STEP for i in (1, 2, 3)}
+  lengths = sorted({n for n in quarters if n < max_length} | {max_length})
+  return {
+    length: size_for(length, batch_tokens, rows=rows, devices=devices)
+    for length in lengths
+  }
+
+
 def divide(
   ordered: Int[np.ndarray, " n"], sizes: Mapping[int, int]
 ) -> list[Piece]:

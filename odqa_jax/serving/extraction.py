@@ -41,10 +41,14 @@ from odqa_jax.reading.span_answers import (
 )
 from odqa_jax.reading.span_likelihoods import GenerativeReader
 from odqa_jax.reading.system import load_system
-from odqa_jax.reading.trained_scorer import load_trained_scorer
+from odqa_jax.reading.trained_scorer import (
+  TrainedScorer,
+  load_trained_scorer,
+)
 from odqa_jax.reading.unified import holds_unified, load_unified
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import Retriever, load_retriever
+from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.serving.system_folder import component_version
 
@@ -122,6 +126,29 @@ class Sources:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parts:
+  """What answers, loaded once for any number of questions.
+
+  Attributes:
+    reader: the extractive reader.
+    generator: the generative reader; None without one.
+    reranker: None without one.
+    retriever: None where a run has been found.
+    index: of the retriever.
+    versions: component → what a fusion knows it by.
+    fusion: None: the extractive reader decides.
+  """
+
+  reader: SpanReader
+  generator: GenerativeReader | None
+  reranker: TrainedScorer | None
+  retriever: Retriever | None
+  index: Searchable | None
+  versions: Mapping[str, str]
+  fusion: Fusion | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Extraction:
   """Parts that are open, and what was found.
 
@@ -187,31 +214,66 @@ def open_extraction(
   Raises:
     ValueError: if a part is missing or does not fit the others.
   """
-  sources.check()
   if read_k is not None and not 1 <= read_k <= k:
     raise ValueError(f"--read-k {read_k}: choose from 1 to --k {k}.")
+  # All are loaded before the search, which may take long.
+  parts = load_parts(sources, corpus, batch_size=batch_size, beams=beams)
+  if parts.retriever is None or parts.index is None:
+    ranking = _read_run(str(sources.run), questions, corpus)
+  else:
+    ranking = rank_passages(
+      parts.retriever,
+      parts.index,
+      corpus,
+      questions,
+      k=k,
+      exclude_self=sources.exclude_self,
+    )
+  reranked = None
+  if sources.reranked is not None:
+    reranked = _read_run(sources.reranked, questions, corpus)
+  elif parts.reranker is not None:
+    some = ranking.cut(k)
+    with progress_bar("rerank", some.rows.size, "pairs") as update:
+      reranked = rerank(
+        parts.reranker, some, questions, corpus, progress=update
+      )
+  return Extraction(
+    parts.reader,
+    parts.generator,
+    ranking,
+    reranked,
+    Passages.of(ranking, reranked, read_k or k),
+    parts.versions,
+    parts.fusion,
+  )
+
+
+def load_parts(
+  sources: Sources,
+  corpus: Corpus,
+  *,
+  batch_size: int | None = None,
+  beams: int = 1,
+) -> Parts:
+  """Loads the parts; see `open_extraction`.
+
+  Raises:
+    ValueError: if a part is missing or does not fit the others.
+  """
+  sources.check()
   versions, fusion = sources.versions(), None
   if sources.fusion is not None:
     fusion = load_fusion(sources.fusion)
     check_fusion(fusion, [*versions])
-  # All are loaded before the search, which may take long.
   reader, retriever = _load_both(sources, corpus)
   generator = _load_generator(sources, corpus, batch_size, beams)
-  reranker = None
+  reranker = index = None
   if sources.reranker is not None:
     reranker = load_trained_scorer(sources.reranker, "reranker")
-  ranking = _found(sources, retriever, questions, corpus, k)
-  reranked = None
-  if sources.reranked is not None:
-    reranked = _read_run(sources.reranked, questions, corpus)
-  elif reranker is not None:
-    some = ranking.cut(k)
-    with progress_bar("rerank", some.rows.size, "pairs") as update:
-      reranked = rerank(reranker, some, questions, corpus, progress=update)
-  passages = Passages.of(ranking, reranked, read_k or k)
-  return Extraction(
-    reader, generator, ranking, reranked, passages, versions, fusion
-  )
+  if retriever is not None and sources.index is not None:
+    index = make_index(retriever, corpus, sources.index, sources.backend)
+  return Parts(reader, generator, reranker, retriever, index, versions, fusion)
 
 
 def _load_both(
@@ -239,27 +301,6 @@ def _load_generator(
   if batch_size is None:
     batch_size = default_batch_size(system, system.config.k)
   return GenerativeReader(system, batch_size, beams)
-
-
-def _found(
-  sources: Sources,
-  retriever: Retriever | None,
-  questions: Sequence[Question],
-  corpus: Corpus,
-  k: int,
-) -> Ranking:
-  """What the retriever finds, or has found."""
-  if sources.run is not None:
-    return _read_run(sources.run, questions, corpus)
-  assert retriever is not None and sources.index is not None
-  return rank_passages(
-    retriever,
-    make_index(retriever, corpus, sources.index, sources.backend),
-    corpus,
-    questions,
-    k=k,
-    exclude_self=sources.exclude_self,
-  )
 
 
 def _read_run(

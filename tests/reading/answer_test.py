@@ -657,7 +657,9 @@ def test_a_set_into_a_file(capsys, toy_data, workdir, make_index, tmp_path):
 @pytest.mark.parametrize(
   "flags, message",
   [
-    ([], "give --question TEXT, or --questions FILE with --out"),
+    ([], "--index DIR is needed"),
+    (["--questions", "b", "--out", "c", "--json"], "--json is for the screen"),
+    (["--batch-size", "2"], "--batch-size needs --questions"),
     (["--question", "a", "--questions", "b"], "give --question TEXT"),
     (["--questions", "b"], "go together"),
     (["--question", "a", "--out", "b"], "go together"),
