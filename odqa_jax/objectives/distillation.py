@@ -56,8 +56,7 @@ def divergence(
 
   wanted = log_probs(teacher)
   probs = jnp.where(allowed, jnp.exp(wanted), 0.0)
-  gaps = jnp.where(allowed, wanted - log_probs(student), 0.0)
-  return jnp.sum(probs * gaps, axis=axis)
+  return jnp.sum(probs * (wanted - log_probs(student)), axis=axis)
 
 
 def span_divergence(
