@@ -44,6 +44,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
       f"--host {host} --port {port}: {error.strerror or error}; name an "
       "address of this machine, and a port that you may take."
     ) from error
+  # Else another could take it too, as long as nobody listens.
+  bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
   return bound
 
 
@@ -90,6 +92,7 @@ def serve(app: ASGIApp, bound: socket.socket) -> None:
     timeout_graceful_shutdown=_GRACE_SECONDS,
     h11_max_incomplete_event_size=16384,
   )
+  bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   before = signal.getsignal(signal.SIGTERM)
   # The server raises the signal again that it ended for.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
