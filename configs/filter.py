@@ -1,15 +1,15 @@
 r"""A filter of passages: which of them a retriever finds for questions.
 
-"Minimal Retrieve & Read" (Yang and Seo 2021), Sec. 2.1 and A.1: RoBERTa-base
-with a linear score, batches of 9 passages that are among the first 200 of a
-question and 9 others, seen floor(log10 f + 1) times if f questions have found
-them (base 2 for TriviaQA), rate 1e-5, dropout 0.1, gradients of at most 2.0,
-1,000 steps of warm-up, one epoch, measured every 2,000 steps on 893 passages
-that answer EfficientQA's dev questions and 9,107 others. Weight decay (none),
-length and titles are a choice of this project, and so is that the questions are
-those of training alone. The paper also takes those of dev and test:
-`--config.data.leaky=True` with `leaky_questions` and `leaky_run`; what such a
-filter makes says so.
+"Designing a Minimal Retrieve-and-Read System for Open-Domain QA" (Yang and Seo
+2021), Sec. 2.1 and A.1: RoBERTa-base with a linear score, batches of 9 passages
+that are among the first 200 of a question and 9 others, seen floor(log10 f + 1)
+times if f questions have found them (base 2 for TriviaQA), rate 1e-5, dropout
+0.1, gradients of at most 2.0, 1,000 steps of warm-up, one epoch, measured every
+2,000 steps on 893 passages that answer EfficientQA's dev questions and 9,107
+others. Weight decay (none), length and titles are a choice of this project, and
+so is that the questions are those of training alone. The paper also takes those
+of dev and test: `--config.data.leaky=True` with `leaky_questions` and
+`leaky_run`; what such a filter makes says so.
 
     odqa search --checkpoint work/sup --index work/index --corpus data/corpus \
       --questions data/questions/nq-train --k 200 --out train.trec

@@ -142,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
-      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and `odqa plan`."
+      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and "
+      "`odqa plan`."
     )
   # Orbax logs tracebacks of what it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -241,7 +241,7 @@ def _answer_with_pack(
   system = open_packed(args.system)
   k = min(_FOUND, len(system)) if args.k is None else args.k
   k = possible_k(k, system.texts)
-  read_k = k if args.read_k is None else args.read_k
+  read_k = system.read_k(k) if args.read_k is None else args.read_k
   sizes = {"k": k, "read_k": read_k, "most": args.spans}
   found = read_questions(system, questions, **sizes)
   options = {"k": read_k, "most": args.spans, "merge": args.merge}

@@ -153,16 +153,22 @@ def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
     raise ValueError("--bm25 searches a corpus; give it without a pack.")
   questions = open_questions(args.questions, args.format, args.columns)
   system = open_packed(args.system)
+  k = possible_k(args.k, system.texts)
+  read_k = args.read_k
+  if read_k is None and system.read_k(k) < k:
+    read_k = system.read_k(k)
   figures = measure_pack(
     system,
     questions,
-    k=possible_k(args.k, system.texts),
-    read_k=args.read_k,
+    k=k,
+    read_k=read_k,
     most=args.spans,
     merge=args.merge,
     qrels=args.qrels,
   )
-  return {"corpus": system.pack.about["corpus"], "system": figures}
+  about = system.pack.about
+  label = {"leaky": True} if about.get("leaky") else {}
+  return {"corpus": about["corpus"], **label, "system": figures}
 
 
 def _read_spans(

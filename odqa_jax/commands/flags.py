@@ -189,7 +189,9 @@ def names_pack(args: argparse.Namespace) -> bool:
   unused = ("run", "reranked", "exclude_self", "candidates", "batch_size")
   scored = ("rank_weight", "scoring", "tune_scoring")
   for flag in (*unused, *scored):
-    if getattr(args, flag, None):
+    given = getattr(args, flag, None)
+    # A weight of 0 is given too.
+    if given is not None and given is not False:
       raise ValueError(
         f"--{flag.replace('_', '-')} is not for a pack, and {args.system} is "
         "one; leave the flag out, or name the system that was packed."

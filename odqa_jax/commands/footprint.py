@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "rungs",
     nargs="+",
     metavar="NAME=PATH",
-    help="in their order: a system folder, any folder, or a file",
+    help="in their order: a system folder, a packed system, or any folder",
   )
   add(
     "--em",

@@ -172,8 +172,8 @@ class PassageClassifier(PassageScorer):
 class PassageFilter(PassageScorer):
   """Scores passages alone: the higher, the likelier a question needs it.
 
-  Source: "Minimal Retrieve & Read", Sec. 2.1: s = v·w of v, the first token's
-  last hidden state, and a learned vector w.
+  Source: "Designing a Minimal Retrieve-and-Read System", Sec. 2.1: s = v·w of
+  the first token's last hidden state v and a learned vector w.
   """
 
   name = "filter"

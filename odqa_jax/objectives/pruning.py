@@ -21,7 +21,8 @@ def binary_cross_entropy(
 
   "Pruning the Index Contents for Memory Efficient Open-Domain QA" trains on two
   irrelevant passages (y = 1) for each gold one, and so weighs them by 1/2. In
-  "Minimal Retrieve & Read", A.1, y = 1 are passages to keep, as many as others.
+  "Designing a Minimal Retrieve-and-Read System", A.1, y = 1 are passages to
+  keep, as many as others.
 
   Args:
     logits: x, above 0 for y = 1.

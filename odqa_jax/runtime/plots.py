@@ -283,7 +283,9 @@ def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def plot_footprint(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-  """Draws exact match against the size, as Figure 1 of "Minimal R&R" does.
+  """Draws exact match against the size of systems.
+
+  Source: Figure 1 of "Designing a Minimal Retrieve-and-Read System".
 
   Args:
     rows: `{"name": …, "total": bytes, "em": share, "em_95": […], "leaky": …}`

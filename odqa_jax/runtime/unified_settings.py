@@ -13,8 +13,8 @@ class UnifiedSettings:
 
   teacher: str = key(
     "",
-    "distillation: an extractive reader that ranks passages (loss=dpr), or what "
-    "odqa teach has stored of one",
+    "distillation: an extractive reader that ranks passages (loss=dpr), or "
+    "what odqa teach has stored of one",
   )
   temperature: float = key(
     3.0, "τ of teacher and student, and of reconstruction", least=1e-6

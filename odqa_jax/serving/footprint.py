@@ -4,10 +4,11 @@
     rows = measure_ladder(rungs)
     print(footprint_table(rows))
 
-"Minimal Retrieve & Read", Sec. 3 and Table 3: the bytes of every rung of a
-ladder beside its exact match. A size is that of files, by their lengths; beside
-it stands what they and their folders take up on the disk, in its blocks, as
-`du` counts. Links are followed, and a file that several names have counts once.
+"Designing a Minimal Retrieve-and-Read System for Open-Domain QA", Sec. 3 and
+Table 3: the bytes of every rung of a ladder beside its exact match. A size is
+that of files, by their lengths; beside it stands what they and their folders
+take up on the disk, in its blocks, as `du` counts. Links are followed, and a
+file that several names have counts once.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ import numpy as np
 from odqa_jax.runtime.artifact import MANIFEST
 from odqa_jax.runtime.files import read_json
 from odqa_jax.runtime.report import text_table
+from odqa_jax.serving.pack import contents
+from odqa_jax.serving.packed.container import Pack, is_pack
 from odqa_jax.serving.system_folder import SYSTEM, open_system
 
 PARTS = ("runtime", "models", "index", "text", "tokenizer", "other")
@@ -64,7 +67,7 @@ class Rung:
 
   Attributes:
     name: what it is called.
-    path: a system folder, any other folder, or a file.
+    path: a system folder, a packed system, any other folder, or a file.
     runtime: what runs it; None: it is not counted.
     figures: what `odqa evaluate` has printed of it, as a file.
   """
@@ -126,7 +129,7 @@ class _Tally:
   Attributes:
     bytes: lengths of files.
     disk: blocks of files and folders, in bytes.
-    corpora: manifests of the corpora that were met, by fingerprint.
+    corpora: what a row says of the corpora that were met, by fingerprint.
   """
 
   def __init__(self) -> None:
@@ -157,7 +160,9 @@ class _Tally:
     manifest = _manifest(path) if part != "runtime" else {}
     kind = manifest.get("kind")
     if kind == "corpus":
-      self.corpora[manifest["fingerprint"]] = manifest
+      name, leaky = manifest["fingerprint"], manifest["made_from"].get("leaky")
+      found = {"passages": manifest["count"], "corpus": name}
+      self.corpora[name] = found | ({"leaky": True} if leaky else {})
     part = _OF_KIND.get(str(kind), part)
     if path.name in _TOKENIZER_FOLDERS and part != "runtime":
       part = "tokenizer"
@@ -237,6 +242,8 @@ def measure_rung(rung: Rung) -> dict[str, Any]:
       )
   if (rung.path / SYSTEM).is_file():
     _add_system(tally, rung.path)
+  elif is_pack(rung.path):
+    _add_pack(tally, rung.path)
   else:
     tally.add(rung.path, None)
   if rung.runtime is not None:
@@ -251,10 +258,8 @@ def measure_rung(rung: Rung) -> dict[str, Any]:
     "disk_total": sum(tally.disk.values()),
   }
   if len(tally.corpora) == 1:
-    ((fingerprint, manifest),) = tally.corpora.items()
-    row |= {"passages": manifest["count"], "corpus": fingerprint}
-    if manifest["made_from"].get("leaky"):
-      row["leaky"] = True
+    (found,) = tally.corpora.values()
+    row |= found
   if rung.figures is not None:
     row |= _exact_match(rung, row.get("corpus"))
   return row
@@ -272,6 +277,23 @@ def _add_system(tally: _Tally, folder: Path) -> None:
         if beside.is_dir():
           tally.add(beside, "tokenizer")
   tally.add(folder / SYSTEM, "other")
+
+
+def _add_pack(tally: _Tally, path: Path) -> None:
+  """Counts a packed system by its own table of contents.
+
+  Its blocks on the disk are divided as its bytes are.
+  """
+  sizes, about = contents(path), Pack(path).about
+  found = path.stat()
+  disk, whole = found.st_blocks * _BLOCK, found.st_size
+  for part in PARTS:
+    tally.bytes[part] += sizes[part]
+    tally.disk[part] += disk * sizes[part] // whole
+  tally.disk["other"] += disk - sum(disk * sizes[p] // whole for p in PARTS)
+  row = {"passages": about["count"]}
+  row |= {name: about[name] for name in ("corpus", "leaky") if about.get(name)}
+  tally.corpora[about.get("corpus", "")] = row
 
 
 # ---- Exact match ----

@@ -13,31 +13,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.models.bert import VARIANTS
+from odqa_jax.reading.answer_scoring import load_scoring
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.retriever import fit_to_index, load_retriever
-from odqa_jax.runtime.mesh import path_name, to_host
 from odqa_jax.runtime.progress import progress_bar
+from odqa_jax.serving.pack_parts import (
+  WEIGHTS,
+  add_networks,
+  add_rows,
+  add_tokenizer,
+)
 from odqa_jax.serving.pack_texts import add_texts, add_tokens
-from odqa_jax.serving.packed import container, search
+from odqa_jax.serving.packed import container
 from odqa_jax.serving.packed.container import PackWriter
 from odqa_jax.serving.packed.system import READER, RETRIEVER
-from odqa_jax.serving.packed.tensors import quantised
 from odqa_jax.serving.system_folder import SystemFolder, open_for_answering
 
 # What each part may be packed as, the exact one first.
 CHOICES = {
   "index": ("f32", "int8"),
-  "weights": ("f32", "f16", "int8"),
+  "weights": WEIGHTS,
   "text": ("exact", "tokens"),
 }
-_PACKED = ("corpus", "index", RETRIEVER, READER)
+_NEEDED = ("corpus", "index", RETRIEVER, READER)
+_PACKED = (*_NEEDED, "scoring")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,24 +109,25 @@ def pack_system(
   system = open_for_answering(directory)
   _check_parts(system)
   corpus = Corpus(system.paths["corpus"])
-  made_from = {n: system.hashes[n] for n in _PACKED}
+  made_from = {n: x for n, x in system.hashes.items() if n in _PACKED}
   about = {
     "made_from": made_from,
     "options": dataclasses.asdict(options),
     "count": len(corpus),
     "corpus": corpus.fingerprint,
+    "leaky": corpus.leaky,
     "tokenizer": corpus.tokenizer.fingerprint,
     "networks": {},
   }
   with PackWriter(out, about) as writer:
-    memory = _add_networks(writer, system, corpus, options)
+    memory = _add_networks(
+      writer, system, corpus, options.weights, compress=options.compress
+    )
     memory += _add_index(writer, system.paths["index"], options)
     with progress_bar("pack", len(corpus), "passages") as update:
       add = add_texts if options.text == "exact" else add_tokens
       memory += add(writer, corpus, update)
-    file = corpus.directory / "tokenizer" / "tokenizer.json"
-    data = np.frombuffer(file.read_bytes(), np.uint8)
-    writer.add("tokenizer", "tokenizer", data, xz=True)
+    add_tokenizer(writer, corpus.directory / "tokenizer" / "tokenizer.json")
     writer.about["memory"] = memory
   return {"passages": len(corpus), "bytes": contents(out)}
 
@@ -135,7 +140,7 @@ def _check_parts(system: SystemFolder) -> None:
         "its index and corpus, and an extractive reader; assemble a system of "
         "these."
       )
-  for name in _PACKED:
+  for name in _NEEDED:
     if name not in system.paths:
       raise ValueError(
         f"{system.directory}: has no {name}, which a pack needs; assemble a "
@@ -147,7 +152,9 @@ def _add_networks(
   writer: PackWriter,
   system: SystemFolder,
   corpus: Corpus,
-  options: PackOptions,
+  weights: str,
+  *,
+  compress: bool,
 ) -> int:
   """Adds what encodes questions and what reads; returns its bytes unpacked."""
   manifest = storage.read_manifest(system.paths["index"])
@@ -169,66 +176,27 @@ def _add_networks(
     )
   networks = {
     RETRIEVER: (described, retriever.params[side]),
-    READER: (_reading(reader.description), reader.params),
+    READER: (_reading(reader.description, system), reader.params),
   }
-  known: dict[str, dict[str, str]] = {}
-  size = 0
-  for role, (described, params) in networks.items():
-    variant = VARIANTS[described["bert"]["variant"]]
-    described["bert"]["first_position"] = variant.first_position
-    tensors = {}
-    leaves = jax.tree_util.tree_flatten_with_path(to_host(params))[0]
-    for path, leaf in leaves:
-      name, values = path_name(path), np.asarray(leaf, np.float32)
-      size += values.nbytes
-      content = f"{values.shape}{container.digest(values.tobytes()).hex()}"
-      if content not in known:
-        stored = f"models/{role}/{name}"
-        known[content] = _add_tensor(writer, stored, values, options)
-      tensors[name] = known[content]
-    writer.about["networks"][role] = {"config": described, "tensors": tensors}
-  return size
+  return add_networks(writer, networks, weights, compress=compress)
 
 
-def _reading(description: Mapping[str, Any]) -> dict[str, Any]:
-  """What a reader is, and how its inputs are made."""
+def _reading(
+  description: Mapping[str, Any], system: SystemFolder
+) -> dict[str, Any]:
+  """What a reader is, how its inputs are made, and how it chooses."""
+  chosen: dict[str, Any] = {"rank_weight": None, "read_k": None}
+  if "scoring" in system.paths:
+    scoring = load_scoring(system.paths["scoring"])
+    chosen = {"rank_weight": scoring.rank_weight, "read_k": scoring.read_k}
   names = ("question_length", "pair_length", "span_length", "title")
   return {
     **description["config"],
     **{name: description[name] for name in names},
     "passage_first": description.get("passage_first", True),
     "objective": description.get("objective", "independent"),
+    **chosen,
   }
-
-
-def _add_tensor(
-  writer: PackWriter, name: str, values: np.ndarray, options: PackOptions
-) -> dict[str, str]:
-  """Adds a tensor as the options say; returns where it is."""
-  compress = options.compress
-  if options.weights == "int8" and values.ndim > 1:
-    codes, scales = quantised(name, values)
-    writer.add(name, "models", codes, xz=compress)
-    writer.add(f"{name}/scales", "models", scales)
-    return {"part": name, "scales": f"{name}/scales"}
-  if options.weights != "f32":
-    values = _halved(name, values)
-  writer.add(name, "models", values, xz=compress)
-  return {"part": name}
-
-
-def _halved(name: str, values: np.ndarray) -> np.ndarray:
-  """In half precision.
-
-  Raises:
-    ValueError: for a weight beyond its range.
-  """
-  if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-    raise ValueError(
-      f"{name}: has weights above 65,504, which half precision does not hold; "
-      "pack with --weights f32."
-    )
-  return values.astype(np.float16)
 
 
 def _add_index(writer: PackWriter, path: Path, options: PackOptions) -> int:
@@ -248,11 +216,4 @@ def _add_index(writer: PackWriter, path: Path, options: PackOptions) -> int:
     else:
       floats = storage.float_rows(path, manifest, shard)
       rows[here], scales[here], _ = quantize(floats)
-  writer.add(search.CODES, "index", rows)
-  if narrow:
-    # Half precision holds shares of the largest well.
-    step = scales.max(initial=0) or np.float32(1)
-    halves = (scales / step).astype(np.float16)
-    writer.add(search.SCALES, "index", halves)
-    writer.add(search.STEP, "index", np.array([step], np.float32))
-  return rows.nbytes + 8 * count
+  return add_rows(writer, rows, scales if narrow else None)

@@ -2,6 +2,7 @@
 
 import lzma
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt16
@@ -53,10 +54,7 @@ def _blocks(corpus: Corpus) -> Iterator[tuple[bytes, int]]:
 
 
 def add_tokens(writer: PackWriter, corpus: Corpus, progress: Progress) -> int:
-  """Adds the token ids of titles and texts, coded by a model of themselves.
-
-  Returns:
-    Bytes of memory that a reader of them holds.
+  """Adds the token ids of titles and texts; see `add_token_ids`.
 
   Raises:
     ValueError: for a vocabulary of more than 65,535 ids.
@@ -67,24 +65,55 @@ def add_tokens(writer: PackWriter, corpus: Corpus, progress: Progress) -> int:
       f"{corpus.directory}: token ids go up to {vocab_size - 1}, and a pack "
       "codes those below 65,535; pack with --text exact."
     )
-  ids, counts, titles = _with_titles(corpus)
+  passages = _with_titles(corpus)
+  return add_token_ids(writer, passages, vocab_size, progress)
+
+
+class CodedPassages(NamedTuple):
+  """Passages as ids, an article's first with the title before its text.
+
+  Attributes:
+    ids: of all.
+    counts: ids of each.
+    title_counts: how many of them are the title's.
+    articles: ascending, the first row of each article.
+  """
+
+  ids: UInt16[np.ndarray, " t"]
+  counts: Int64[np.ndarray, " n"]
+  title_counts: Int64[np.ndarray, " n"]
+  articles: Int64[np.ndarray, " a"]
+
+
+def add_token_ids(
+  writer: PackWriter,
+  passages: CodedPassages,
+  vocab_size: int,
+  progress: Progress,
+) -> int:
+  """Adds ids, coded by a model of themselves; see `packed/token_coder.py`.
+
+  Returns:
+    Bytes of memory that a reader of them holds.
+  """
+  counts = passages.counts
   bounds = np.append(0, np.cumsum(counts))
-  tables = fit_tables(ids, bounds, vocab_size)
+  tables = fit_tables(passages.ids, bounds, vocab_size)
   model = NGramModel(tables)
   streams, words = [], []
   for start in range(0, len(counts), _CODED):
     some = bounds[start : start + _CODED + 1]
-    data, ends = model.encode(ids[some[0] : some[-1]], some - some[0])
+    ids = passages.ids[some[0] : some[-1]]
+    data, ends = model.encode(ids, some - some[0])
     streams.append(data)
     words.append(np.diff(ends, prepend=0) // 2)
     progress(min(start + _CODED, len(counts)))
   writer.add("text/streams", "text", np.frombuffer(b"".join(streams), np.uint8))
-  articles = np.asarray(corpus.article_starts)
   columns = {
     "words": np.concatenate(words),
     "counts": counts,
-    "title_counts": titles,
-    "articles": articles,
+    "title_counts": passages.title_counts,
+    "articles": passages.articles,
   }
   for name, values in columns.items():
     writer.add(f"text/{name}", "text", _narrow(values), xz=True)
@@ -109,16 +138,8 @@ def _narrow(values: np.ndarray) -> np.ndarray:
   return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
-def _with_titles(
-  corpus: Corpus,
-) -> tuple[
-  UInt16[np.ndarray, " t"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]
-]:
-  """Ids of all passages, an article's first with the title before its text.
-
-  Returns:
-    The ids, how many each passage has, and how many of these are the title's.
-  """
+def _with_titles(corpus: Corpus) -> CodedPassages:
+  """The ids of a corpus."""
   texts = np.diff(np.asarray(corpus.text_offsets))
   offsets = np.asarray(corpus.title_offsets)
   titles = np.zeros(len(corpus), np.int64)
@@ -135,4 +156,4 @@ def _with_titles(
     is_text[start : start + size] = False
     ids[start : start + size] = source[offsets[row] : offsets[row] + size]
   ids[is_text] = np.asarray(corpus.text_tokens)
-  return ids, counts, titles
+  return CodedPassages(ids, counts, titles, first)

@@ -251,13 +251,14 @@ def _hash(scores: Float[np.ndarray, " n"]) -> str:
   return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()
 
 
-def _finished(out: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:
+def _finished(out: Path, made_from: dict[str, Any]) -> dict[str, Any]:
   """The figures of a folder that this run would write; {} if it is not."""
   try:
     manifest = read_manifest(out, "pruned")
   except ValueError:
     return {}
-  if any(manifest["made_from"].get(k) != v for k, v in made_from.items()):
+  before = manifest["made_from"]
+  if any(before.get(k) != v for k, v in ({"leaky": None} | made_from).items()):
     return {}
   return {name: manifest[name] for name in _FIGURES} | _label(made_from)
 

@@ -11,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import last_line, run
-from small_parts import random_index, random_system
+from small_parts import (
+  random_index,
+  random_system,
+  save_extractive_reader,
+  write_random_run,
+)
 from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.evaluation.statistics import wilson_interval
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.plots import plot_footprint
@@ -26,6 +32,8 @@ from odqa_jax.serving.footprint import (
   measure_rung,
   named_rungs,
 )
+from odqa_jax.serving.pack import PackOptions, contents, pack_system
+from odqa_jax.serving.packed.container import PackWriter
 from odqa_jax.serving.pruning import Rule, Whole, prune
 from odqa_jax.serving.system_folder import assemble
 
@@ -44,6 +52,7 @@ def made(tmp_path_factory, toy_data):
   root = tmp_path_factory.mktemp("made")
   system = random_system("individual", toy_data)
   save_workdir(system, root / "work")
+  save_workdir(system, root / "retriever", with_reader=False)
   random_index(system.retriever, system.corpus, root / "index")
   shutil.copytree(toy_data / "corpus", root / "corpus")
   scores = np.arange(200.0)
@@ -132,6 +141,60 @@ def test_files_go_to_their_parts_by_name(tmp_path):
   }  # fmt: skip
 
 
+def test_a_pack_is_measured_by_its_contents(tmp_path):
+  path = tmp_path / "small.odqa"
+  about = {"count": 9, "corpus": "3fa9", "leaky": True, "networks": {}}
+  with PackWriter(path, about) as writer:
+    writer.add("reader", "models", np.arange(50_000))
+    writer.add("rows", "index", np.zeros(30_000, np.int8))
+    writer.add("texts", "text", np.zeros(20_000, np.uint8))
+  tree = tmp_path / "tree"
+  tree.mkdir()
+  (tree / "python").write_bytes(bytes(77))
+  row = measure_rung(Rung("pack", path, runtime=tree))
+  assert row["bytes"] == contents(path) | {"runtime": 77}
+  assert row["bytes"]["models"] >= 400_000 > row["bytes"]["index"] >= 30_000
+  assert row["total"] == path.stat().st_size + 77
+  found = [path.stat(), tree.stat(), (tree / "python").stat()]
+  assert row["disk_total"] == 512 * sum(s.st_blocks for s in found)
+  assert (row["passages"], row["corpus"], row["leaky"]) == (9, "3fa9", True)
+  figures = figures_of(tmp_path / "figures.json", 0.4, "another")
+  with pytest.raises(ValueError, match="corpus another, and pack="):
+    measure_rung(Rung("pack", path, figures=figures))
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(ValueError, match=r"small\.odqa"):
+    measure_rung(Rung("pack", path))
+
+
+def test_a_pack_says_of_which_corpus_and_whether_it_is_leaky(
+  made, toy_data, tmp_path, capsys
+):
+  whole = Corpus(made / "corpus")
+  save_extractive_reader(whole, tmp_path / "extractive")
+  assemble(tmp_path / "system", {
+    "index": made / "few" / "index", "corpus": made / "few" / "corpus",
+    "retriever": made / "retriever", "extractive_reader":
+    tmp_path / "extractive",
+  })  # fmt: skip
+  path = tmp_path / "few.odqa"
+  pack_system(tmp_path / "system", path, PackOptions())
+  few = Corpus(made / "few" / "corpus")
+  row = measure_rung(Rung("few", path))
+  assert (row["passages"], row["corpus"], row["leaky"]) == (
+    20, few.fingerprint, True
+  )  # fmt: skip
+  code, out, err = run(
+    capsys, "evaluate", "--system", path, "--questions",
+    toy_data / "questions" / "toy", "--k", 2, "--read-k", 1,
+  )  # fmt: skip
+  assert code == 0, err
+  (tmp_path / "figures.json").write_text(out)
+  figures = json.loads(last_line(out))
+  assert (figures["corpus"], figures["leaky"]) == (few.fingerprint, True)
+  again = measure_rung(Rung("few", path, figures=tmp_path / "figures.json"))
+  assert again["em"] == figures["system"]["read"]["1"]["em"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="du of GNU")
 def test_the_disk_is_that_of_du(made):
   told = subprocess.run(
@@ -149,6 +212,24 @@ def figures_of(path: Path, em, corpus, **more):
   content = {"system": {"read": read}, "corpus": corpus}
   path.write_text("progress that was printed\n" + json.dumps(content) + "\n")
   return path
+
+
+def test_evaluate_says_of_which_corpus_and_whether_it_is_leaky(
+  made, toy_data, tmp_path, capsys
+):
+  asked = toy_data / "questions" / "toy"
+  for folder, label in ((made, {}), (made / "few", {"leaky": True})):
+    corpus = Corpus(folder / "corpus")
+    run_file = tmp_path / "run.trec"
+    write_random_run(run_file, list(QuestionSet(asked)), corpus, 2)
+    code, out, err = run(
+      capsys, "evaluate", "--run", run_file, "--corpus", folder / "corpus",
+      "--questions", asked,
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads(last_line(out))
+    del figures["run"]
+    assert figures == {"corpus": corpus.fingerprint} | label
 
 
 def test_the_command_draws_the_ladder(made, tmp_path, capsys):

@@ -20,6 +20,7 @@ from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.retrieval import storage
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving import pack as pack_module
+from odqa_jax.serving import pack_parts
 from odqa_jax.serving.pack import PackOptions, contents, pack_system
 from odqa_jax.serving.packed import system as system_module
 from odqa_jax.serving.packed.container import Pack, PackWriter
@@ -294,4 +295,4 @@ def test_flags_that_are_not_for_a_pack(capsys, made, flags, said):
 def test_weights_that_half_precision_does_not_hold(made):
   values = np.array([1e5], np.float32)
   with pytest.raises(ValueError, match="pack with --weights f32"):
-    pack_module._halved("x", values)
+    pack_parts._halved("x", values)

@@ -98,6 +98,23 @@ def test_the_same_again_does_nothing_and_another_rule_replaces(tmp_path, whole):
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_is_cut_from_a_leaky_corpus_is_leaky(tmp_path, whole):
+  first = prune(whole, SCORES, Rule(keep=4), tmp_path / "a", leaky=True)
+  assert first["leaky"] is True
+  folder = tmp_path / "a"
+  again = Whole(Corpus(folder / "corpus"), folder / "index")
+  # The second time nothing is done.
+  for _ in range(2):
+    figures = prune(again, SCORES[:4], Rule(keep=2), tmp_path / "b")
+    assert figures["leaky"] is True
+  assert Corpus(tmp_path / "b" / "corpus").leaky and not whole.corpus.leaky
+  manifest = open_artifact(tmp_path / "b" / "index", "index").manifest
+  assert manifest["made_from"]["leaky"] is True
+  # Without the label it is another folder.
+  assert "leaky" not in prune(whole, SCORES, Rule(keep=4), folder)
+  assert not Corpus(folder / "corpus").leaky
+
+
 def test_nothing_is_half_cut(tmp_path, whole, monkeypatch):
   """The index, cut last, fails: neither corpus nor store is left behind."""
 

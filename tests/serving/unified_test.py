@@ -57,6 +57,7 @@ def lines(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_searches_for_what_it_reads(
   capsys, made, toy_data, tmp_path
 ):
@@ -123,6 +124,7 @@ def test_the_best_scoring_of_dev_is_kept_by_a_system(
     open_system(tmp_path / "system")
 
 
+@pytest.mark.slow
 def test_every_weight_and_number_is_measured(made, toy_data):
   corpus = Corpus(toy_data / "corpus")
   questions = list(QuestionSet(toy_data / "questions" / "toy"))[:16]

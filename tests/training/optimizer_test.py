@@ -36,6 +36,15 @@ def test_schedule_rises_then_falls_to_zero():
   assert values[2:] == sorted(values[2:], reverse=True)
 
 
+def test_a_warm_up_may_be_so_many_steps():
+  settings = OptimizerSettings(learning_rate=1.0, warmup=0.5, warmup_steps=3)
+  for steps in (10, 1000):
+    rate = learning_rate(settings, steps)
+    values = [float(rate(i)) for i in range(5)]
+    assert values[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert values[4] < 1
+
+
 def test_decay_spares_biases_and_norms():
   zero = jax.tree.map(jnp.zeros_like, PARAMS)
   got = updates_after(zero, weight_decay=0.5)

@@ -4,10 +4,11 @@
     pool = validation_pool(counts, gold_rows, size=10_000, seed=1234)
     examples = FoundExamples(counts, pool, JudgedPassages(corpus, …), base=10)
 
-"Minimal Retrieve & Read", Sec. 2.1 and A.1. Positives are the first 200
-passages of every question, more often those that many questions have found;
-negatives are all others, drawn anew for every batch. A pool of both, which
-training never sees, tells which checkpoint is best.
+"Designing a Minimal Retrieve-and-Read System for Open-Domain QA" (Yang and Seo
+2021), Sec. 2.1 and A.1. Positives are the first 200 passages of every question,
+more often those that many questions have found; negatives are all others, drawn
+anew for every batch. A pool of both, which training never sees, tells which
+checkpoint is best.
 """
 
 import dataclasses

@@ -23,7 +23,9 @@ def main() -> int:
   parser.add_argument("pack")
   parser.add_argument("--question", help="by default lines of stdin")
   parser.add_argument("--k", type=int, default=100, help="passages found")
-  parser.add_argument("--read-k", type=int, default=5, help="and read")
+  parser.add_argument(
+    "--read-k", type=int, help="and read; 5 at most by default"
+  )
   parser.add_argument("--spans", type=int, default=1, help="spans told")
   args = parser.parse_args()
   from odqa_jax.serving.packed.system import open_packed
@@ -31,7 +33,8 @@ def main() -> int:
   try:
     system = open_packed(args.pack)
     k = min(args.k, len(system))
-    sizes = {"k": k, "read_k": min(args.read_k, k)}
+    read_k = args.read_k or system.read_k(min(k, 5))
+    sizes = {"k": k, "read_k": min(read_k, k)}
     for line in [args.question] if args.question else sys.stdin:
       if not line.strip():
         continue

@@ -1,4 +1,4 @@
-"""BERT in NumPy: one input at a time, without padding.
+"""BERT and MobileBERT in NumPy: one input at a time, without padding.
 
     states = encode(config, weights, ids, first_length=len(ids))  # [l, d]
 
@@ -11,71 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
-Weights = Mapping[str, np.ndarray]
-
-# erf as a quotient of polynomials in x² that single precision asks for: Eigen's
-# and XLA's coefficients, highest power first.
-_ABOVE = (
-  -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06,
-  -5.69250639462346e-05, -7.34990630326855e-04, -2.95459980854025e-03,
-  -1.60960333262415e-02,
-)  # fmt: skip
-_BELOW = (
-  -1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03,
-  -7.37332916720468e-03, -1.42647390514189e-02,
-)  # fmt: skip
-# Numbers that are computed at once, so that they stay in cache.
-_CACHED = 2**15
-
-
-def gelu(x: Float32[np.ndarray, "l f"]) -> Float32[np.ndarray, "l f"]:
-  """The exact GELU, in place; see `models/layers.py`."""
-  flat = x.reshape(-1)
-  for start in range(0, flat.size, _CACHED):
-    _gelu(flat[start : start + _CACHED])
-  return x
-
-
-def _gelu(x: np.ndarray) -> None:
-  z = x * np.float32(np.sqrt(0.5))
-  np.clip(z, -4, 4, out=z)
-  square = z * z
-  above = np.full_like(z, _ABOVE[0])
-  for c in _ABOVE[1:]:
-    above *= square
-    above += np.float32(c)
-  below = np.full_like(z, _BELOW[0])
-  for c in _BELOW[1:]:
-    below *= square
-    below += np.float32(c)
-  z *= above
-  z /= below
-  z += 1
-  z *= np.float32(0.5)
-  x *= z
-
-
-def layer_norm(
-  x: Float32[np.ndarray, "l d"], weights: Weights, name: str, eps: float
-) -> Float32[np.ndarray, "l d"]:
-  """LayerNorm with the weights of a name, in place."""
-  x -= x.mean(axis=1, keepdims=True)
-  variance = np.einsum("ld,ld->l", x, x) / np.float32(x.shape[1])
-  x *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
-  x *= weights[f"{name}/scale"]
-  x += weights[f"{name}/bias"]
-  return x
-
-
-def dense(
-  x: Float32[np.ndarray, "l d"], weights: Weights, name: str
-) -> Float32[np.ndarray, "l f"]:
-  """A dense layer with the weights of a name."""
-  out = x @ weights[f"{name}/kernel"]
-  out += weights[f"{name}/bias"]
-  return out
+from odqa_jax.serving.packed import mobilebert
+from odqa_jax.serving.packed.layers import (
+  Weights,
+  attend,
+  dense,
+  gelu,
+  layer_norm,
+)
 
 
 def encode(
@@ -97,30 +42,32 @@ def encode(
     kind: token type of the first segment.
     first_only: compute the last layer for token 0 alone.
   """
-  x = _embed(config, weights, ids, first_length, kind)
+  types = np.full(len(ids), kind)
+  if config["type_vocab"] > 1:
+    types[first_length:] = 1
+  mobile = config["variant"] == "mobilebert"
+  embed = mobilebert.embed if mobile else _embed
+  layer = mobilebert.layer if mobile else _layer
+  x = embed(config, weights, np.array(ids), types)
   for i in range(config["layers"]):
     last = first_only and i + 1 == config["layers"]
-    x = _layer(config, weights, f"layer/{i}", x, 1 if last else len(ids))
+    x = layer(config, weights, f"layer/{i}", x, 1 if last else len(ids))
   return x
 
 
 def _embed(
   config: Mapping[str, Any],
   weights: Weights,
-  ids: list[int],
-  first_length: int,
-  kind: int,
+  ids: Int[np.ndarray, " l"],
+  types: Int[np.ndarray, " l"],
 ) -> Float32[np.ndarray, "l d"]:
   tables = {
     name: weights[f"embeddings/{name}_embeddings/embedding"]
     for name in ("word", "position", "token_type")
   }
   first = config["first_position"]
-  x = tables["word"][np.array(ids)].astype(np.float32)
+  x = tables["word"][ids].astype(np.float32)
   x += tables["position"][first : first + len(ids)]
-  types = np.full(len(ids), kind)
-  if config["type_vocab"] > 1:
-    types[first_length:] = 1
   x += tables["token_type"][types]
   layer_norm(x, weights, "embeddings/LayerNorm", config["eps"])
   if config["embedding_width"]:
@@ -135,22 +82,13 @@ def _layer(
   x: Float32[np.ndarray, "l d"],
   outputs: int,
 ) -> Float32[np.ndarray, "q d"]:
-  heads = config["heads"]
-  width = x.shape[1] // heads
-
-  def split(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), heads, width).transpose(1, 0, 2)
-
   own, norm = f"{name}/attention/self", f"{name}/attention/output"
-  query = split(dense(x[:outputs], weights, f"{own}/query"))
-  key = split(dense(x, weights, f"{own}/key"))
-  value = split(dense(x, weights, f"{own}/value"))
-  scores = query @ key.transpose(0, 2, 1)
-  scores *= np.float32(1 / np.sqrt(width))
-  scores -= scores.max(axis=2, keepdims=True)
-  np.exp(scores, out=scores)
-  scores /= scores.sum(axis=2, keepdims=True)
-  mixed = (scores @ value).transpose(1, 0, 2).reshape(outputs, -1)
+  mixed = attend(
+    dense(x[:outputs], weights, f"{own}/query"),
+    dense(x, weights, f"{own}/key"),
+    dense(x, weights, f"{own}/value"),
+    config["heads"],
+  )
   attended = dense(mixed, weights, f"{norm}/dense")
   attended += x[:outputs]
   layer_norm(attended, weights, f"{norm}/LayerNorm", config["eps"])

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from odqa_jax.serving.packed.network import Weights, dense, encode
+from odqa_jax.serving.packed.layers import Weights, dense
+from odqa_jax.serving.packed.network import encode
 
 
 class Spans(NamedTuple):

@@ -108,7 +108,10 @@ class PackedSystem:
       tokenizers.Tokenizer.from_str(text), about["tokenizer"]
     )
     self._vocabulary = PairVocabulary(self.tokenizer)
-    self._weights = {n: read_weights(pack, n) for n in about["networks"]}
+    known: dict[str, np.ndarray] = {}
+    self._weights = {
+      name: read_weights(pack, name, known) for name in about["networks"]
+    }
     self._config = {n: x["config"] for n, x in about["networks"].items()}
     self.texts = open_texts(pack, self.tokenizer.backend)
     self.rows = Rows(pack)
@@ -116,6 +119,10 @@ class PackedSystem:
 
   def __len__(self) -> int:
     return len(self.rows)
+
+  def read_k(self, k: int) -> int:
+    """How many passages of k are read where nothing is said: as was tuned."""
+    return min(k, self._config[READER]["read_k"] or k)
 
   def search(
     self, question: str, k: int
@@ -173,6 +180,7 @@ class PackedSystem:
       log_scores={n: np.stack([s.log_scores[n] for s in found]) for n in names},
       log_sums={n: np.array([s.log_sums[n] for s in found]) for n in names},
       objective=config["objective"],
+      rank_weight=config["rank_weight"],
     )
 
   def _pair(

@@ -14,17 +14,22 @@ from odqa_jax.serving.packed.container import Pack
 LAYERS = "encoder/layer/"
 
 
-def read_weights(pack: Pack, role: str) -> dict[str, np.ndarray]:
+def read_weights(
+  pack: Pack, role: str, known: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
   """The tensors of a network by path; a layer's by the layer's number.
 
-  Tables of embeddings keep the type in which they are stored: a row is widened
-  when it is read.
+  Args:
+    pack: it.
+    role: of the network.
+    known: part → tensor; what is here is not read again, and what is read is
+      put here, as networks may share tensors.
   """
-  whole: dict[str, np.ndarray] = {}
-  for name, stored in pack.about["networks"][role]["tensors"].items():
-    whole[name] = _widened(pack, name, stored)
   weights = {}
-  for name, values in whole.items():
+  for name, stored in pack.about["networks"][role]["tensors"].items():
+    if stored["part"] not in known:
+      known[stored["part"]] = _widened(pack, stored)
+    values = known[stored["part"]]
     if not name.startswith(LAYERS):
       weights[name] = values
       continue
@@ -33,7 +38,7 @@ def read_weights(pack: Pack, role: str) -> dict[str, np.ndarray]:
   return weights
 
 
-def _widened(pack: Pack, name: str, stored: Mapping[str, Any]) -> np.ndarray:
+def _widened(pack: Pack, stored: Mapping[str, Any]) -> np.ndarray:
   values = pack.array(stored["part"])
   if "scales" in stored:
     return values * pack.array(stored["scales"])

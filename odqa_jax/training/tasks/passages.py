@@ -93,8 +93,8 @@ def pruner(settings: Settings, components: Components) -> Task:
 def passage_filter(settings: Settings, components: Components) -> Task:
   """Whether a retriever finds a passage for questions.
 
-  "Minimal Retrieve & Read", A.1: every example is a passage that was found and
-  one that was not, of equal weight.
+  "Designing a Minimal Retrieve-and-Read System", A.1: every example is a
+  passage that was found and one that was not, of equal weight.
   """
   role = "passage_filter"
   sums = _judging(components[role], role, weight=1.0, needed=True)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from six_passages import make_corpus
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.batch import FOUND, check_batch
@@ -22,6 +23,7 @@ from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.retrieved import RetrievedQuestions
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
+from odqa_jax.text.byte_pairs import SPECIAL_TOKENS, BytePairTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,18 @@ def test_a_filter_needs_both_kinds(corpus):
   for counts, said in ((np.ones, "200 were found and 0"), (np.zeros, "0 were")):
     with pytest.raises(ValueError, match=said):
       FoundExamples(counts(200, np.int64), NO_POOL, passages, base=10)
+
+
+def test_all_processes_pad_to_the_longest_of_the_batch(tmp_path):
+  """Whichever of them has it, and whoever makes the ids."""
+  long = " ".join(["a city of many old houses"] * 12)
+  corpus = make_corpus(tmp_path / "c", [("Ulm", "A city."), ("Bonn", long)])
+  letters = [*SPECIAL_TOKENS, *map(chr, range(97, 123)), "Ġ", "A", "."]
+  other = BytePairTokenizer({t: i for i, t in enumerate(letters)}, [])
+  table, labels = np.array([[0], [1]]), np.zeros((2, 1), bool)
+  for tokenizer in (corpus.tokenizer, other):
+    passages = JudgedPassages(corpus, tokenizer, length=512, title=True)
+    whole = passages.batch(table, labels, slice(0, 2))
+    short = passages.batch(table, labels, slice(0, 1))
+    assert whole["lengths"][0, 0] < 32 < whole["lengths"][1, 0]
+    assert np.array_equal(short["ids"], whole["ids"][:1])

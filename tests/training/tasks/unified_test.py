@@ -145,7 +145,11 @@ def parts_by_hand(network, params, batch, target):
 
 
 @pytest.mark.parametrize(
-  "target", ["teacher", pytest.param("run", marks=pytest.mark.slow), "nll"]
+  "target",
+  [
+    "teacher",
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ("run", "nll")),
+  ],
 )
 def test_a_student_follows_spans_ranks_and_what_retrieval_is_told(target):
   settings = settings_of(**{"unified.retrieval": target})
