@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       f"open {address(bound)}   (Ctrl-C ends it)", file=sys.stderr, flush=True
     )
     try:
-      serve(app, bound)
+      serve(app, bound, worker.dismiss)
     except KeyboardInterrupt:
       pass
   raise Interrupted("ended.")
