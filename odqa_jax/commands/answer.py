@@ -124,13 +124,9 @@ def _ask(
   import sys
 
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.serving.answering import (
-    Answering,
-    SpanSystem,
-    open_answering,
-    open_writing,
-  )
+  from odqa_jax.serving.answering import Answering, SpanSystem
   from odqa_jax.serving.extraction import load_parts
+  from odqa_jax.serving.opening import open_answering, open_writing
   from odqa_jax.serving.prompt import ask, piped_questions, typed_questions
 
   options = {"k": args.k}

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.runtime.interruption import Interrupted
-  from odqa_jax.serving.answering import open_answering, warm_up
+  from odqa_jax.serving.opening import open_answering, warm_up
 
   try:
     from odqa_jax.serving.web.app import make_app
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       f"open {address(bound)}   (Ctrl-C ends it)", file=sys.stderr, flush=True
     )
     try:
-      serve(app, bound)
+      serve(app, bound, worker.dismiss)
     except KeyboardInterrupt:
       pass
   raise Interrupted("ended.")

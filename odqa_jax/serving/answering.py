@@ -1,6 +1,6 @@
 """Systems that stay open: loaded once, asked any number of times.
 
-    system = open_answering("system")
+    system = open_answering("system")  # of opening.py
     (found,) = system.answer(["who wrote emma"])
     found["answer"], found["confidence"], found["passages"][0]["text"]
 
@@ -9,7 +9,6 @@ their texts, and who decided how surely; `views.py` has the keys.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -27,19 +26,16 @@ from odqa_jax.reading.answer import (
   read_batches,
   search_request,
 )
-from odqa_jax.reading.answer_scoring import AnswerScoring, load_scoring
 from odqa_jax.reading.pair_scores import rerank
 from odqa_jax.reading.span_answers import Passages, answer_with_spans
-from odqa_jax.reading.system import ReadingSystem, load_system
+from odqa_jax.reading.system import ReadingSystem
 from odqa_jax.retrieval.division import steady_sizes
 from odqa_jax.retrieval.embed import bulk_tokens
-from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import Retriever, search_questions
 from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.serving.extraction import Parts, Sources, load_parts
+from odqa_jax.serving.extraction import Parts
 from odqa_jax.serving.pack_answers import span_answers
-from odqa_jax.serving.packed.system import PackedSystem, open_packed
-from odqa_jax.serving.system_folder import open_for_answering
+from odqa_jax.serving.packed.system import PackedSystem
 from odqa_jax.serving.views import (
   Record,
   found_passages,
@@ -310,107 +306,6 @@ class PackedAnswering(_Staged):
       )
       records.append(span_view(text, found, passages, 0, self.corpus))
     yield ANSWERED, records
-
-
-def open_answering(
-  path: str | Path, *, backend: str = "exact", **options: Any
-) -> Answering:
-  """Opens a system folder, or a pack.
-
-  Args:
-    path: from `odqa assemble` or `odqa pack`.
-    backend: of the search; a pack has its own.
-    options: `k` of `WritingSystem`; also `read_k` and `spans` of the others.
-
-  Raises:
-    ValueError: naming the part that is missing, has changed or does not fit.
-  """
-  if Path(path).is_file():
-    return PackedAnswering(Path(path).name, open_packed(path), **options)
-  folder = open_for_answering(path)
-  paths = {name: str(part) for name, part in folder.paths.items()}
-  name = folder.directory.resolve().name
-  corpus = Corpus(paths["corpus"])
-  if "extractive_reader" in paths:
-    scoring = None
-    if "scoring" in paths:
-      scoring = load_scoring(paths["scoring"])
-      if options.get("read_k") is None:
-        options["read_k"] = scoring.read_k
-    sources = _sources(paths, backend, scoring)
-    return SpanSystem(name, load_parts(sources, corpus), corpus, **options)
-  spare = {name: options.pop(name, None) for name in ("read_k", "spans")}
-  if spare["read_k"] is not None:
-    raise ValueError(
-      f"--read-k {spare['read_k']} is for an extractive reader, and {path} has "
-      "none; --k says how many passages are read."
-    )
-  return open_writing(
-    name,
-    paths.get("reader", paths["retriever"]),
-    corpus,
-    paths["index"],
-    reader_corpus=paths.get("reader_corpus"),
-    versions=folder.versions,
-    backend=backend,
-    **options,
-  )
-
-
-def open_writing(
-  name: str,
-  checkpoint: str,
-  corpus: Corpus,
-  index: str,
-  *,
-  reader_corpus: str | None = None,
-  versions: Mapping[str, str] | None = None,
-  backend: str = "exact",
-  **options: Any,
-) -> WritingSystem:
-  """Opens a reader that writes, and the retriever of its checkpoint.
-
-  Args:
-    name: for people.
-    checkpoint: of both.
-    corpus: the evidence.
-    index: its folder; made when absent.
-    reader_corpus: see `load_system`.
-    versions: of the components.
-    backend: of the search.
-    options: of `WritingSystem`.
-  """
-  store = None if reader_corpus is None else Corpus(reader_corpus)
-  system = load_system(checkpoint, corpus, store)
-  opened = make_index(system.retriever, corpus, index, backend)
-  return WritingSystem(name, system, opened, versions or {}, **options)
-
-
-def warm_up(system: Answering, questions: int) -> None:
-  """Compiles what answering needs, for one question and for so many.
-
-  Words of the corpus stand for questions, a few and many.
-  """
-  words = system.corpus.text(0).split() or ["what"]
-  for count in sorted({1, questions}):
-    for length in (6, 16):
-      system.answer([" ".join(words[:length])] * count)
-
-
-def _sources(
-  paths: Mapping[str, str], backend: str, scoring: AnswerScoring | None
-) -> Sources:
-  return Sources(
-    extractive_reader=paths["extractive_reader"],
-    retriever=paths["retriever"],
-    index=paths["index"],
-    backend=backend,
-    reranker=paths.get("reranker"),
-    reader=paths.get("reader"),
-    reader_corpus=paths.get("reader_corpus"),
-    fusion=paths.get("fusion"),
-    rank_weight=None if scoring is None else scoring.rank_weight,
-  )
 
 
 def _check_read_k(read_k: int | None, k: int) -> None:

@@ -50,7 +50,7 @@ async def measure(client, questions, clients, seconds):
   elapsed = time.monotonic() - start
   times, refused = zip(*itertools.chain.from_iterable(each), strict=True)
   metrics = (await client.get("/metrics")).text
-  memory = re.search(r"process_resident_memory_bytes (\S+)", metrics)
+  memory = re.search(r"(?m)^process_resident_memory_bytes (\S+)", metrics)
   return {
     "clients": clients,
     "answers_per_s": round(len(times) / elapsed, 2),

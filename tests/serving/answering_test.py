@@ -15,13 +15,8 @@ from small_parts import (
 from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.serving.answering import (
-  ANSWERED,
-  RERANKED,
-  RETRIEVED,
-  open_answering,
-  warm_up,
-)
+from odqa_jax.serving.answering import ANSWERED, RERANKED, RETRIEVED
+from odqa_jax.serving.opening import open_answering, warm_up
 from odqa_jax.serving.pack import PackOptions, pack_system
 from odqa_jax.serving.system_folder import assemble
 

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -44,6 +44,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
       f"--host {host} --port {port}: {error.strerror or error}; name an "
       "address of this machine, and a port that you may take."
     ) from error
+  # Else another could take it too, as long as nobody listens.
+  bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
   return bound
 
 
@@ -75,8 +77,30 @@ def address(bound: socket.socket) -> str:
   return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def serve(app: ASGIApp, bound: socket.socket) -> None:
+class _Server(uvicorn.Server):
+  """Tells those who wait before it waits for those who are being answered."""
+
+  def __init__(
+    self, config: uvicorn.Config, ending: Callable[[], None]
+  ) -> None:
+    super().__init__(config)
+    self._ending = ending
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    """See `uvicorn.Server`."""
+    self._ending()
+    await super().shutdown(sockets)
+
+
+def serve(
+  app: ASGIApp, bound: socket.socket, ending: Callable[[], None]
+) -> None:
   """Serves until Ctrl-C or SIGTERM; what is being answered may finish.
+
+  Args:
+    app: what is served.
+    bound: from `bound_socket`.
+    ending: called once the end has been asked for.
 
   Raises:
     KeyboardInterrupt: once it has ended.
@@ -90,10 +114,11 @@ def serve(app: ASGIApp, bound: socket.socket) -> None:
     timeout_graceful_shutdown=_GRACE_SECONDS,
     h11_max_incomplete_event_size=16384,
   )
+  bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   before = signal.getsignal(signal.SIGTERM)
   # The server raises the signal again that it ended for.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    uvicorn.Server(config).run(sockets=[bound])
+    _Server(config, ending).run(sockets=[bound])
   finally:
     signal.signal(signal.SIGTERM, before)

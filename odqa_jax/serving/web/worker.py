@@ -113,14 +113,18 @@ class Worker:
 
   def close(self, seconds: float = 5.0) -> None:
     """Ends after the batch that is being answered; waits so long for it."""
+    self.dismiss()
+    if self._thread.is_alive():
+      self._thread.join(seconds)
+
+  def dismiss(self) -> None:
+    """Takes no more questions, and tells those that wait."""
     with self._changed:
       self._closed = True
       for job in self._waiting:
         job.tell(Failed("the server ends."))
       self._waiting.clear()
       self._changed.notify()
-    if self._thread.is_alive():
-      self._thread.join(seconds)
 
   async def ask(
     self, job: Job, seconds: float
