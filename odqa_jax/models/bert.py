@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from odqa_jax.models import layers
@@ -184,8 +185,8 @@ def embedding_table(rows: int, width: int, name: str) -> nn.Embed:
 
 def add_places_and_types(
   words: Float[Array, "b l e"],
-  positions: Float[Array, "p e"],
-  types: Float[Array, "t e"],
+  positions: Float[Array | np.ndarray, "p e"],
+  types: Float[Array | np.ndarray, "t e"],
   token_type: int,
   first_lengths: Int[Array, " b"] | None,
 ) -> Float[Array, "b l e"]:

@@ -133,7 +133,9 @@ def timed(
   placed, inputs = params, to_global(run.mesh, batch)
   programs, figures = {}, {}
   for name, task in tasks.items():
-    step = functools.partial(batch_gradients, task=task, layout=layout, parts=1)
+    step = functools.partial(
+      batch_gradients, loss=task.loss, layout=layout, parts=1
+    )
     start = time.perf_counter()
     rng = jax.random.key(0)
     programs[name] = jax.jit(step).lower(placed, inputs, rng).compile()

@@ -32,7 +32,7 @@ def test_an_unknown_recipe_is_named_with_the_known_ones(capsys):
   assert code == 2
   assert (
     "--recipes icd: no such file" in said
-    and "all, extractive, fid, ict" in said
+    and "all, extractive, fid, filter, ict" in said
   )
 
 

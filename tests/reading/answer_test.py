@@ -612,7 +612,9 @@ def test_one_question_on_the_screen(
   ]
   assert text[0] == f"? {QUESTIONS[0]}"
   assert text[1].startswith(f"= {wanted.text}   (log-probability ")
-  assert sum(" Article " in line for line in text) == 3
+  for i, passage in enumerate(wanted.passages, start=1):
+    assert any(line.startswith(f"{passage.id} ") for line in text)
+    assert any(line.startswith(f"[{i}] {passage.title} ") for line in text)
   assert (tmp_path / "index" / "manifest.json").is_file(), "made when absent"
   again = run(capsys, "answer", *flags, "--beams", 2)
   assert again[0] == 0

@@ -64,7 +64,7 @@ def gradients(run, params, batch, task, rng=None):
   layout = make_layout(run.settings, task, run.mesh, params)
   step = jax.jit(
     functools.partial(
-      batch_gradients, task=task, layout=layout, parts=run.settings.parts
+      batch_gradients, loss=task.loss, layout=layout, parts=run.settings.parts
     )
   )
   placed = jax.device_put(params, layout.shardings)
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_computed_as_one_group(toy_data):
   layout = make_layout(run.settings, plain, run.mesh, params)
   steps = [
     jax.jit(
-      functools.partial(batch_gradients, task=task, layout=layout, parts=2)
+      functools.partial(batch_gradients, loss=task.loss, layout=layout, parts=2)
     )
     for task in (plain, grouped)
   ]

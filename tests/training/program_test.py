@@ -137,7 +137,9 @@ def test_no_layout_changes_the_gradient_in_float64(
     mesh = make_mesh()
     layout = make_layout(settings, task, mesh, params)
     run = jax.jit(
-      functools.partial(batch_gradients, task=task, layout=layout, parts=parts)
+      functools.partial(
+        batch_gradients, loss=task.loss, layout=layout, parts=parts
+      )
     )
     placed = jax.device_put(params, layout.shardings)
     found, metrics = run(placed, to_global(mesh, batch), None)
@@ -173,7 +175,9 @@ def test_gradients_add_up_in_f32_over_micro_batches():
   mesh = make_mesh()
   layout = make_layout(make_settings(), task, mesh, params)
   batch = {"x": np.full((8 * 512, 1), scale, np.float32)}
-  run = functools.partial(batch_gradients, task=task, layout=layout, parts=512)
+  run = functools.partial(
+    batch_gradients, loss=task.loss, layout=layout, parts=512
+  )
   placed = jax.device_put(params, layout.shardings)
   found, _ = jax.jit(run)(placed, to_global(mesh, batch), None)
   # In bf16 a sum of 512 such numbers stands still at 256.

@@ -95,7 +95,7 @@ def gradients_over_devices(config, components, batch, params, devices):
   layout = make_layout(config, task, mesh, params)
   run = jax.jit(
     functools.partial(
-      batch_gradients, task=task, layout=layout, parts=config.parts
+      batch_gradients, loss=task.loss, layout=layout, parts=config.parts
     )
   )
   placed = jax.device_put(params, layout.shardings)
