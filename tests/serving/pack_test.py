@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
+from odqa_jax.reading.answer_scoring import AnswerScoring, save_scoring
 from odqa_jax.retrieval import storage
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving import pack as pack_module
@@ -25,7 +27,7 @@ from odqa_jax.serving.pack import PackOptions, contents, pack_system
 from odqa_jax.serving.packed import system as system_module
 from odqa_jax.serving.packed.container import Pack, PackWriter
 from odqa_jax.serving.packed.system import open_packed
-from odqa_jax.serving.system_folder import assemble
+from odqa_jax.serving.system_folder import assemble, component_version
 
 LOSSY = PackOptions(index="int8", weights="int8", text="tokens", compress=True)
 
@@ -65,7 +67,7 @@ def made(tmp_path_factory, toy_data, questions):
 
 def asked(capsys, made, tmp_path, system, *flags):
   """The records that `odqa answer` writes, and its figures."""
-  out = tmp_path / f"{system}.jsonl"
+  out = tmp_path / f"{Path(system).name}.jsonl"
   code, said, err = run(
     capsys, "answer", "--system", made / system, "--questions",
     made / "q.jsonl", "--out", out, *flags,
@@ -90,6 +92,23 @@ def test_a_pack_answers_as_its_system(capsys, made, tmp_path, flags):
         assert a.pop(kind) == pytest.approx(b.pop(kind), abs=3e-5)
       assert a == b
     assert one["answer"] == other["answer"]
+
+
+def test_how_spans_are_scored_is_packed(capsys, made, tmp_path, toy_data):
+  reader = made / "extractive"
+  scoring = AnswerScoring(None, 2, 0.5, 0.5, 10, component_version(reader))
+  save_scoring(tmp_path / "scoring.json", scoring)
+  parts = {
+    "retriever": made / "retriever", "index": made / "index",
+    "corpus": toy_data, "extractive_reader": reader,
+    "scoring": tmp_path / "scoring.json",
+  }  # fmt: skip
+  assemble(tmp_path / "system", parts)
+  pack_system(tmp_path / "system", tmp_path / "scored.odqa", PackOptions())
+  _, figures = asked(capsys, made, tmp_path, tmp_path / "scored.odqa")
+  assert (figures["k"], figures["read_k"]) == (100, 2)
+  config = open_packed(tmp_path / "scored.odqa").pack.about["networks"]
+  assert config["extractive_reader"]["config"]["rank_weight"] is None
 
 
 def test_a_pack_is_evaluated_as_its_system(capsys, made):
@@ -282,6 +301,7 @@ def test_what_is_not_packed(capsys, made, tmp_path, monkeypatch, flags, said):
     (("--k", 0), "--k 0: at least 1 passage is searched for"),
     (("--k", 5, "--read-k", 6), "choose 1 to that number, and --read-k up"),
     (("--spans", 0), "--spans 0: at least 1 is compared"),
+    (("--rank-weight", 0), "--rank-weight is not for a pack"),
   ],
 )
 def test_flags_that_are_not_for_a_pack(capsys, made, flags, said):

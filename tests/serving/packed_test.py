@@ -26,8 +26,8 @@ from odqa_jax.serving.packed.network import encode, question_vector
 from odqa_jax.serving.packed.search import Rows
 from odqa_jax.serving.packed.spans import read_passage
 from odqa_jax.serving.packed.tensors import quantised, read_weights
-from odqa_jax.serving.packed.token_coder import NGramModel
-from odqa_jax.serving.packed.token_model import fit_tables
+from odqa_jax.serving.packed.token_coder import ESCAPE, NGramModel, Tables
+from odqa_jax.serving.packed.token_model import fit_tables, weights_of_levels
 from odqa_jax.serving.packed.words import join
 
 PACKAGE = Path(odqa_jax.__file__).parent
@@ -253,6 +253,37 @@ def test_coded_tokens_are_read_back(size):
   shares = shares[shares > 0]
   plain = -np.sum(shares * np.log2(shares)) * len(ids)
   assert 8 * len(data) < 0.7 * plain, 8 * len(data) / plain
+
+
+def test_a_token_that_is_rare_beyond_a_word():
+  """A frequency below 16 of 2**20 may move the state by two words."""
+  tables = Tables(
+    vocab_size=3,
+    contexts=np.zeros(0, np.int64),
+    # Behind a rare 1 mostly 2, or 0 by an escape.
+    lengths=np.array([3, 1, 2, 1]),
+    tokens=np.array([0, 1, 2, ESCAPE, 2, ESCAPE, ESCAPE], np.uint16),
+    levels=np.array([72, 0, 68, 0, 4, 0, 0], np.uint8),
+    weights=weights_of_levels(),
+  )
+  model = NGramModel(tables)
+  ids = np.random.default_rng(0).choice([0, 2], 6000).astype(np.uint16)
+  ids[5::20] = 1
+  bounds = np.arange(0, 6001, 20)
+  data, ends = model.encode(ids, bounds)
+  streams = [data[i:j] for i, j in zip([0, *ends], ends, strict=False)]
+  found = model.decode(streams, [20] * 300)
+  assert np.concatenate(found).tolist() == ids.tolist()
+
+
+def test_what_crosses_a_border_is_not_counted():
+  """Passages end in 3 and begin with 4, which never follows it."""
+  ids = np.tile(np.array([4, 7, 8, 3], np.uint16), 50)
+  tables = fit_tables(ids, np.arange(0, 201, 4), 9)
+  starts = np.cumsum(tables.lengths) - tables.lengths
+  after_3 = tables.tokens[starts[1 + 3] : starts[1 + 4]]
+  assert after_3.tolist() == [ESCAPE]
+  assert not (tables.contexts % 9 == 3).any()
 
 
 def test_a_stream_that_is_another():
