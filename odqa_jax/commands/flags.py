@@ -118,7 +118,9 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
       "scoring",
       "tune_scoring",
     ):
-      if getattr(args, flag, None) not in (None, False):
+      # A weight of 0 is given, though it equals False.
+      value = getattr(args, flag, None)
+      if value is not None and value is not False:
         raise ValueError(
           f"--{flag} is for an extractive reader, and "
           f"{args.checkpoint or '--checkpoint'} has none; name its workdir "

@@ -668,6 +668,7 @@ def test_a_set_into_a_file(capsys, toy_data, workdir, make_index, tmp_path):
     (["--question", " "], "--question is empty"),
     (["--question", "a", "--k", "201"], "--k 201: the corpus has 200"),
     (["--question", "a"], "--index DIR is needed"),
+    (["--question", "a", "--rank-weight", "0"], "is for an extractive reader"),
   ],
 )
 def test_flags_that_do_not_go_together(

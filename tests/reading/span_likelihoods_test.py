@@ -76,6 +76,7 @@ def writing(system, text):
   return dataclasses.replace(system, predictor=predictor)
 
 
+@pytest.mark.slow
 def test_texts_are_scored_as_what_is_written(system):
   some = [ASKED[0], ASKED[3]]
   asked = [a._replace(texts=[*a.texts, "red king"]) for a in some]
@@ -135,6 +136,7 @@ def test_questions_stream(system):
     read(system, [ASKED[0]._replace(question=" ")])
 
 
+@pytest.mark.slow
 @pytest.mark.eight_devices
 def test_eight_devices_say_what_one_says(toy_data, monkeypatch):
   eight = read(random_system("joint", toy_data), ASKED[:1])

@@ -111,9 +111,8 @@ def relative_difference(a, b) -> float:
 EXACT = {"model.dropout": 0.0, "model.pooling": "mean"}
 
 
-@pytest.mark.parametrize(
-  "source", [pytest.param("ict", marks=pytest.mark.slow), "pairs"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["ict", "pairs"])
 def test_training_learns(toy_config, tmp_path, source):
   config = toy_config(
     **{"data.source": source, "steps": 30, "log_every": 10}

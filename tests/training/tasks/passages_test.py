@@ -79,14 +79,8 @@ def flags(toy_data, run_file, recipe: str) -> list[str]:
   return [f"--config.data.{name}={value}" for name, value in data.items()]
 
 
-@pytest.mark.parametrize(
-  "recipe",
-  [
-    "reranker",
-    pytest.param("extractive", marks=pytest.mark.slow),
-    pytest.param("pruner", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["reranker", "extractive", "pruner"])
 def test_recipes_run_by_command(
   capsys, tmp_path, toy_data, run_file, small, recipe
 ):
