@@ -154,14 +154,11 @@ def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
   questions = open_questions(args.questions, args.format, args.columns)
   system = open_packed(args.system)
   k = possible_k(args.k, system.texts)
-  read_k = args.read_k
-  if read_k is None and system.read_k(k) < k:
-    read_k = system.read_k(k)
   figures = measure_pack(
     system,
     questions,
     k=k,
-    read_k=read_k,
+    read_k=system.tuned_read_k(k) if args.read_k is None else args.read_k,
     most=args.spans,
     merge=args.merge,
     qrels=args.qrels,

@@ -122,7 +122,10 @@ def test_a_checkpoint_is_refused(capsys, tmp_path, toy_data, found, reranker):
     "prune", "--checkpoint", reranker, "--corpus", toy_data, "--keep", 3,
     "--out", tmp_path / "pruned",
   )  # fmt: skip
-  assert code == 2 and "has no passage classifier but reranker" in err
+  assert (
+    code == 2
+    and "has no passage classifier or passage filter but reranker" in err
+  )
   # The tokenizer of another training in the place of its own.
   kept = reranker / "tokenizer.kept"
   (reranker / "tokenizer").rename(kept)

@@ -120,9 +120,14 @@ class PackedSystem:
   def __len__(self) -> int:
     return len(self.rows)
 
+  def tuned_read_k(self, k: int) -> int | None:
+    """How many passages of k are read best; None: nobody has tuned that."""
+    best = self._config[READER]["read_k"]
+    return min(k, best) if best else None
+
   def read_k(self, k: int) -> int:
-    """How many passages of k are read where nothing is said: as was tuned."""
-    return min(k, self._config[READER]["read_k"] or k)
+    """How many passages of k are read where nothing is said."""
+    return self.tuned_read_k(k) or k
 
   def search(
     self, question: str, k: int

@@ -1,7 +1,7 @@
 """The socket and the server: warm before the port opens.
 
 with bound_socket("127.0.0.1", 8000) as bound:
-serve(app, bound)
+  serve(app, bound)
 """
 
 import errno

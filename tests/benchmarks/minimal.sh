@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# The ladder of minimal retrieve-and-read on real questions, sized for a laptop:
+# the passages of r2d2.sh; questions of every other paragraph to learn from, of
+# the paragraphs between them to choose on (every fourth) and to measure on. Every
+# network is from MiniLM. Prints a line of figures for each stage, and the table
+# of `odqa footprint` last; a finished stage is not run again.
+#
+#   DATA=/data/squad_dev WORK=/scratch/minimal SEED=0 bash tests/benchmarks/minimal.sh
+#
+# DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). STEPS is
+# how long every network is trained, KEEP how many passages the filter leaves, READ
+# measures on every READ-th question.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+: "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
+: "${WORK:?set WORK to a folder with room for 3 GB}"
+SEED=${SEED:-0}
+STEPS=${STEPS:-600}
+KEEP=${KEEP:-4000}
+READ=${READ:-4}
+here=$WORK/minimal$SEED
+data=$WORK/ladder
+mkdir -p "$here/runs" "$here/figures" "$WORK/figures"
+
+stage() { # the file of its figures, and a command whose last line they are
+  if [ ! -s "$1" ]; then
+    "${@:2}" > "$1.part"
+    mv "$1.part" "$1"
+  fi
+  echo "$(basename "$1" .json): $(tail -n 1 "$1")"
+}
+
+if [ ! -s "$WORK/raw/odd.jsonl" ]; then
+  python tests/benchmarks/r2d2_data.py "$DATA" "$WORK/raw"
+fi
+awk "NR % (4 * $READ) == 0" "$WORK/raw/odd.jsonl" > "$here/dev.jsonl"
+awk "NR % $READ == 0 && NR % (4 * $READ) != 0" "$WORK/raw/odd.jsonl" > "$here/test.jsonl"
+stage "$WORK/figures/ladder.json" odqa prepare --tokenizer minilm \
+  --corpus "vital_articles,$WORK/raw/passages.jsonl" --pairs even \
+  --questions "$WORK/raw/even.jsonl" --out "$data"
+
+common=(--config.seed="$SEED" --config.log_every=20 --config.epochs=0.0
+  --config.steps="$STEPS" --config.checkpoint.every="$STEPS"
+  --config.data.questions="$data/questions/even" --config.data.question_length=32
+  --config.model.preset=init --config.model.dtype=float32
+  --config.model.remat=none --config.micro_batches=1)
+heads=("--config.optimizer.multipliers=(('.*/qa_.*', 5.0),)")
+
+retriever() { # its name, more settings
+  stage "$here/figures/train_$1.json" odqa train --config configs/shared.py \
+    --workdir "$here/$1" "${common[@]}" --config.init_from=minilm \
+    --config.data.corpus="$data/corpus" --config.data.pairs="$data/pairs/even" \
+    --config.data.passage_length=128 --config.batch_size=32 \
+    --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-4 "${@:2}"
+}
+find() { # a rung, what searches, a dataset: its index, and a run to learn from
+  stage "$here/figures/index_$1.json" odqa index --checkpoint "$here/$2" \
+    --corpus "$3" --out "$here/index_$1"
+  stage "$here/figures/run_$1.json" odqa search --checkpoint "$here/$2" \
+    --index "$here/index_$1" --corpus "$3" --k 100 \
+    --questions "$data/questions/even" --out "$here/runs/$1.json"
+}
+rung() { # its name, what searches, a dataset, what reads: tuned on dev, measured
+  local parts=(--checkpoint "$here/$4" --retriever "$here/$2"
+    --index "$here/index_$1" --corpus "$3" --k 50)
+  stage "$here/figures/tuned_$1.json" odqa evaluate "${parts[@]}" \
+    --questions "$here/dev.jsonl" --tune-scoring "$here/scoring_$1.json"
+  stage "$here/figures/em_$1.json" odqa evaluate "${parts[@]}" \
+    --questions "$here/test.jsonl" --scoring "$here/scoring_$1.json"
+  stage "$here/figures/system_$1.json" odqa assemble --retriever "$here/$2" \
+    --index "$here/index_$1" --corpus "$3" --extractive-reader "$here/$4" \
+    --scoring "$here/scoring_$1.json" --out "$here/system_$1"
+}
+
+# DPR's shape: two encoders of the whole width, a reader that ranks passages.
+two=(--config.model.shared=False --config.model.passage_type=auto)
+retriever two "${two[@]}" --config.model.projection=none --config.model.embedding_dim=0
+find two two "$data"
+stage "$here/figures/train_reader.json" odqa train \
+  --config configs/extractive.py:loss=dpr --workdir "$here/reader" \
+  "${common[@]}" "${heads[@]}" --config.init_from=minilm \
+  --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
+  --config.data.passages=6 --config.data.pair_length=160 \
+  --config.data.span_length=30 --config.batch_size=8 \
+  --config.optimizer.learning_rate=1e-4
+rung two two "$data" reader
+
+# The passages that questions find.
+stage "$here/figures/train_filter.json" odqa train --config configs/filter.py \
+  --workdir "$here/filter" "${common[@]}" --config.init_from=minilm \
+  --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
+  --config.data.passages=20 --config.data.frequency_base=2 \
+  --config.data.passage_length=128 --config.batch_size=12 \
+  --config.optimizer.warmup_steps=$((STEPS / 10)) \
+  --config.optimizer.learning_rate=5e-5
+stage "$here/figures/filtered.json" odqa prune --checkpoint "$here/filter" \
+  --corpus "$data" --index "$here/index_two" --keep "$KEEP" --out "$here/small"
+small=$here/small
+find filtered two "$small"
+rung filtered two "$small" reader
+
+# 128 dimensions, then one encoder.
+retriever narrow "${two[@]}"
+find narrow narrow "$small"
+rung narrow narrow "$small" reader
+retriever shared
+find shared shared "$small"
+rung shared shared "$small" reader
+
+# One encoder that retrieves and reads.
+unified() { # its name, the stage of the recipe, what it begins from, more
+  stage "$here/figures/train_$1.json" odqa train \
+    --config "configs/unified.py:stage=$2" --workdir "$here/$1" "${common[@]}" \
+    "${heads[@]}" --config.init_from="$here/$3" \
+    --config.data.corpus="$small/corpus" --config.data.run="$here/runs/shared.json" \
+    --config.data.candidates=100 --config.data.passages=6 \
+    --config.data.pair_length=160 --config.data.passage_length=128 \
+    --config.data.span_length=30 --config.batch_size=8 \
+    --config.optimizer.learning_rate=5e-5 "${@:4}"
+  find "$1" "$1" "$small"
+  rung "$1" "$1" "$small" "$1"
+}
+unified unified distillation shared --config.unified.teacher="$here/reader"
+unified iterative iterative unified
+# Ablations.
+unified undistilled iterative shared
+unified unreconstructed iterative unified --config.unified.reconstruction=False
+unified joint joint unified
+
+# One file, and what every rung takes up.
+stage "$here/figures/packed.json" odqa pack --system "$here/system_iterative" \
+  --index int8 --weights f16 --text tokens --out "$here/packed.odqa"
+stage "$here/figures/em_packed.json" odqa evaluate --system "$here/packed.odqa" \
+  --questions "$here/test.jsonl" --k 50
+rungs=() em=()
+for name in two filtered narrow shared unified iterative packed; do
+  path=$here/system_$name
+  if [ "$name" = packed ]; then path=$here/packed.odqa; fi
+  rungs+=("$name=$path") em+=("$name=$here/figures/em_$name.json")
+done
+rm -rf "$here/footprint"
+odqa footprint "${rungs[@]}" --em "${em[@]}" --out "$here/footprint"
