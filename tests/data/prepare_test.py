@@ -32,6 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
   return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
+@pytest.mark.slow
 def test_runners_give_the_same_folder(tmp_path, corpus):
   made = {}
   for runner in ("local:1", "local:2"):

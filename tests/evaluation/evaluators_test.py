@@ -210,6 +210,7 @@ def test_the_live_index_is_not_made_again(toy_data, dev, tmp_path, monkeypatch):
       assert evaluate(system.params, index) == anew
 
 
+@pytest.mark.slow
 def test_a_live_index_of_codes_finds_about_the_same(toy_data, dev, tmp_path):
   """Int8 rows without residuals, as training searches them."""
   system, run = parts("fid", toy_data, settings(dev))

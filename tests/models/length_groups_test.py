@@ -145,6 +145,7 @@ def test_readers_see_the_same_tokens(changes):
   close(*(values_and_gradients(logits(m), params) for m in (grouped, plain)))
 
 
+@pytest.mark.slow
 def test_no_two_groups_drop_the_same():
   """Equal rows: without dropout one result, with it all are different."""
   _, grouped = bert_pair("mean")

@@ -120,6 +120,7 @@ def test_order_batches_and_holes_do_not_matter(system):
   assert passages == [{5, 2}, {1, 2, 3, 4}, set(), {8, 6, 0, 1}]
 
 
+@pytest.mark.slow
 def test_questions_stream(system):
   taken = []
 

@@ -295,6 +295,7 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(
   assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_by_more_steps(toy_config, tmp_path):
   """And then goes on by what it was last told; fewer steps are refused."""
   train(toy_config(steps=1), tmp_path)
@@ -408,6 +409,7 @@ def test_no_recompilation_after_the_first_steps(toy_config, tmp_path):
   assert len(shapes) == len(set(shapes)) <= 4
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_and_names_step_and_metric(toy_config, tmp_path):
   config = toy_config(**{"optimizer.learning_rate": 1e30, "steps": 20})
   with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step \d+"):
@@ -460,6 +462,7 @@ def test_unwritable_workdir_is_found_before_anything(toy_config, tmp_path):
   refused(toy_config(), blocked / "workdir", "cannot write to")
 
 
+@pytest.mark.slow
 def test_step_is_pure(toy_config):
   """The same state and batch give the same bits, twice."""
   config = toy_config()

@@ -83,6 +83,7 @@ def trained(data, tmp_path_factory):
   return work
 
 
+@pytest.mark.slow
 def test_the_checkpoint_with_the_highest_hit_ratio_is_used(data, trained):
   lines = (trained / "metrics.jsonl").read_text().splitlines()
   rows = [r for r in map(json.loads, lines) if "dev/hit_ratio" in r]
