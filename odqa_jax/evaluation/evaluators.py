@@ -99,15 +99,8 @@ def make_evaluator(
         gatherer, corpus=corpus, inputs=inputs_for(reading, vocabulary, corpus)
       )
   questions = dev_questions(evaluate)
-  index = DevIndex(
-    dev_index_kind(evaluate, has_live=has_live),
-    corpus,
-    questions,
-    passages=evaluate.passages,
-    seed=settings.seed,
-    mesh=mesh,
-    dtype=settings.retrieval.dtype,
-    folder=workdir / "dev_index",
+  index = dev_index(
+    settings, corpus, questions, mesh, workdir, has_live=has_live
   )
   if reading is None or gatherer is None:
     dev = _Dev(questions, index, read_k=None, targets=[])
@@ -126,6 +119,41 @@ def make_evaluator(
     evaluator = _reader_evaluator(dev, settings, reading, components, gatherer)
   check_best(evaluate, dev.names())
   return evaluator
+
+
+def dev_index(
+  settings: Settings,
+  corpus: Corpus,
+  questions: Sequence[Question],
+  mesh: Mesh,
+  workdir: Path,
+  *,
+  has_live: bool,
+) -> DevIndex:
+  """Where the dev questions of a training are searched.
+
+  Args:
+    settings: `settings.evaluate` says which index.
+    corpus: that is searched.
+    questions: of the dev set.
+    mesh: holds a temporary index.
+    workdir: it is made and deleted here.
+    has_live: whether training searches the same corpus.
+
+  Raises:
+    ValueError: see `dev_index_kind`, `DevIndex`.
+  """
+  evaluate = settings.evaluate
+  return DevIndex(
+    dev_index_kind(evaluate, has_live=has_live),
+    corpus,
+    questions,
+    passages=evaluate.passages,
+    seed=settings.seed,
+    mesh=mesh,
+    dtype=settings.retrieval.dtype,
+    folder=workdir / "dev_index",
+  )
 
 
 def check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ Families of measures, never mixed:
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -51,6 +51,12 @@ class Answered(Protocol):
   @property
   def text(self) -> str:
     """The answer."""
+
+
+class AnswerText(NamedTuple):
+  """An answer of which nothing else is kept."""
+
+  text: str
 
 
 def evaluate_run(

@@ -12,7 +12,7 @@ Of a run the first `config.evaluate.k` passages are read of every question.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +30,11 @@ from odqa_jax.evaluation.evaluators import (
   dev_questions,
   in_one_row,
 )
-from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
+from odqa_jax.evaluation.measures import (
+  AnswerText,
+  answer_measures,
+  evaluate_ranking,
+)
 from odqa_jax.reading.extract import (
   ROLE,
   SpanReader,
@@ -149,17 +153,11 @@ def _reranking(
   return evaluate
 
 
-class _Words(NamedTuple):
-  """An answer as the measures look at it."""
-
-  text: str
-
-
 def _answered(
   texts: Sequence[str], questions: Sequence[Question]
 ) -> dict[str, float]:
   """`em` and `f1`, as far as the questions allow."""
-  figures = answer_measures([*map(_Words, texts)], questions)
+  figures = answer_measures([*map(AnswerText, texts)], questions)
   return {name: figures[name] for name in ("em", "f1") if name in figures}
 
 

@@ -12,7 +12,7 @@ on what the first retriever had found, and name that a flaw (A.5).
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,15 +21,20 @@ from jax.sharding import Mesh
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
-from odqa_jax.evaluation.dev_index import DevIndex, dev_index_kind
+from odqa_jax.evaluation.dev_index import DevIndex
 from odqa_jax.evaluation.evaluators import (
   DEV_K,
   Evaluator,
   check_best,
+  dev_index,
   dev_questions,
   in_one_row,
 )
-from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
+from odqa_jax.evaluation.measures import (
+  AnswerText,
+  answer_measures,
+  evaluate_ranking,
+)
 from odqa_jax.models.roles import UNIFIED, role_params, roles
 from odqa_jax.models.unified_reader import UnifiedReader
 from odqa_jax.reading.extract import (
@@ -48,12 +53,6 @@ from odqa_jax.text.tokenizer import Tokenizer
 # Passages that are read unless the settings say how many.
 DEV_READ = 50
 _CUTOFFS = (1, 10, 20, 30, 40, 50)
-
-
-class _Words(NamedTuple):
-  """An answer as the measures look at it."""
-
-  text: str
 
 
 def make_unified_evaluator(
@@ -89,16 +88,7 @@ def make_unified_evaluator(
   if evaluate.corpus:
     corpus = Corpus(evaluate.corpus)
   questions = dev_questions(evaluate)
-  index = DevIndex(
-    dev_index_kind(evaluate, has_live=False),
-    corpus,
-    questions,
-    passages=evaluate.passages,
-    seed=settings.seed,
-    mesh=mesh,
-    dtype=settings.retrieval.dtype,
-    folder=workdir / "dev_index",
-  )
+  index = dev_index(settings, corpus, questions, mesh, workdir, has_live=False)
   read_k = evaluate.k or min(DEV_READ, len(index))
   if read_k > len(index):
     raise ValueError(
@@ -164,7 +154,7 @@ class _Dev:
     """Of all that will be measured."""
     # Of nothing found and no answers: to see which measures there are.
     rows = np.zeros((len(self.questions), self.k), np.int32)
-    empty = [[_Words("")] * len(self.questions)] * len(self.cutoffs)
+    empty = [[AnswerText("")] * len(self.questions)] * len(self.cutoffs)
     return [*self._found(rows, rows.astype(np.float32)), *self._answered(empty)]
 
   def measures(
@@ -172,12 +162,12 @@ class _Dev:
   ) -> dict[str, float]:
     """Of what was found, and of what is read in it."""
     corpus = self.index.corpus
-    answers: list[list[_Words]] = [[] for _ in self.cutoffs]
+    answers: list[list[AnswerText]] = [[] for _ in self.cutoffs]
     read = rows[:, : self.cutoffs[-1]]
     for spans in read_spans(reader, self._texts, read, most=1):
       for k, given in zip(self.cutoffs, answers, strict=True):
         best = best_answers(spans, corpus, k=k, most=1)
-        given.append(_Words(best[0].text if best else ""))
+        given.append(AnswerText(best[0].text if best else ""))
     return self._found(rows, scores) | self._answered(answers)
 
   def _found(self, rows: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -185,7 +175,9 @@ class _Dev:
     figures = evaluate_ranking(ranking, self.questions, self.index.corpus)
     return in_one_row(figures) | {"dev_passages": float(len(self.index))}
 
-  def _answered(self, answers: Sequence[Sequence[_Words]]) -> dict[str, float]:
+  def _answered(
+    self, answers: Sequence[Sequence[AnswerText]]
+  ) -> dict[str, float]:
     each = [answer_measures(given, self.questions) for given in answers]
     figures: dict[str, float] = {
       name: each[-1][name] for name in ("em", "f1") if name in each[-1]

@@ -10,12 +10,12 @@ the number that would be best there.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.evaluation.measures import answer_measures
+from odqa_jax.evaluation.measures import AnswerText, answer_measures
 from odqa_jax.reading.answer_scoring import AnswerScoring
 from odqa_jax.reading.extract import read_spans, with_rank_weight
 from odqa_jax.reading.passage_spans import best_answers
@@ -25,12 +25,6 @@ from odqa_jax.serving.extraction import Extraction
 CUTOFFS = (1, *range(10, 101, 10))
 SPANS = 5
 WEIGHTS = tuple(i / 20 for i in range(21))
-
-
-class _Words(NamedTuple):
-  """An answer as the measures look at it."""
-
-  text: str
 
 
 def tune_scoring(
@@ -62,7 +56,7 @@ def tune_scoring(
   width = extraction.passages.rows.shape[1]
   cutoffs = sorted({k for k in CUTOFFS if k < width} | {width})
   options = [(k, w) for k in cutoffs for w in (None, *WEIGHTS)]
-  answers: dict[tuple[int, float | None], list[_Words]] = {
+  answers: dict[tuple[int, float | None], list[AnswerText]] = {
     option: [] for option in options
   }
   corpus = extraction.reader.inputs.corpus
@@ -73,7 +67,7 @@ def tune_scoring(
     for k, weight in options:
       weighed = dataclasses.replace(found, rank_weight=weight)
       best = best_answers(weighed, corpus, k=k, most=1)
-      answers[k, weight].append(_Words(best[0].text if best else ""))
+      answers[k, weight].append(AnswerText(best[0].text if best else ""))
   em = {}
   for option, given in answers.items():
     figures = answer_measures(given, questions)
