@@ -8,6 +8,7 @@ What comes back is what `odqa answer` writes (`records.py`), with the passages,
 their texts, and who decided how surely; `views.py` has the keys.
 """
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,13 +87,14 @@ class Answering(Protocol):
     """What the last stage gives."""
 
 
-class _Staged:
+class _Staged(abc.ABC):
   """Answers are what the last stage gives."""
 
+  @abc.abstractmethod
   def stages(
     self, questions: Sequence[str], k: int | None = None
   ) -> Iterator[tuple[str, list[Record]]]:
-    raise NotImplementedError
+    """See `Answering`."""
 
   def answer(
     self, questions: Sequence[str], k: int | None = None
