@@ -258,31 +258,38 @@ class _Output(nn.Module):
     return norm(layers.tokens(residual) + x).reshape(residual.shape)
 
 
-class _SelfAttention(nn.Module):
-  """Multi-head attention of the tokens `queries` over all tokens of `x`."""
+class SelfAttention(nn.Module):
+  """Multi-head attention of some tokens over all of them, of width `w`."""
 
   config: BertConfig
+  width: int
 
   @nn.compact
   def __call__(
     self,
-    queries: Float[Array, "b q d"],
-    x: Float[Array, "b l d"],
+    queries: Float[Array, "b q c"],
+    keys: Float[Array, "b l c"],
+    values: Float[Array, "b l v"],
     lengths: Int[Array, " b"],
     seed: UInt32[Array, "2"] | None,
-  ) -> Float[Array, "b q d"]:
-    config = self.config
+  ) -> Float[Array, "b q w"]:
+    """Queries from some tokens, keys and values from all of them.
 
-    def heads(x: Float[Array, "b n d"], name: str) -> Float[Array, "b n d"]:
-      return dense(config, x, config.width, name)
-
+    Args:
+      queries: states that queries are made from.
+      keys: likewise, of all tokens.
+      values: likewise; MobileBERT's are wider.
+      lengths: real tokens of each row.
+      seed: dropout words; None means no dropout.
+    """
+    config, width = self.config, self.width
     return attention(
-      heads(queries, "query"),
-      heads(x, "key"),
-      heads(x, "value"),
+      dense(config, queries, width, "query"),
+      dense(config, keys, width, "key"),
+      dense(config, values, width, "value"),
       heads=config.heads,
       lengths=lengths[:, None],
-      scale=(config.width // config.heads) ** -0.5,
+      scale=(width // config.heads) ** -0.5,
       rate=config.attention_dropout,
       seed=seed,
       implementation=config.attention,
@@ -303,9 +310,8 @@ class _Attention(nn.Module):
     lengths: Int[Array, " b"],
     seeds: _Seeds,
   ) -> Float[Array, "b q d"]:
-    attended = _SelfAttention(self.config, name="self")(
-      queries, x, lengths, seeds[0]
-    )
+    attend = SelfAttention(self.config, self.config.width, name="self")
+    attended = attend(queries, x, x, lengths, seeds[0])
     return _Output(self.config, name="output")(attended, queries, seeds[1])
 
 

@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from odqa_jax.models import layers
-from odqa_jax.models.attention import attention
 from odqa_jax.models.bert import (
   BertConfig,
   Products,
+  SelfAttention,
   add_places_and_types,
   dense,
   embedding_table,
@@ -240,35 +240,6 @@ class _Bottleneck(nn.Module):
     return keys[:, :outputs], keys, x, narrow(x[:, :outputs])
 
 
-class _SelfAttention(nn.Module):
-  """Multi-head attention in the inner width."""
-
-  config: MobileBertConfig
-
-  @nn.compact
-  def __call__(
-    self,
-    queries: Float[Array, "b q c"],
-    keys: Float[Array, "b l c"],
-    values: Float[Array, "b l v"],
-    lengths: Int[Array, " b"],
-    seed: UInt32[Array, "2"] | None,
-  ) -> Float[Array, "b q t"]:
-    config = self.config
-    return attention(
-      dense(config, queries, config.inner, "query"),
-      dense(config, keys, config.inner, "key"),
-      dense(config, values, config.inner, "value"),
-      heads=config.heads,
-      lengths=lengths[:, None],
-      scale=(config.inner // config.heads) ** -0.5,
-      rate=config.attention_dropout,
-      seed=seed,
-      implementation=config.attention,
-      platform=config.platform,
-    )
-
-
 class _Joined(nn.Module):
   """A product, dropout, then the norm of the sum with the residual."""
 
@@ -301,7 +272,7 @@ class _Attention(nn.Module):
     seeds: Any,
   ) -> Float[Array, "b q t"]:
     queries, keys, values, residual = inputs
-    attend = _SelfAttention(self.config, name="self")
+    attend = SelfAttention(self.config, self.config.inner, name="self")
     attended = attend(queries, keys, values, lengths, seeds[0])
     # Within bottlenecks nothing is dropped.
     seed = None if self.config.bottleneck else seeds[1]
