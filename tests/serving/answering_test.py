@@ -6,15 +6,8 @@ import sys
 
 import pytest
 from command_line import last_line, run
-from small_parts import (
-  random_index,
-  random_system,
-  save_extractive_reader,
-  save_reranker,
-)
-from small_reader import save_workdir
+from small_parts import save_parts
 
-from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.serving.answering import ANSWERED, RERANKED, RETRIEVED
 from odqa_jax.serving.opening import open_answering, warm_up
 from odqa_jax.serving.pack import PackOptions, pack_system
@@ -30,16 +23,7 @@ QUESTIONS = ["what is the first thing", "who", "where was the last of them"]
 def made(tmp_path_factory, toy_data):
   """A system with a reranker, one without, and that in one file."""
   root = tmp_path_factory.mktemp("answering")
-  corpus = Corpus(toy_data / "corpus")
-  save_extractive_reader(corpus, root / "extractive")
-  save_reranker(corpus, root / "reranker")
-  system = random_system("joint", toy_data)
-  save_workdir(system, root / "retriever", with_reader=False)
-  random_index(system.retriever, corpus, root / "index")
-  parts = {
-    "retriever": root / "retriever", "index": root / "index",
-    "corpus": toy_data, "extractive_reader": root / "extractive",
-  }  # fmt: skip
+  parts = save_parts(toy_data, root)
   assemble(root / "plain", parts)
   assemble(root / "reranked", parts | {"reranker": root / "reranker"})
   pack_system(root / "plain", root / "plain.odqa", PackOptions())

@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import last_line, run
-from small_parts import (
-  random_index,
-  random_system,
-  save_extractive_reader,
-  save_reranker,
-)
-from small_reader import save_workdir
+from small_parts import save_parts
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
@@ -41,16 +35,7 @@ def questions(toy_data):
 def made(tmp_path_factory, toy_data, questions):
   """A system with random weights, its packs, and questions."""
   root = tmp_path_factory.mktemp("pack")
-  corpus = Corpus(toy_data / "corpus")
-  save_extractive_reader(corpus, root / "extractive")
-  save_reranker(corpus, root / "reranker")
-  system = random_system("joint", toy_data)
-  save_workdir(system, root / "retriever", with_reader=False)
-  random_index(system.retriever, corpus, root / "index")
-  parts = {
-    "retriever": root / "retriever", "index": root / "index",
-    "corpus": toy_data, "extractive_reader": root / "extractive",
-  }  # fmt: skip
+  parts = save_parts(toy_data, root)
   assemble(root / "system", parts)
   assemble(root / "more", parts | {"reranker": root / "reranker"})
   assemble(root / "less", {n: parts[n] for n in [*parts][:3]})

@@ -10,8 +10,7 @@ from scipy.special import log_softmax
 from small_parts import (
   random_index,
   random_system,
-  save_extractive_reader,
-  save_reranker,
+  save_parts,
   write_random_run,
 )
 from small_reader import save_workdir
@@ -55,13 +54,9 @@ def made(tmp_path_factory, toy_data, questions):
   """All parts with random weights, a few questions, and a run of them."""
   root = tmp_path_factory.mktemp("pipeline")
   corpus = Corpus(toy_data / "corpus")
-  save_reranker(corpus, root / "reranker")
-  save_extractive_reader(corpus, root / "extractive")
-  system = random_system("joint", toy_data)
-  save_workdir(system, root / "retriever", with_reader=False)
+  save_parts(toy_data, root)
   # The reader was trained with a retriever of its own.
   save_workdir(random_system("joint", toy_data, 1), root / "reader")
-  random_index(system.retriever, corpus, root / "index")
   records = [
     {"id": q.id, "question": q.question, "answer": list(q.answers)}
     for q in questions

@@ -6,7 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from small_reader import reader_settings, small_components, small_gatherer
+from small_reader import (
+  reader_settings,
+  save_workdir,
+  small_components,
+  small_gatherer,
+)
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
@@ -60,6 +65,25 @@ def random_system(task: str, data: Path, seed: int = 0) -> ReadingSystem:
     small_gatherer(settings, corpus),
     question_length=settings.data.question_length,
   )
+
+
+def save_parts(data: Path, root: Path) -> dict[str, Path]:
+  """What `assemble` takes of a retriever and an extractive reader.
+
+  A reranker lies beside them, as `root / "reranker"`.
+  """
+  corpus = Corpus(data / "corpus")
+  save_extractive_reader(corpus, root / "extractive")
+  save_reranker(corpus, root / "reranker")
+  system = random_system("joint", data)
+  save_workdir(system, root / "retriever", with_reader=False)
+  random_index(system.retriever, corpus, root / "index")
+  return {
+    "retriever": root / "retriever",
+    "index": root / "index",
+    "corpus": data,
+    "extractive_reader": root / "extractive",
+  }
 
 
 def _random(init: Callable[..., Any], seed: int) -> Any:
