@@ -24,6 +24,7 @@ from odqa_jax.models.hf.heads import (
   load_extractive_reader,
   load_scorer,
 )
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.layers import Params
 from odqa_jax.models.passage_scorer import (
   ALONE,
@@ -69,7 +70,7 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
   """Loads a component of a training workdir, of a step, or a published one.
 
   Args:
-    path: the folder.
+    path: the folder, or a name that `resolve_folder` knows.
     roles: "reranker", "passage_classifier", "passage_filter" or
       "extractive_reader"; of several the first that the checkpoint has, and of
       a published folder the first one.
@@ -79,7 +80,7 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
       its tokenizer is not the one of the training; or a published folder has
       another network, no such head, or several labels.
   """
-  path = Path(path)
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return _published(path, roles[0])
   folder, step = find_step(path)
