@@ -36,7 +36,7 @@ from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.hf.tensors import other_weights
-from odqa_jax.models.roles import role_params, roles
+from odqa_jax.models.roles import described_role, role_params
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
 from odqa_jax.retrieval.index import build_index, check_index
@@ -251,7 +251,7 @@ def restored_retriever(
   folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
   components = extra["components"]
-  description = roles(components)["retriever"]
+  _, description = described_role(path, components, "retriever")
   if tokenizer.fingerprint != description["tokenizer"]:
     raise ValueError(
       f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
