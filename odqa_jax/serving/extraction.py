@@ -115,9 +115,8 @@ class Sources:
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
-    retriever = self.retriever and resolve_folder(self.retriever)
     named = {
-      "retriever": retriever or self.run,
+      "retriever": self.retriever or self.run,
       "reranker": self.reranker or self.reranked,
       ROLE: self.extractive_reader,
       GENERATOR: self.reader,

@@ -39,9 +39,9 @@ from odqa_jax.runtime.mesh import (
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.runtime.report import Report, parameter_table
+from odqa_jax.runtime.report import Report, parameter_table, versions
 from odqa_jax.runtime.settings import Settings, read_settings
-from odqa_jax.training.contents import check_same_contents, contents
+from odqa_jax.training.contents import check_same_contents, contents, origins
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.length_groups import grouped_task
@@ -208,6 +208,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
+    "origins": origins(settings),
+    "versions": versions(),
     "best": best,
     "micro_batches": settings.parts,
     "remat": recomputed(run),
