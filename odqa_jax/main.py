@@ -30,6 +30,7 @@ from odqa_jax.commands import (
   plan,
   prepare,
   prune,
+  report,
   rerank,
   search,
   serve,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, ModuleType] = {
   "prune": prune,
   "footprint": footprint,
   "inspect": inspect,
+  "report": report,
   "plan": plan,
   "demo": demo,
 }

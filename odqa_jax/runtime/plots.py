@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from odqa_jax.runtime.files import replacing
-from odqa_jax.runtime.report import read_metrics
+from odqa_jax.runtime.report import Series, metric_series, read_metrics
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 PALETTE = (
@@ -33,8 +33,6 @@ _GREY = "#5f6b76"
 _MIB = 2**20
 # Ratio of sizes up to which an axis has ticks between the powers of ten.
 _STEPPED = 300
-
-Series = dict[str, tuple[list[int], list[float]]]
 
 
 def smooth(
@@ -53,18 +51,6 @@ def smooth(
   total = np.convolve(values, kernel)[reach : reach + len(values)]
   weight = np.convolve(np.ones_like(values), kernel)
   return total / weight[reach : reach + len(values)]
-
-
-def _series(path: str | Path) -> Series:
-  """Name → steps and values, leaving out what was not finite."""
-  series: Series = {}
-  for row in read_metrics(path):
-    for name, value in row.items():
-      if name != "step" and value is not None:
-        steps, values = series.setdefault(name, ([], []))
-        steps.append(row["step"])
-        values.append(value)
-  return series
 
 
 def _style(axes: Axes, title: str) -> None:
@@ -157,7 +143,7 @@ def plot_loss(metrics: str | Path, path: str | Path) -> None:
   Raises:
     ValueError: if the file holds none of them.
   """
-  series = _series(metrics)
+  series = metric_series(read_metrics(metrics))
   dev = [n for n in series if n.startswith(_DEV) and n != "dev/loss"]
   shares = [n for n in dev if all(0 <= v <= 1 for v in series[n][1])]
   panels = [shares] if shares else []
