@@ -41,16 +41,17 @@ def line_chart(
   title: str,
   lines: Mapping[str, Line],
   *,
+  percent: bool = False,
   faint: Mapping[str, Line] | None = None,
 ) -> Element:
   """A chart with its title and, below it, names and last values.
 
   Args:
     title: what is drawn.
-    lines: name → steps and values; shares, if all are within 0 and 1.
+    lines: name → steps and values.
+    percent: whether the values are shares.
     faint: drawn behind, in the colour of the line of the same name.
   """
-  percent = all(0 <= v <= 1 for _, values in lines.values() for v in values)
   drawn = [*lines.values(), *(faint or {}).values()]
   frame = _Frame(drawn, zero=percent)
   names = list(lines)
@@ -125,16 +126,14 @@ class _Frame:
       y = self.y(tick)
       label = f"{100 * tick:g}%" if percent else f"{tick:.4g}"
       parts += [
-        element(
-          "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"
-        ),
+        element("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"),
         element("text", label, x=_LEFT - 6, y=y + 4, text_anchor="end"),
       ]
     places = MaxNLocator(nbins=4, integer=True)
     for step in places.tick_values(self._first, self._last):
       if self._first <= step <= self._last:
         x = self.x(step)
-        anchor = "end" if x > _WIDTH - 30 else "middle"
+        anchor = "end" if x > right - 20 else "middle"
         parts.append(
           element(
             "text", f"{step:,.0f}", x=x, y=_HEIGHT - 8, text_anchor=anchor

@@ -22,7 +22,11 @@ from odqa_jax.inspection.report.elements import (
   table,
 )
 from odqa_jax.inspection.report.questions import questions_section
-from odqa_jax.inspection.report.workdir import TrainingRun, differences
+from odqa_jax.inspection.report.workdir import (
+  TrainingRun,
+  differences,
+  is_share,
+)
 from odqa_jax.runtime.config import flatten
 from odqa_jax.runtime.plots import smooth
 
@@ -86,7 +90,7 @@ def _cards(run: TrainingRun) -> Element:
   names = [chosen, *_dev(run)]
   for name in [n for n in dict.fromkeys(names) if n in run.series][:2]:
     step, value = run.best(name)
-    text = number(value, percent=_is_share(run.series[name]))
+    text = number(value, percent=is_share(name, run.series[name][1]))
     cards.append((f"best {name}", text, f"at step {step:,}"))
   if seconds := sum(s["seconds"] for s in _sessions(run)):
     parts = len(_sessions(run))
@@ -127,10 +131,6 @@ def _dev(run: TrainingRun) -> list[str]:
   return [n for n in run.series if n.startswith(_DEV) and n not in _NO_CURVE]
 
 
-def _is_share(line: Line) -> bool:
-  return all(0 <= value <= 1 for value in line[1])
-
-
 def _charts(run: TrainingRun) -> list[Element]:
   """Losses, dev figures, learning rate, speed, and what else is logged."""
   series, charts = run.series, []
@@ -148,28 +148,33 @@ def _charts(run: TrainingRun) -> list[Element]:
     losses["dev"] = series["dev/loss"]
   if losses:
     charts.append(line_chart("Loss", losses, faint=faint))
-  families: dict[str, dict[str, Line]] = {}
+  families: dict[tuple[str, bool], dict[str, Line]] = {}
   for name in _dev(run):
-    short = name.removeprefix(_DEV)
-    family = short.partition("@")[0] if _is_share(series[name]) else short
-    families.setdefault(family, {})[short] = series[name]
-  for family, lines in families.items():
-    charts.append(line_chart(f"Development set: {family}", lines))
+    short, share = name.removeprefix(_DEV), is_share(name, series[name][1])
+    family = short.partition("@")[0] if share else short
+    families.setdefault((family, share), {})[short] = series[name]
+  for (family, share), lines in families.items():
+    charts.append(
+      line_chart(f"Development set: {family}", lines, percent=share)
+    )
   rest = [n for n in series if not n.startswith((_DEV, "time/"))]
   order = ["learning_rate", *(n for n in rest if n not in _NO_CURVE)]
   for name in [*dict.fromkeys(order), _SPEED]:
     if name in series:
       label = name.removeprefix("time/").replace("_", " ")
-      charts.append(line_chart(label.capitalize(), {label: series[name]}))
+      share = is_share(name, series[name][1])
+      charts.append(
+        line_chart(label.capitalize(), {label: series[name]}, percent=share)
+      )
   return charts
 
 
 def _figures(run: TrainingRun) -> Element:
   rows = []
-  for name, (steps, values) in run.series.items():
-    percent = name.startswith(_DEV) and _is_share((steps, values))
+  for name, (_, values) in run.series.items():
+    percent = is_share(name, values)
     at, best = run.best(name)
-    told = not name.startswith(("time/", "learning_rate", "examples"))
+    told = percent or "loss" in name or name in _dev(run)
     rows.append(
       [
         name,

@@ -29,7 +29,7 @@ def questions_section(outcomes: Sequence[Outcome], samples: int) -> Element:
       + (", right and wrong in turn." if len(_judged(outcomes)) else "."),
       class_="note",
     ),
-    *map(_example, shown),
+    *(_example(outcome, opened=i == 0) for i, outcome in enumerate(shown)),
   )
 
 
@@ -126,7 +126,7 @@ def _bar(share: float) -> Element:
 # ---- Examples ----
 
 
-def _example(outcome: Outcome) -> Element:
+def _example(outcome: Outcome, *, opened: bool) -> Element:
   said: list[Child] = []
   if outcome.answer is not None:
     word = {True: "right", False: "wrong", None: "not judged"}[outcome.right]
@@ -148,6 +148,7 @@ def _example(outcome: Outcome) -> Element:
     ),
     element("p", f"Accepted: {references}", class_="note"),
     *(_passage(outcome, rank, found) for rank, found in _shown(outcome)),
+    open="" if opened else None,
   )
 
 

@@ -5,7 +5,7 @@ run.series["dev/recall@20"]
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,13 @@ def read_workdir(path: str | Path) -> TrainingRun:
     extra=extra,
     checkpoint=checkpoint,
   )
+
+
+def is_share(name: str, values: Sequence[float]) -> bool:
+  """Whether a metric is a share of something, which is told in percent."""
+  other = ("loss", "learning_rate", "norm", "lambda")
+  named = any(word in name for word in other) or name.startswith("time/")
+  return not named and all(0 <= value <= 1 for value in values)
 
 
 def differences(
