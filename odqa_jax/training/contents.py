@@ -18,6 +18,9 @@ from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.files import content_hash, file_hash, read_json
 from odqa_jax.runtime.settings import Settings
 
+# What a manifest counts of what people ask for.
+_COUNTED = ("count", "tokens", "articles", "negatives")
+
 
 def contents(settings: Settings) -> dict[str, str]:
   """Config key → fingerprint of what it names; "" where it names nothing.
@@ -55,10 +58,9 @@ def described(settings: Settings, contents: Mapping[str, str]) -> list[Any]:
     counts: dict[str, int] = {}
     for name in names.split(",") if block == "data" else ():
       if (Path(name) / MANIFEST).is_file():
-        held = read_json(Path(name) / MANIFEST).get("counts", {})
-        counts |= {
-          k: counts.get(k, 0) + n for k, n in held.items() if type(n) is int
-        }
+        for word, value in read_json(Path(name) / MANIFEST).items():
+          if word in _COUNTED:
+            counts[word] = counts.get(word, 0) + value
     rows.append(
       {"key": key, "names": names, "fingerprint": fingerprint, "counts": counts}
     )

@@ -32,6 +32,8 @@ def number(value: float | None, *, percent: bool = False) -> str:
     return f"{100 * value:.1f}%"
   if abs(value) >= 1e6:
     return f"{value:.3g}"
+  if 0 < abs(value) < 1e-3:
+    return f"{value:.3e}".replace("e-0", "e-")
   if abs(value) >= 1000:
     return f"{value:,.0f}"
   return f"{value:.4g}"
@@ -124,7 +126,7 @@ class _Frame:
     parts, right = [], _WIDTH - _RIGHT
     for tick in self._ticks:
       y = self.y(tick)
-      label = f"{100 * tick:g}%" if percent else f"{tick:.4g}"
+      label = f"{100 * tick:g}%" if percent else _tick(tick)
       parts += [
         element("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"),
         element("text", label, x=_LEFT - 6, y=y + 4, text_anchor="end"),
@@ -161,6 +163,13 @@ class _Frame:
         for s, v in zip(steps, values, strict=True)
       ]
     return parts
+
+
+def _tick(value: float) -> str:
+  """A label that fits beside the axis."""
+  if 0 < abs(value) < 1e-3:
+    return f"{value:.1e}".replace("e-0", "e-")
+  return f"{value:.4g}"
 
 
 def _thinned(values: Sequence[float]) -> Float64[np.ndarray, " n"]:

@@ -204,7 +204,10 @@ def _data(run: TrainingRun) -> Element:
   record = run.record
   rows: list[list[Child]] = []
   for row in record.get("data", []):
-    counts = ", ".join(f"{n:,} {k}" for k, n in row["counts"].items())
+    counts = ", ".join(
+      f"{n:,}" if k == "count" else f"{n:,} {k}"
+      for k, n in row["counts"].items()
+    )
     rows.append(
       [row["key"], code(row["names"]), counts, code(row["fingerprint"][:16])]
     )
@@ -264,7 +267,7 @@ def _machine(run: TrainingRun) -> Element:
       s["started"],
       f"{s['from_step']:,} → {s['to_step']:,}",
       duration(s["seconds"]),
-      s["ended"] or "not ended",
+      s["ended"] or ("killed" if s is not sessions[-1] else run.state),
       s["hardware"]["devices"],
     ]
     for s in sessions

@@ -100,7 +100,7 @@ def _counts(outcomes: Sequence[Outcome]) -> Iterator[Element]:
       class_="note",
     )
     return
-  head = ["rank of the first passage with an answer", "questions"]
+  head = ["first hit at rank", "questions"]
   if judged:
     head += ["right", "wrong", "share right", ""]
   rows: list[list[Child]] = []
@@ -116,6 +116,7 @@ def _counts(outcomes: Sequence[Outcome]) -> Iterator[Element]:
       ]
     rows.append(row)
   yield table(head, rows, right=range(1, 5))
+  yield element("p", "A hit is a passage that holds an answer.", class_="note")
 
 
 def _bar(share: float) -> Element:

@@ -115,7 +115,7 @@ def read_workdir(path: str | Path) -> TrainingRun:
 
 def is_share(name: str, values: Sequence[float]) -> bool:
   """Whether a metric is a share of something, which is told in percent."""
-  other = ("loss", "learning_rate", "norm", "lambda")
+  other = ("loss", "learning_rate", "norm", "lambda", "examples")
   named = any(word in name for word in other) or name.startswith("time/")
   return not named and all(0 <= value <= 1 for value in values)
 
