@@ -18,6 +18,7 @@ from odqa_jax import __version__
 from odqa_jax.commands import (
   answer,
   assemble,
+  compare,
   convert,
   demo,
   evaluate,
@@ -61,6 +62,7 @@ COMMANDS: dict[str, ModuleType] = {
   "footprint": footprint,
   "inspect": inspect,
   "report": report,
+  "compare": compare,
   "plan": plan,
   "demo": demo,
 }
