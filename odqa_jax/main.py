@@ -18,6 +18,7 @@ from odqa_jax import __version__
 from odqa_jax.commands import (
   answer,
   assemble,
+  compare,
   convert,
   demo,
   evaluate,
@@ -31,6 +32,7 @@ from odqa_jax.commands import (
   plan,
   prepare,
   prune,
+  report,
   rerank,
   search,
   serve,
@@ -61,6 +63,8 @@ COMMANDS: dict[str, ModuleType] = {
   "prune": prune,
   "footprint": footprint,
   "inspect": inspect,
+  "report": report,
+  "compare": compare,
   "plan": plan,
   "demo": demo,
 }

@@ -46,6 +46,8 @@ REPORT = rb"\{\s*\"rows\""
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
 SCORING = rb"\{\s*\"kind\": \"scoring\""
+COMPARISON = rb"\{\s*\"runs\""
+HTML = rb"<!DOCTYPE html><!-- odqa report -->"
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

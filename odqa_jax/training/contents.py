@@ -19,6 +19,9 @@ from odqa_jax.runtime.files import content_hash, file_hash, read_json
 from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.settings import Settings
 
+# What a manifest counts of what people ask for.
+_COUNTED = ("count", "tokens", "articles", "negatives")
+
 
 def contents(settings: Settings) -> dict[str, str]:
   """Config key → fingerprint of what it names; "" where it names nothing.
@@ -38,6 +41,31 @@ def contents(settings: Settings) -> dict[str, str]:
     kind = key.rpartition("_")[2]
     read[f"data.{key}"] = _artifacts(getattr(data, key), kind)
   return read
+
+
+def described(settings: Settings, contents: Mapping[str, str]) -> list[Any]:
+  """What is read, for people: key, names, fingerprint, counts of each.
+
+  Args:
+    settings: of the run.
+    contents: see `contents`.
+  """
+  rows = []
+  for key, fingerprint in contents.items():
+    block, _, leaf = key.rpartition(".")
+    names = getattr(getattr(settings, block) if block else settings, leaf)
+    if not fingerprint:
+      continue
+    counts: dict[str, int] = {}
+    for name in names.split(",") if block == "data" else ():
+      if (Path(name) / MANIFEST).is_file():
+        for word, value in read_json(Path(name) / MANIFEST).items():
+          if word in _COUNTED:
+            counts[word] = counts.get(word, 0) + value
+    rows.append(
+      {"key": key, "names": names, "fingerprint": fingerprint, "counts": counts}
+    )
+  return rows
 
 
 def _artifacts(names: str, kind: str) -> str:
