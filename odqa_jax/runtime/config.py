@@ -255,7 +255,7 @@ def check_same_config(
   What a run reads may have moved, see `training.contents`.
 
   Args:
-    old: of the run.
+    old: of the run; a key that it lacks had the default.
     new: that it would go on with.
     longer: whether there are steps left by the new ones, which may then be
       others; the learning rate follows these from here on.
@@ -263,7 +263,9 @@ def check_same_config(
   Raises:
     ValueError: naming every key that differs, with both values.
   """
-  before, now = _flatten(dict(old)), _flatten(new.to_dict())
+  # What a run of an older version did not know was as it is by default now.
+  before = _flatten(base_config().to_dict()) | _flatten(dict(old))
+  now = _flatten(new.to_dict())
   harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"

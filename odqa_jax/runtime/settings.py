@@ -199,7 +199,14 @@ class EvaluateSettings:
     "", "of these: what a reranker orders, or an extractive reader reads"
   )
   corpus: str = _key("", "another corpus to search; none: the training's")
-  best: str = _key("recall@20", "the step with the highest value is kept")
+  best: str = _key(
+    "recall@20",
+    "the step with the highest value is kept: recall@k, gold@k, ndcg@10, "
+    "mrr@10, em and others",
+  )
+  on_test: bool = _key(
+    False, "choose that step on a test set all the same; results say so"
+  )
   k: int = _key(0, "passages read; 0: as many as in training", least=0)
   max_questions: int = _key(0, "evenly spaced; 0: all", least=0)
   index: str = _key(
