@@ -54,7 +54,8 @@ from odqa_jax.reading.system import (
 )
 from odqa_jax.retrieval.retriever import make_retriever
 from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.runtime.settings import EvaluateSettings, Settings
+from odqa_jax.runtime.evaluate_settings import EvaluateSettings
+from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 Evaluator = Callable[[Any, Searchable | None], dict[str, float]]

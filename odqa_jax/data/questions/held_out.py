@@ -14,7 +14,7 @@ from pathlib import Path
 from odqa_jax.runtime.artifact import MANIFEST
 from odqa_jax.runtime.files import Damage, read_json
 
-# `test` as a word of a name: nq-test.qa.csv, factbook:test, testset; no contest.
+# `test` as a word: nq-test.qa.csv, factbook:test, testset; but no contest.
 _TEST = re.compile(r"(?<![a-z])test(set|s)?(?![a-z])", re.IGNORECASE)
 # The official dev set of Natural Questions is the test set of open-domain
 # papers ("Latent Retrieval for Weakly Supervised Open Domain Question
