@@ -219,7 +219,9 @@ class Settings:
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
-  evaluate: EvaluateSettings = EvaluateSettings()
+  evaluate: EvaluateSettings = dataclasses.field(
+    default_factory=EvaluateSettings
+  )
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1},
     metadata={"meaning": "axes of the devices; -1 takes what is left"},
