@@ -25,8 +25,8 @@ from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra
 from odqa_jax.runtime.files import content_hash, file_hash
-from odqa_jax.runtime.hardware import hardware
 from odqa_jax.runtime.report import versions
+from odqa_jax.runtime.run_record import hardware
 
 KIND, _FORMAT = "evaluation card", 1
 # Ids that are shown of those that are left out.

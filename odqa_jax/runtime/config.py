@@ -30,7 +30,14 @@ from odqa_jax.runtime.settings import (
 )
 
 # Keys that may differ between the beginning of a run and its resumption.
-HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
+HARMLESS_KEYS = (
+  "log_every",
+  "checkpoint.",
+  "evaluate.",
+  "report.",
+  "mesh.",
+  "sharding",
+)
 # Names of what may have moved in between: its content decides.
 CONTENT_KEYS = (
   "data.corpus",
@@ -150,12 +157,17 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     ValueError: if the file has no `get_config`, or the config is not valid.
     FileNotFoundError: if there is no such file.
   """
-  name, _, arg = spec.partition(":")
-  path = Path(name)
-  config = _run_recipe(_loaded(path), path, arg or None)
+  config = read_recipe(spec)
   config.lock()
   read_settings(apply_overrides(config, overrides))
   return config
+
+
+def read_recipe(spec: str) -> ConfigDict:
+  """What the file of `FILE.py[:presets]` says, unchecked; see `load_config`."""
+  name, _, arg = spec.partition(":")
+  path = Path(name)
+  return _run_recipe(_loaded(path), path, arg or None)
 
 
 def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -201,7 +213,8 @@ def load_sweep(spec: str) -> list[dict[str, Any]]:
   """What the `sweep` of `FILE.py[:presets]` yields: key → value, each a run.
 
   Raises:
-    ValueError: if the file has none, or it yields no mappings of keys.
+    ValueError: if it yields anything but mappings of keys; a file without one
+      yields nothing.
     FileNotFoundError: if there is no such file.
   """
   path = Path(spec.partition(":")[0])
@@ -215,7 +228,7 @@ def load_sweep(spec: str) -> list[dict[str, Any]]:
       isinstance(k, str) for k in each
     ):
       raise ValueError(
-        f"{path}: sweep() yields {each!r:.60}; yield a dict of overrides, as in "
+        f"{path}: sweep() yields {each!r:.60}; yield dicts of overrides, as in "
         '{"optimizer.learning_rate": 1e-5, "seed": 1}.'
       )
   return [dict(each) for each in settings]
@@ -307,8 +320,8 @@ def check_same_config(
     ValueError: naming every key that differs, with both values.
   """
   # What a run of an older version did not know was as it is by default now.
-  before = _flatten(base_config().to_dict()) | _flatten(dict(old))
-  now = _flatten(new.to_dict())
+  before = flatten(base_config().to_dict()) | flatten(dict(old))
+  now = flatten(new.to_dict())
   harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
@@ -325,12 +338,13 @@ def check_same_config(
     )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """`a.b` → value of a config as a tree of dicts; tuples become lists."""
   if isinstance(tree, dict):
     return {
       key: value
       for name, branch in tree.items()
-      for key, value in _flatten(
+      for key, value in flatten(
         branch, f"{prefix}.{name}" if prefix else name
       ).items()
     }
