@@ -36,6 +36,7 @@ from odqa_jax.commands import (
   rerank,
   search,
   serve,
+  sweep,
   teach,
   train,
   wikipedia,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, ModuleType] = {
   "mine": mine,
   "teach": teach,
   "train": train,
+  "sweep": sweep,
   "index": index,
   "search": search,
   "rerank": rerank,
@@ -68,12 +70,13 @@ COMMANDS: dict[str, ModuleType] = {
   "plan": plan,
   "demo": demo,
 }
-_OVERRIDDEN = ("teach", "train", "plan")
+_OVERRIDDEN = ("teach", "train", "sweep", "plan")
 # Those that run what JAX compiles.
 _COMPILED = (
   "mine",
   "teach",
   "train",
+  "sweep",
   "index",
   "search",
   "rerank",
@@ -148,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
-      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and "
-      "`odqa plan`."
+      f"--config.{overrides[0]} belongs to `odqa train`, `odqa sweep`, `odqa "
+      "teach` and `odqa plan`."
     )
   # Orbax logs tracebacks of what it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)

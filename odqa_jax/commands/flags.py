@@ -52,6 +52,15 @@ def add_exclude_self(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_choose_on_test(parser: argparse.ArgumentParser) -> None:
+  """Adds `--choose-on-test`."""
+  parser.add_argument(
+    "--choose-on-test",
+    action="store_true",
+    help="choose on a set that is named test all the same; results say so",
+  )
+
+
 def split_names(names: str) -> list[str]:
   """The names between commas."""
   return [name for name in names.split(",") if name]

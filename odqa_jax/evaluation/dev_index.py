@@ -27,8 +27,8 @@ from odqa_jax.retrieval.retriever import (
   index_corpus,
 )
 from odqa_jax.retrieval.searchable import Searchable, search_embeddings
+from odqa_jax.runtime.evaluate_settings import EvaluateSettings
 from odqa_jax.runtime.mesh import is_primary, sync
-from odqa_jax.runtime.settings import EvaluateSettings
 
 
 def dev_index_kind(settings: EvaluateSettings, *, has_live: bool) -> str:

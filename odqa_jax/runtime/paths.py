@@ -48,6 +48,8 @@ CANDIDATES = rb"\{\"components\""
 SCORING = rb"\{\s*\"kind\": \"scoring\""
 COMPARISON = rb"\{\s*\"runs\""
 HTML = rb"<!DOCTYPE html><!-- odqa report -->"
+CARD = rb"\{\s*\"kind\": \"evaluation card\""
+CARD_PAGE = rb"# Evaluation card"
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

@@ -52,7 +52,7 @@ from odqa_jax.training.contents import (
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.length_groups import grouped_task
-from odqa_jax.training.measuring import make_dev_evaluator
+from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
@@ -166,6 +166,7 @@ def train(
   settings = read_settings(config)
   needs = check_names(settings)
   check_teacher_named(settings, needs)
+  choices = dev_choices(settings)
   check_writers(settings.report)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
@@ -366,4 +367,5 @@ def train(
     "examples_left_out": left_out,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
     "initial": initial.loaded_from,
+    "chosen_on": [str(choice) for choice in choices],
   }
