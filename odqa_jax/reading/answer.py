@@ -1,6 +1,6 @@
 """From a question to an answer: encode, search, read, decode, score.
 
-    system = load_system("work/individual", corpus)
+    system = load_reading_system("work/individual", corpus)
     index = index_corpus(system.retriever, corpus, "work/index", mesh=mesh)
     answers = answer_questions(
       system, index, ["who wrote emma"], k=8, batch_size=8, max_tokens=32

@@ -28,7 +28,7 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config
+from odqa_jax.runtime.config import check_same_config, load_config
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -133,12 +133,34 @@ def settled_run(
   return made
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def _loaded(
+  config: ConfigDict | str | Path, overrides: Mapping[str, Any]
+) -> ConfigDict:
+  """See `train`."""
+  if not isinstance(config, ConfigDict):
+    changed = [f"{key}={value}" for key, value in overrides.items()]
+    return load_config(str(config), changed)
+  if overrides:
+    raise ValueError(
+      f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
+      "config that is given."
+    )
+  return config
+
+
+def train(
+  config: ConfigDict | str | Path,
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
-    config: see `runtime.settings`; it is read here, once.
+    config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
+      or its values, see `runtime.settings`, which are read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
+    overrides: settings of a recipe that are changed, such as
+      {"data.corpus": "data/corpus", "steps": 500}.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
@@ -148,6 +170,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
+  config = _loaded(config, overrides or {})
   workdir = Path(workdir)
   started = time.monotonic()
 
