@@ -1,6 +1,6 @@
 """What answers: a retriever, a reader, and how its passages are gathered.
 
-    system = load_system("work/individual", corpus)
+    system = load_reading_system("work/individual", corpus)
 
 A checkpoint says of itself which networks it holds and how they read; which
 task trained them does not matter here.
@@ -142,7 +142,7 @@ def holds_reader(path: str | Path) -> bool:
   return read_extra(folder, step)["reading"] is not None
 
 
-def load_system(
+def load_reading_system(
   path: str | Path, corpus: Corpus, reader_corpus: Corpus | None = None
 ) -> ReadingSystem:
   """Loads what end-to-end training saved, for any corpus of its tokenizer.
@@ -203,7 +203,7 @@ def inputs_for(
     config: how is read.
     vocabulary: the fingerprint of the reader's vocabulary.
     corpus: the evidence.
-    reader_corpus: see `load_system`.
+    reader_corpus: see `load_reading_system`.
 
   Raises:
     ValueError: if no passages are there in the reader's vocabulary, or those

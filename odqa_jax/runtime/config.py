@@ -20,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
+from odqa_jax.runtime.dtypes import long_dtype
 from odqa_jax.runtime.files import read_json
 from odqa_jax.runtime.settings import (
   Settings,
@@ -145,6 +146,8 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
     with node.ignore_type():
       field = _WORDED.get(f"config.{path}")
       like = word_for(field)() if field else node[leaf]
+      if leaf == "dtype":
+        text = long_dtype(text)
       word = field and text in field.metadata["words"]
       node[leaf] = text if word else _cast(text, like, f"config.{path}")
   return config

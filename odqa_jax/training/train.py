@@ -28,7 +28,12 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config, flatten
+from odqa_jax.runtime.config import (
+  check_same_config,
+  flatten,
+  load_config,
+  read_recipe,
+)
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -140,15 +145,40 @@ def settled_run(
   return made
 
 
+def _loaded(
+  config: ConfigDict | str | Path,
+  overrides: Mapping[str, Any],
+  recipe: Recipe | None,
+) -> tuple[ConfigDict, Recipe | None]:
+  """See `train`."""
+  if not isinstance(config, ConfigDict):
+    name = str(config)
+    changed = [f"{key}={value}" for key, value in overrides.items()]
+    return load_config(name, changed), Recipe(name, read_recipe(name).to_dict())
+  if overrides:
+    raise ValueError(
+      f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
+      "config that is given."
+    )
+  return config, recipe
+
+
 def train(
-  config: ConfigDict, workdir: str | Path, *, recipe: Recipe | None = None
+  config: ConfigDict | str | Path,
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
-    config: see `runtime.settings`; it is read here, once.
+    config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
+      or its values, see `runtime.settings`, which are read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
-    recipe: that the config was made from, for reports.
+    overrides: settings of a recipe that are changed, such as
+      {"data.corpus": "data/corpus", "steps": 500}.
+    recipe: that values were made from, for reports.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
@@ -159,6 +189,7 @@ def train(
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
+  config, recipe = _loaded(config, overrides or {}, recipe)
   workdir = Path(workdir)
   started = time.monotonic()
 
