@@ -28,7 +28,14 @@ from odqa_jax.runtime.settings import (
 )
 
 # Keys that may differ between the beginning of a run and its resumption.
-HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
+HARMLESS_KEYS = (
+  "log_every",
+  "checkpoint.",
+  "evaluate.",
+  "report.",
+  "mesh.",
+  "sharding",
+)
 # Names of what may have moved in between: its content decides.
 CONTENT_KEYS = (
   "data.corpus",
@@ -148,16 +155,21 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     ValueError: if the file has no `get_config`, or the config is not valid.
     FileNotFoundError: if there is no such file.
   """
+  config = read_recipe(spec)
+  config.lock()
+  read_settings(apply_overrides(config, overrides))
+  return config
+
+
+def read_recipe(spec: str) -> ConfigDict:
+  """What the file of `FILE.py[:presets]` says, unchecked; see `load_config`."""
   name, _, arg = spec.partition(":")
   path = Path(name)
   if not path.is_file():
     raise FileNotFoundError(
       f"config {name!r}: no such file; the recipes are in configs/*.py."
     )
-  config = _run_recipe(path, arg or None)
-  config.lock()
-  read_settings(apply_overrides(config, overrides))
-  return config
+  return _run_recipe(path, arg or None)
 
 
 def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -263,7 +275,7 @@ def check_same_config(
   Raises:
     ValueError: naming every key that differs, with both values.
   """
-  before, now = _flatten(dict(old)), _flatten(new.to_dict())
+  before, now = flatten(dict(old)), flatten(new.to_dict())
   harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
@@ -280,12 +292,13 @@ def check_same_config(
     )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """`a.b` → value of a config as a tree of dicts; tuples become lists."""
   if isinstance(tree, dict):
     return {
       key: value
       for name, branch in tree.items()
-      for key, value in _flatten(
+      for key, value in flatten(
         branch, f"{prefix}.{name}" if prefix else name
       ).items()
     }

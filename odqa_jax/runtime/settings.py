@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
+from odqa_jax.runtime.kept_settings import CheckpointSettings, ReportSettings
 from odqa_jax.runtime.paths import expand_home
 from odqa_jax.runtime.unified_settings import UnifiedSettings
 
@@ -183,14 +184,6 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointSettings:
-  """What is kept of a run."""
-
-  every: int = _key(1000, "steps between two", least=1)
-  keep: int = _key(1, "of the last ones, beside the best", least=1)
-
-
-@dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
   """What is measured at every checkpoint."""
 
@@ -241,8 +234,11 @@ class Settings:
   unified: UnifiedSettings = dataclasses.field(default_factory=UnifiedSettings)
   retrieval: RetrievalSettings = RetrievalSettings()
   optimizer: OptimizerSettings = OptimizerSettings()
-  checkpoint: CheckpointSettings = CheckpointSettings()
+  checkpoint: CheckpointSettings = dataclasses.field(
+    default_factory=CheckpointSettings
+  )
   evaluate: EvaluateSettings = EvaluateSettings()
+  report: ReportSettings = dataclasses.field(default_factory=ReportSettings)
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1},
     metadata={"meaning": "axes of the devices; -1 takes what is left"},

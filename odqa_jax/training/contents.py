@@ -8,6 +8,7 @@ first weights, wherever they lie now.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from odqa_jax.data.examples.sources import SOURCES
 from odqa_jax.models.hf.minilm import resolve_folder
@@ -36,6 +37,32 @@ def contents(settings: Settings) -> dict[str, str]:
     kind = key.rpartition("_")[2]
     read[f"data.{key}"] = _artifacts(getattr(data, key), kind)
   return read
+
+
+def described(settings: Settings, contents: Mapping[str, str]) -> list[Any]:
+  """What is read, for people: key, names, fingerprint, counts of each.
+
+  Args:
+    settings: of the run.
+    contents: see `contents`.
+  """
+  rows = []
+  for key, fingerprint in contents.items():
+    block, _, leaf = key.rpartition(".")
+    names = getattr(getattr(settings, block) if block else settings, leaf)
+    if not fingerprint:
+      continue
+    counts: dict[str, int] = {}
+    for name in names.split(",") if block == "data" else ():
+      if (Path(name) / MANIFEST).is_file():
+        held = read_json(Path(name) / MANIFEST).get("counts", {})
+        counts |= {
+          k: counts.get(k, 0) + n for k, n in held.items() if type(n) is int
+        }
+    rows.append(
+      {"key": key, "names": names, "fingerprint": fingerprint, "counts": counts}
+    )
+  return rows
 
 
 def _artifacts(names: str, kind: str) -> str:

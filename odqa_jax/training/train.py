@@ -28,7 +28,7 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config
+from odqa_jax.runtime.config import check_same_config, flatten
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -40,8 +40,14 @@ from odqa_jax.runtime.mesh import (
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table
+from odqa_jax.runtime.run_record import Recipe, RunRecord
 from odqa_jax.runtime.settings import Settings, read_settings
-from odqa_jax.training.contents import check_same_contents, contents
+from odqa_jax.runtime.writers import check_writers
+from odqa_jax.training.contents import (
+  check_same_contents,
+  contents,
+  described,
+)
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.length_groups import grouped_task
@@ -133,18 +139,22 @@ def settled_run(
   return made
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def train(
+  config: ConfigDict, workdir: str | Path, *, recipe: Recipe | None = None
+) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
     config: see `runtime.settings`; it is read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
+    recipe: that the config was made from, for reports.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
 
   Raises:
     ValueError: for bad settings or data, before the first step.
+    ImportError: if what metrics are to be sent to is not installed.
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
@@ -155,6 +165,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
   settings = read_settings(config)
   needs = check_names(settings)
   check_teacher_named(settings, needs)
+  check_writers(settings.report)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -249,10 +260,30 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
     rate = learning_rate(settings.optimizer, steps * task.updates)
 
+    record = RunRecord(
+      workdir,
+      step=resumed or 0,
+      about={
+        "steps": steps,
+        "seed": settings.seed,
+        "task": settings.task,
+        "recipe": recipe and recipe._asdict(),
+        "data": described(settings, extra["contents"]),
+        "examples": used,
+        "examples_left_out": dict(examples.left_out),
+        "passages": len(corpus),
+        "initial": None if resumed else initial.loaded_from,
+        "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
+      },
+      started=started,
+      enabled=is_primary(),
+    )
+
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
       position = pipeline.position() | {"window": window.sums}
       saved = SavedState(*state, pipeline.arrays())
       checkpoints.save(step, saved, extra | position, scores)
+      record.update(step)
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
@@ -261,7 +292,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     # ---- The loop ----
     step = int(state.step)
     with (
-      Report(workdir, enabled=is_primary(), resume_step=resumed or 0) as report,
+      Report(
+        workdir,
+        settings.report,
+        enabled=is_primary(),
+        resume_step=resumed or 0,
+        config=flatten(config.to_dict()),
+      ) as report,
       progress_bar("train", steps, "step") as update,
       stop_requested() as is_requested,
     ):
@@ -310,11 +347,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
               save(step, scores)
           if stop and step < steps:
             checkpoints.wait()
+            record.update(step, "stopped")
             raise Interrupted(
               f"stopped at step {step} of {steps}, saved; the same command "
               "goes on from there."
             )
     checkpoints.wait()
+  record.update(step, "finished")
   if is_primary():
     plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
   return figures | {
