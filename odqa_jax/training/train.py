@@ -287,7 +287,10 @@ def train(
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
-      print(initial.loaded_from, file=sys.stderr, flush=True)
+      begun = initial.loaded_from
+      if resumed is not None:
+        begun = f"{workdir}: resuming at step {resumed} of {steps}"
+      print(begun, file=sys.stderr, flush=True)
 
     # ---- The loop ----
     step = int(state.step)
@@ -303,6 +306,8 @@ def train(
       stop_requested() as is_requested,
     ):
       meter, pending, figures = Meter(), [], {}
+      shown: dict[str, Any] = {"status": "compiling"} if step < steps else {}
+      update(step, **shown)
       with jax.transfer_guard("disallow"):
         while step < steps:
           batch = pipeline.take()
@@ -312,6 +317,7 @@ def train(
           pipeline.prefetch(state.params)
           state, metrics = program.step(state, placed)
           step += 1
+          shown.pop("status", None)
           pipeline.refresh(state.params, step)
           meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
@@ -335,8 +341,9 @@ def train(
               lines["learning_rate"] = float(rate((step - 1) * task.updates))
             speed = meter.take()
             report.write(step, lines | speed)
-            update(step, loss=lines["loss"], **speed)
+            shown |= {"loss": lines["loss"], **speed}
             figures = lines | speed
+          update(step, **shown)
           if save_now or step == steps:
             with meter.pause():
               scores = None
@@ -344,6 +351,8 @@ def train(
                 scores = evaluator(state.params, pipeline.index())
                 scores |= pipeline.metrics(step)
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
+                if best in scores:
+                  shown[f"dev_{best}"] = scores[best]
               save(step, scores)
           if stop and step < steps:
             checkpoints.wait()
