@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.corpus import Corpus, corpus_folder
 from odqa_jax.data.corpus.passages import Source
 from odqa_jax.data.formats.files import (
   is_packaged,
@@ -49,8 +49,7 @@ from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 
 def open_corpus(path: str | Path) -> Corpus:
   """A corpus folder, or the dataset folder that holds one."""
-  nested = Path(path) / "corpus"
-  return Corpus(nested if nested.is_dir() else path)
+  return Corpus(corpus_folder(path))
 
 
 def prepare_spans(

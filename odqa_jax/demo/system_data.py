@@ -15,9 +15,9 @@ ARTICLE = "vital/"
 TRAIN, HELD_OUT = "train", "held_out"
 # In words of nobody's data; the articles answer them.
 ASKED = (
-  "Which scientist discovered radioactivity and won two Nobel Prizes?",
-  "What is the deepest lake in the world?",
-  "Who painted the ceiling of the Sistine Chapel?",
+  "Who was the first human in space?",
+  "How do plants turn sunlight into energy?",
+  "Which ship sank after hitting an iceberg in 1912?",
 )
 
 

@@ -54,6 +54,7 @@ from odqa_jax.training.length_groups import grouped_task
 from odqa_jax.training.measuring import make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
+from odqa_jax.training.named_data import unused_keys, with_corpora
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.pipelines import make_pipeline
 from odqa_jax.training.program import TrainState, training_program
@@ -166,6 +167,10 @@ def train(
   needs = check_names(settings)
   check_teacher_named(settings, needs)
   check_writers(settings.report)
+  settings = with_corpora(settings)
+  if is_primary():
+    for line in unused_keys(settings, needs):
+      print(line, file=sys.stderr)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -188,6 +193,12 @@ def train(
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
+  if settings.batch_size > used and is_primary():
+    print(
+      f"config.batch_size={settings.batch_size}: there are {used} examples, so "
+      "that a batch has some of them twice; lower it.",
+      file=sys.stderr,
+    )
   if gatherer is not None and settings.data.length_groups > 1:
     task = grouped_task(task, run, gatherer, examples)
   steps = number_of_steps(settings, used)

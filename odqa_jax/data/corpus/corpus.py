@@ -245,6 +245,12 @@ class Corpus:
     return lengths
 
 
+def corpus_folder(path: str | Path) -> Path:
+  """A corpus folder, or that within a dataset folder."""
+  nested = Path(path) / "corpus"
+  return nested if nested.is_dir() else Path(path)
+
+
 def _check_length(length: int) -> None:
   if length < 2:
     raise ValueError(
