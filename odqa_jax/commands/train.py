@@ -44,19 +44,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Trains with the overrides `--config.a.b=3`."""
-  from odqa_jax.runtime.config import load_config, saved_config
+  from odqa_jax.runtime.config import load_config, read_recipe, saved_config
   from odqa_jax.runtime.paths import check_folder
+  from odqa_jax.runtime.run_record import Recipe
 
   if args.workdir is None and not (args.config and args.print_config):
     raise ValueError("--workdir DIR is needed: what is trained is kept there.")
+  recipe = None
   if args.config is None:
     config = saved_config(Path(args.workdir), args.overrides)
   else:
     config = load_config(args.config, args.overrides)
+    recipe = Recipe(args.config, read_recipe(args.config).to_dict())
   if args.print_config:
     print(config)
     return config.to_dict()
   from odqa_jax.training.train import train
 
   check_folder(args.workdir)
-  return train(config, args.workdir)
+  return train(config, args.workdir, recipe=recipe)

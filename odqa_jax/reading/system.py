@@ -16,6 +16,7 @@ import jax
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
 from odqa_jax.models.families import Components, network_from
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.reading.likelihoods import ReadingConfig
 from odqa_jax.reading.predict import Predictor, make_predictor
@@ -134,9 +135,10 @@ def holds_reader(path: str | Path) -> bool:
   Raises:
     ValueError: if it is no checkpoint at all.
   """
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return False
-  folder, step = find_step(Path(path))
+  folder, step = find_step(path)
   return read_extra(folder, step)["reading"] is not None
 
 

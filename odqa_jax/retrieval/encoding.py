@@ -9,7 +9,7 @@ encoded with it nor the padding, but for rounding.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -42,6 +42,7 @@ class Retriever:
     title: whether passages begin with their title.
     fingerprint: of the passage side: parameters, pooling, lengths, title. An
       index belongs to it; a new question encoder keeps the index.
+    origin: of a model of the Hub, see `runtime.hub.origin`.
   """
 
   encoder: DualEncoder
@@ -51,6 +52,7 @@ class Retriever:
   passage_length: int
   title: bool
   fingerprint: str
+  origin: Mapping[str, Any] | None = None
 
   def encode(
     self,

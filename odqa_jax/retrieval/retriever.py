@@ -34,7 +34,7 @@ from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.hf.tensors import other_weights
-from odqa_jax.models.roles import role_params, roles
+from odqa_jax.models.roles import described_role, role_params
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
 from odqa_jax.retrieval.encoding import (
@@ -45,6 +45,7 @@ from odqa_jax.retrieval.encoding import (
 from odqa_jax.retrieval.index import build_index, check_index
 from odqa_jax.retrieval.searchable import Searchable, search_embeddings
 from odqa_jax.runtime.checkpoint import find_step, restore_params
+from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.mesh import (
   make_mesh,
   path_name,
@@ -54,6 +55,8 @@ from odqa_jax.runtime.mesh import (
 from odqa_jax.runtime.pickles import refuse_pickle
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 
+# How texts become inputs.
+_READING = ("question_length", "passage_length", "title")
 _CONVERT = (
   "weights are read from safetensors alone; load them once where you trust "
   "them, and AutoModel…save_pretrained(DIR) of transformers writes "
@@ -182,13 +185,13 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   256
 
   Args:
-    path: the folder; or a name, see `resolve_folder`.
+    path: the folder, or a name that `resolve_folder` knows.
     dtype: compute dtype for a published folder; a workdir names its own.
 
   Raises:
     ValueError: if the folder is none of these, or its parts do not agree.
   """
-  path = resolve_folder(str(path))
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     config, params, settings = load_encoder(path, dtype=dtype)
     for name in ("question_prompt", "passage_prompt"):
@@ -197,14 +200,13 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
           f"{path} expects {name} {settings[name]!r} before its inputs, which "
           "passages tokenised once cannot have; choose a model without prompts."
         )
-    return make_retriever(
+    made = make_retriever(
       config,
       params,
       folder_tokenizer(path, config.bert.vocab_size),
-      question_length=settings["question_length"],
-      passage_length=settings["passage_length"],
-      title=settings["title"],
+      **{name: settings[name] for name in _READING},
     )
+    return dataclasses.replace(made, origin=origin(path))
   params, extra = restore_params(path, replicated(make_mesh()))
   return restored_retriever(path, params, extra)
 
@@ -227,7 +229,7 @@ def restored_retriever(
   folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
   components = extra["components"]
-  description = roles(components)["retriever"]
+  _, description = described_role(path, components, "retriever")
   if tokenizer.fingerprint != description["tokenizer"]:
     raise ValueError(
       f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
@@ -238,9 +240,7 @@ def restored_retriever(
     network_from(description).config,
     role_params("retriever", components, params),
     tokenizer,
-    question_length=description["question_length"],
-    passage_length=description["passage_length"],
-    title=description["title"],
+    **{name: description[name] for name in _READING},
   )
 
 
@@ -342,6 +342,7 @@ def write_index(
       "encoder": retriever.fingerprint,
       "tokenizer": retriever.tokenizer.fingerprint,
     },
+    origin=retriever.origin,
     progress=progress,
   )
 

@@ -7,12 +7,14 @@ do not exist; `settings.py` lists them all, with their defaults and limits.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,7 +31,14 @@ from odqa_jax.runtime.settings import (
 )
 
 # Keys that may differ between the beginning of a run and its resumption.
-HARMLESS_KEYS = ("log_every", "checkpoint.", "evaluate.", "mesh.", "sharding")
+HARMLESS_KEYS = (
+  "log_every",
+  "checkpoint.",
+  "evaluate.",
+  "report.",
+  "mesh.",
+  "sharding",
+)
 # Names of what may have moved in between: its content decides.
 CONTENT_KEYS = (
   "data.corpus",
@@ -151,16 +160,17 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     ValueError: if the file has no `get_config`, or the config is not valid.
     FileNotFoundError: if there is no such file.
   """
-  name, _, arg = spec.partition(":")
-  path = Path(name)
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"config {name!r}: no such file; the recipes are in configs/*.py."
-    )
-  config = _run_recipe(path, arg or None)
+  config = read_recipe(spec)
   config.lock()
   read_settings(apply_overrides(config, overrides))
   return config
+
+
+def read_recipe(spec: str) -> ConfigDict:
+  """What the file of `FILE.py[:presets]` says, unchecked; see `load_config`."""
+  name, _, arg = spec.partition(":")
+  path = Path(name)
+  return _run_recipe(_loaded(path), path, arg or None)
 
 
 def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -202,22 +212,56 @@ def _as_tuple(value: Any) -> Any:
   return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
-  """What the `get_config` of a file returns.
+def load_sweep(spec: str) -> list[dict[str, Any]]:
+  """What the `sweep` of `FILE.py[:presets]` yields: key → value, each a run.
 
   Raises:
-    ValueError: if it is no Python file that makes a config; an error in it is
-      told with its line.
+    ValueError: if it yields anything but mappings of keys; a file without one
+      yields nothing.
+    FileNotFoundError: if there is no such file.
   """
+  path = Path(spec.partition(":")[0])
+  module = _loaded(path)
+  if not hasattr(module, "sweep"):
+    return []
+  with _telling_where(path):
+    settings = list(module.sweep())
+  for each in settings:
+    if not isinstance(each, Mapping) or not all(
+      isinstance(k, str) for k in each
+    ):
+      raise ValueError(
+        f"{path}: sweep() yields {each!r:.60}; yield dicts of overrides, as in "
+        '{"optimizer.learning_rate": 1e-5, "seed": 1}.'
+      )
+  return [dict(each) for each in settings]
+
+
+def _loaded(path: Path) -> ModuleType:
+  """A config file, executed.
+
+  Raises:
+    ValueError: if it is no Python file; an error in it is told with its line.
+    FileNotFoundError: if there is no such file.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"config {str(path)!r}: no such file; the recipes are in configs/*.py."
+    )
   module_spec = importlib.util.spec_from_file_location("odqa_config", path)
   if module_spec is None or module_spec.loader is None:
     raise ValueError(f"{path}: a config is a Python file, configs/NAME.py.")
   module = importlib.util.module_from_spec(module_spec)
-  try:
+  with _telling_where(path):
     module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise ValueError(f"{path}: a config file defines get_config(arg).")
-    config = module.get_config(arg)
+  return module
+
+
+@contextlib.contextmanager
+def _telling_where(path: Path) -> Iterator[None]:
+  """Raises a ValueError with the line of whatever a config file raises."""
+  try:
+    yield
   except (ValueError, ImportError):
     raise
   # Whatever a file of somebody's may raise.
@@ -228,6 +272,18 @@ def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
     raise ValueError(
       f"{path}:{line}: {type(error).__name__}: {error}; mend the config."
     ) from error
+
+
+def _run_recipe(module: ModuleType, path: Path, arg: str | None) -> ConfigDict:
+  """What the `get_config` of a file returns.
+
+  Raises:
+    ValueError: if it makes no config; an error in it is told with its line.
+  """
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"{path}: a config file defines get_config(arg).")
+  with _telling_where(path):
+    config = module.get_config(arg)
   if not isinstance(config, ConfigDict):
     raise ValueError(f"{path}: get_config returns no ConfigDict; mend it.")
   return config
@@ -258,7 +314,7 @@ def check_same_config(
   What a run reads may have moved, see `training.contents`.
 
   Args:
-    old: of the run.
+    old: of the run; a key that it lacks had the default.
     new: that it would go on with.
     longer: whether there are steps left by the new ones, which may then be
       others; the learning rate follows these from here on.
@@ -266,7 +322,9 @@ def check_same_config(
   Raises:
     ValueError: naming every key that differs, with both values.
   """
-  before, now = _flatten(dict(old)), _flatten(new.to_dict())
+  # What a run of an older version did not know was as it is by default now.
+  before = flatten(base_config().to_dict()) | flatten(dict(old))
+  now = flatten(new.to_dict())
   harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
@@ -283,12 +341,13 @@ def check_same_config(
     )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """`a.b` → value of a config as a tree of dicts; tuples become lists."""
   if isinstance(tree, dict):
     return {
       key: value
       for name, branch in tree.items()
-      for key, value in _flatten(
+      for key, value in flatten(
         branch, f"{prefix}.{name}" if prefix else name
       ).items()
     }

@@ -1,22 +1,20 @@
 """What a run tells its user: metric files, progress, tables, report.json.
 
-One `write` feeds metrics.jsonl, metrics.csv and TensorBoard. The files can be
-read at any moment and after any kill: rows are whole lines, and only the last
-can be torn.
+One `write` feeds metrics.jsonl and what else the settings name: metrics.csv,
+TensorBoard, W&B, MLflow, Trackio. The files can be read at any moment and after
+any kill: rows are whole lines, and only the last can be torn.
 
     with Report(workdir, resume_step=200) as report:
       report.write(201, {"loss": 2.5})
 """
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +26,18 @@ from ml_collections import ConfigDict
 
 import odqa_jax
 from odqa_jax.runtime.files import replace_file
+from odqa_jax.runtime.kept_settings import ReportSettings
 from odqa_jax.runtime.progress import humanise, progress_bar
+from odqa_jax.runtime.tracking import open_trackers
+from odqa_jax.runtime.writers import FILES, Writer
 
 __all__ = [
   "Report",
+  "Series",
   "humanise",
   "json_ready",
+  "lower_is_better",
+  "metric_series",
   "parameter_table",
   "progress_bar",
   "read_metrics",
@@ -52,6 +56,8 @@ _PACKAGES = (
   "numpy",
   "tokenizers",
 )
+
+_DEFAULTS = ReportSettings()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -80,67 +86,88 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
   return rows
 
 
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def metric_series(rows: Iterable[Mapping[str, Any]]) -> Series:
+  """Name → steps and values of `read_metrics`, without what was not finite."""
+  series: Series = {}
+  for row in rows:
+    for name, value in row.items():
+      if name != "step" and value is not None:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(row["step"])
+        values.append(value)
+  return series
+
+
+def lower_is_better(name: str) -> bool:
+  """Whether a metric is a loss, or a time."""
+  return "loss" in name or name.endswith("_ms")
+
+
 def _json_line(row: Mapping[str, Any]) -> bytes:
   return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _csv_lines(row: Mapping[str, Any]) -> bytes:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  for name, value in row.items():
-    if name != "step":
-      writer.writerow([row["step"], name, "nan" if value is None else value])
-  return text.getvalue().encode()
-
-
 class Report:
-  """Writes metrics by step to three places; a no-op when not enabled.
+  """Writes metrics by step to all places; a no-op when not enabled.
 
-  The rows live in `metrics.jsonl`; `metrics.csv` is the same in long form
-  (step, name, value) and is renewed from it when a run goes on, so that the
-  two agree even after a kill between two writes.
+  The rows live in `metrics.jsonl`; what else the settings name is made from it
+  when a run goes on, so that all agree even after a kill between two writes.
   """
 
   def __init__(
     self,
     workdir: str | Path,
+    settings: ReportSettings = _DEFAULTS,
     *,
     enabled: bool = True,
     resume_step: int | None = None,
+    config: Mapping[str, Any] | None = None,
   ) -> None:
     """Opens the files, going on after what they hold.
 
     Args:
       workdir: the folder to write in, made if absent.
+      settings: where metrics go beside metrics.jsonl.
       enabled: False on every process but the first of a multi-host run.
-      resume_step: the last step that counts; rows of later steps are dropped.
-        None keeps all.
+      resume_step: the last step that counts; rows of later steps are dropped,
+        and 0 begins a run. None keeps all.
+      config: of the run, by flat names, for services that keep it.
 
     Raises:
-      ValueError: if the existing metrics.jsonl is damaged before its end.
+      ValueError: if the existing metrics.jsonl is damaged before its end, or a
+        service cannot be opened.
     """
     self._enabled = enabled
     if not enabled:
       return
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    rows_path, csv_path = workdir / "metrics.jsonl", workdir / "metrics.csv"
-    rows = read_metrics(rows_path) if rows_path.exists() else []
+    rows_path = workdir / "metrics.jsonl"
+    rows = written = read_metrics(rows_path) if rows_path.exists() else []
     if resume_step is not None:
       rows = [row for row in rows if row["step"] <= resume_step]
+    # First, as these fail most easily; and what was sent is read from the file.
+    self._writers: list[Writer] = [
+      *open_trackers(
+        workdir,
+        settings,
+        config or {},
+        written=written,
+        kept=rows,
+        anew=resume_step == 0,
+      )
+    ]
     replace_file(rows_path, b"".join(map(_json_line, rows)))
-    table = b"step,name,value\n" + b"".join(map(_csv_lines, rows))
-    replace_file(csv_path, table)
     # Unbuffered: one write call a row, so that a kill tears the last at most.
     self._rows = rows_path.open("ab", buffering=0)
-    self._csv = csv_path.open("ab", buffering=0)
-    # Imports torch where that is installed, which takes seconds.
-    from tensorboardX import SummaryWriter
-
-    self._tensorboard = SummaryWriter(
-      str(workdir / "tensorboard"),
-      purge_step=None if resume_step is None else resume_step + 1,
-    )
+    self._writers += [
+      FILES[name](workdir, rows, resume_step)
+      for name in settings.names
+      if name in FILES
+    ]
 
   def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
     """Appends one row.
@@ -156,24 +183,24 @@ class Report:
       raise ValueError('a metric cannot be called "step"; rename it.')
     if not self._enabled:
       return
-    row = json_ready({"step": step, **{k: float(v) for k, v in values.items()}})
-    self._rows.write(_json_line(row))
-    self._csv.write(_csv_lines(row))
-    for name, value in values.items():
-      self._tensorboard.add_scalar(name, float(value), step)
+    numbers = {name: float(value) for name, value in values.items()}
+    self._rows.write(_json_line(json_ready({"step": step, **numbers})))
+    for writer in self._writers:
+      writer.write(step, numbers)
 
   def flush(self) -> None:
-    """Hands TensorBoard's events to the operating system; rows already are."""
+    """Hands on what writers hold back; rows never are."""
     if self._enabled:
-      self._tensorboard.flush()
+      for writer in self._writers:
+        writer.flush()
 
-  def close(self) -> None:
-    """Closes the files; a second call does nothing."""
+  def close(self, *, failed: bool = False) -> None:
+    """Closes all; a second call does nothing."""
     if self._enabled:
       self._enabled = False
       self._rows.close()
-      self._csv.close()
-      self._tensorboard.close()
+      for writer in self._writers:
+        writer.close(failed=failed)
 
   def __enter__(self) -> "Report":
     return self
@@ -184,7 +211,7 @@ class Report:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    self.close()
+    self.close(failed=kind is not None)
 
 
 def json_ready(value: Any) -> Any:

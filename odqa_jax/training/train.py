@@ -28,7 +28,12 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config, load_config
+from odqa_jax.runtime.config import (
+  check_same_config,
+  flatten,
+  load_config,
+  read_recipe,
+)
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -39,13 +44,20 @@ from odqa_jax.runtime.mesh import (
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.runtime.report import Report, parameter_table
+from odqa_jax.runtime.report import Report, parameter_table, versions
+from odqa_jax.runtime.run_record import Recipe, RunRecord
 from odqa_jax.runtime.settings import Settings, read_settings
-from odqa_jax.training.contents import check_same_contents, contents
+from odqa_jax.runtime.writers import check_writers
+from odqa_jax.training.contents import (
+  check_same_contents,
+  contents,
+  described,
+  origins,
+)
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.length_groups import grouped_task
-from odqa_jax.training.measuring import make_dev_evaluator
+from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
@@ -134,24 +146,29 @@ def settled_run(
 
 
 def _loaded(
-  config: ConfigDict | str | Path, overrides: Mapping[str, Any]
-) -> ConfigDict:
+  config: ConfigDict | str | Path,
+  overrides: Mapping[str, Any],
+  recipe: Recipe | None,
+) -> tuple[ConfigDict, Recipe | None]:
   """See `train`."""
   if not isinstance(config, ConfigDict):
+    name = str(config)
     changed = [f"{key}={value}" for key, value in overrides.items()]
-    return load_config(str(config), changed)
+    return load_config(name, changed), Recipe(name, read_recipe(name).to_dict())
   if overrides:
     raise ValueError(
       f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
       "config that is given."
     )
-  return config
+  return config, recipe
 
 
 def train(
   config: ConfigDict | str | Path,
   workdir: str | Path,
   overrides: Mapping[str, Any] | None = None,
+  *,
+  recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
@@ -169,16 +186,18 @@ def train(
     workdir: checkpoints, metrics, tokenizer and plots go here.
     overrides: settings of a recipe that are changed, such as
       {"data.corpus": "data/corpus", "steps": 500}.
+    recipe: that values were made from, for reports.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
 
   Raises:
     ValueError: for bad settings or data, before the first step.
+    ImportError: if what metrics are to be sent to is not installed.
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
-  config = _loaded(config, overrides or {})
+  config, recipe = _loaded(config, overrides or {}, recipe)
   workdir = Path(workdir)
   started = time.monotonic()
 
@@ -186,6 +205,8 @@ def train(
   settings = read_settings(config)
   needs = check_names(settings)
   check_teacher_named(settings, needs)
+  choices = dev_choices(settings)
+  check_writers(settings.report)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -239,6 +260,8 @@ def train(
     "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
+    "origins": origins(settings),
+    "versions": versions(),
     "best": best,
     "micro_batches": settings.parts,
     "remat": recomputed(run),
@@ -280,10 +303,30 @@ def train(
 
     rate = learning_rate(settings.optimizer, steps * task.updates)
 
+    record = RunRecord(
+      workdir,
+      step=resumed or 0,
+      about={
+        "steps": steps,
+        "seed": settings.seed,
+        "task": settings.task,
+        "recipe": recipe and recipe._asdict(),
+        "data": described(settings, extra["contents"]),
+        "examples": used,
+        "examples_left_out": dict(examples.left_out),
+        "passages": len(corpus),
+        "initial": None if resumed else initial.loaded_from,
+        "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
+      },
+      started=started,
+      enabled=is_primary(),
+    )
+
     def save(step: int, scores: Mapping[str, float] | None = None) -> None:
       position = pipeline.position() | {"window": window.sums}
       saved = SavedState(*state, pipeline.arrays())
       checkpoints.save(step, saved, extra | position, scores)
+      record.update(step)
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
@@ -292,7 +335,13 @@ def train(
     # ---- The loop ----
     step = int(state.step)
     with (
-      Report(workdir, enabled=is_primary(), resume_step=resumed or 0) as report,
+      Report(
+        workdir,
+        settings.report,
+        enabled=is_primary(),
+        resume_step=resumed or 0,
+        config=flatten(config.to_dict()),
+      ) as report,
       progress_bar("train", steps, "step") as update,
       stop_requested() as is_requested,
     ):
@@ -341,11 +390,13 @@ def train(
               save(step, scores)
           if stop and step < steps:
             checkpoints.wait()
+            record.update(step, "stopped")
             raise Interrupted(
               f"stopped at step {step} of {steps}, saved; the same command "
               "goes on from there."
             )
     checkpoints.wait()
+  record.update(step, "finished")
   if is_primary():
     plot_loss(workdir / "metrics.jsonl", workdir / "loss.png")
   return figures | {
@@ -355,4 +406,5 @@ def train(
     "examples_left_out": left_out,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
     "initial": initial.loaded_from,
+    "chosen_on": [str(choice) for choice in choices],
   }
