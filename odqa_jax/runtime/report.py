@@ -264,6 +264,7 @@ def write_report(
   seconds: Mapping[str, float],
   config: Any,
   seed: int,
+  hardware: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Writes report.json, the summary of a whole run.
 
@@ -273,6 +274,7 @@ def write_report(
     seconds: stage → wall time in seconds.
     config: anything `json_ready` takes.
     seed: the seed of the run.
+    hardware: what it ran on.
 
   Returns:
     What was written.
@@ -284,6 +286,7 @@ def write_report(
       "versions": versions(),
       "config": config,
       "seed": seed,
+      "hardware": hardware,
     }
   )
   text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)

@@ -60,6 +60,7 @@ from odqa_jax.training.length_groups import grouped_task
 from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
+from odqa_jax.training.named_data import unused_keys, with_corpora
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.pipelines import make_pipeline
 from odqa_jax.training.program import TrainState, training_program
@@ -207,6 +208,10 @@ def train(
   check_teacher_named(settings, needs)
   choices = dev_choices(settings)
   check_writers(settings.report)
+  settings = with_corpora(settings)
+  if is_primary():
+    for line in unused_keys(settings, needs):
+      print(line, file=sys.stderr)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -229,6 +234,12 @@ def train(
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
+  if settings.batch_size > used and is_primary():
+    print(
+      f"config.batch_size={settings.batch_size}: there are {used} examples, so "
+      "that a batch has some of them twice; lower it.",
+      file=sys.stderr,
+    )
   if gatherer is not None and settings.data.length_groups > 1:
     task = grouped_task(task, run, gatherer, examples)
   steps = number_of_steps(settings, used)
@@ -330,7 +341,10 @@ def train(
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
-      print(initial.loaded_from, file=sys.stderr, flush=True)
+      begun = initial.loaded_from
+      if resumed is not None:
+        begun = f"{workdir}: resuming at step {resumed} of {steps}"
+      print(begun, file=sys.stderr, flush=True)
 
     # ---- The loop ----
     step = int(state.step)
@@ -346,6 +360,8 @@ def train(
       stop_requested() as is_requested,
     ):
       meter, pending, figures = Meter(), [], {}
+      shown: dict[str, Any] = {"status": "compiling"} if step < steps else {}
+      update(step, **shown)
       with jax.transfer_guard("disallow"):
         while step < steps:
           batch = pipeline.take()
@@ -355,6 +371,7 @@ def train(
           pipeline.prefetch(state.params)
           state, metrics = program.step(state, placed)
           step += 1
+          shown.pop("status", None)
           pipeline.refresh(state.params, step)
           meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
@@ -378,8 +395,9 @@ def train(
               lines["learning_rate"] = float(rate((step - 1) * task.updates))
             speed = meter.take()
             report.write(step, lines | speed)
-            update(step, loss=lines["loss"], **speed)
+            shown |= {"loss": lines["loss"], **speed}
             figures = lines | speed
+          update(step, **shown)
           if save_now or step == steps:
             with meter.pause():
               scores = None
@@ -387,6 +405,8 @@ def train(
                 scores = evaluator(state.params, pipeline.index())
                 scores |= pipeline.metrics(step)
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
+                if best in scores:
+                  shown[f"dev_{best}"] = scores[best]
               save(step, scores)
           if stop and step < steps:
             checkpoints.wait()

@@ -171,3 +171,9 @@ class Corpus(PackedPassages):
     with contextlib.suppress(KeyError):
       return self.row_of(passage_id)
     return None
+
+
+def corpus_folder(path: str | Path) -> Path:
+  """A corpus folder, or that within a dataset folder."""
+  nested = Path(path) / "corpus"
+  return nested if nested.is_dir() else Path(path)
