@@ -1,21 +1,34 @@
-"""Finds the best passages for every question."""
+"""Finds the best passages for every question.
+
+What it writes is measured by odqa evaluate --run, and read by odqa rerank,
+odqa answer --run and the training of readers.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
+_EXAMPLE = """\
+example:
+  odqa search --checkpoint work/sup --index work/index --corpus data \\
+    --questions dev.jsonl --k 100 --out dev.trec
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa search`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
-  add("--checkpoint", required=True)
-  add("--index", required=True)
-  add("--corpus", required=True, help="a dataset or corpus folder")
+  add("--checkpoint", required=True, help="of a retriever; see odqa index")
+  add("--index", required=True, help="that it made: the --out of odqa index")
+  add(
+    "--corpus", required=True, help="of the index: a dataset or corpus folder"
+  )
   add("--questions", required=True, help="a file or prepared set")
   add_format(parser)
-  add("--k", type=int, default=100)
-  add("--out", required=True, help="run.trec or run.json")
+  add("--k", type=int, default=100, help="passages of a question")
+  add("--out", required=True, help="NAME.trec, or NAME.json with texts")
   add_exclude_self(parser)
   add_backend(parser)
 

@@ -119,6 +119,14 @@ def train(
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
+  >>> figures = train(
+  ...   "configs/ict.py:debug",
+  ...   "work/ict",
+  ...   {"data.corpus": "data/corpus", "steps": 2},
+  ... )
+  >>> figures["steps"]
+  2
+
   Args:
     config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
       or its values, see `runtime.settings`, which are read here, once.
