@@ -230,7 +230,9 @@ def test_wandb_has_the_run(tmp_path, monkeypatch):
   monkeypatch.setenv("WANDB_MODE", "offline")
   run = send(tmp_path / "work", "wandb")
   sent = []
-  for path in sorted((tmp_path / "work" / "wandb").glob("offline-run-*/run-*.wandb")):
+  for path in sorted(
+    (tmp_path / "work" / "wandb").glob("offline-run-*/run-*.wandb")
+  ):
     assert path.name == f"run-{run}.wandb"
     data, at = path.read_bytes(), 7
     # Records of less than a block of a log of LevelDB: checksum, length, kind.
