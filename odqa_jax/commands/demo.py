@@ -6,10 +6,22 @@ from typing import Any
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa demo`."""
+  parser.epilog = (
+    "odqa demo --serve: real articles, searched within two minutes; a reader "
+    "trained in three more; then the page. The same command goes on after "
+    "Ctrl-C."
+  )
   add = parser.add_argument
-  add("--workdir", default="demo")
-  add("--preset", default="default")
+  add("--workdir", default="demo", help="by default demo")
+  add(
+    "--preset",
+    default="default",
+    help="default: a system from MiniLM; scratch: every objective, from "
+    "random weights; full: scratch, trained longer; quick: its code, untrained",
+  )
   add("--seed", type=int, default=0)
+  add("--serve", action="store_true", help="then opens the page (odqa serve)")
+  add("--port", type=int, default=8000, help="of the page")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -18,4 +30,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.runtime.paths import check_folder
 
   check_folder(args.workdir)
-  return run_demo(args.workdir, args.preset, args.seed)
+  figures = run_demo(args.workdir, args.preset, args.seed)
+  if args.serve:
+    _serve(figures, args.port)
+  return figures
+
+
+def _serve(figures: dict[str, Any], port: int) -> None:
+  """Opens the page on the system that was made.
+
+  Raises:
+    ValueError: if none was.
+  """
+  from odqa_jax.commands import serve
+
+  if "system" not in figures:
+    raise ValueError(
+      "--serve shows the system of --preset default; this preset makes none."
+    )
+  parser = argparse.ArgumentParser()
+  serve.add_flags(parser)
+  serve.run(
+    parser.parse_args(
+      ["--system", figures["system"], "--k", "10", "--port", str(port)]
+    )
+  )

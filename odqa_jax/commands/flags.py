@@ -109,12 +109,11 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
   Raises:
     ValueError: if they do not go together, or are for nothing.
   """
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.reading.extract import holds_span_reader
   from odqa_jax.reading.unified import holds_unified
   from odqa_jax.serving.extraction import Sources
 
-  given = args.checkpoint and resolve_folder(args.checkpoint)
+  given = args.checkpoint
   if not given or not holds_span_reader(given):
     for flag in (
       "retriever",

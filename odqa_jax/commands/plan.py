@@ -1,18 +1,15 @@
 """Does it fit, and what bounds it? Compiles for devices that are not there."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from odqa_jax.commands.flags import DTYPES
-
-_RECIPES = Path("configs")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa plan`."""
   what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument("--config", help="configs/NAME.py[:key=value,…]")
+  what.add_argument("--config", help="NAME or FILE.py[:key=value,…]")
   what.add_argument(
     "--recipes",
     nargs="+",
@@ -37,6 +34,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   """Compiles the programs with the overrides `--config.a.b=3`."""
   from odqa_jax.plan.plan import Options, plan
   from odqa_jax.plan.recipes import plan_recipes, recipe_configs
+  from odqa_jax.runtime.config import recipe_folder
 
   options = Options(
     passages=args.passages,
@@ -51,5 +49,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   )
   if args.config:
     return plan(args.config, args.topology, args.overrides, options)
-  configs = recipe_configs(args.recipes, _RECIPES)
+  configs = recipe_configs(args.recipes, recipe_folder())
   return plan_recipes(configs, args.topology, args.overrides, options)

@@ -8,9 +8,25 @@ from odqa_jax.commands.flags import add_format, split_names
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa prepare`."""
+  parser.epilog = (
+    "odqa prepare --corpus passages.jsonl --questions queries.jsonl --qrels "
+    "qrels.tsv --pairs queries --tokenizer minilm --out data. BM25, which "
+    "mines hard negatives, reads titles as well as texts."
+  )
   add = parser.add_argument
-  add("--corpus", required=True, help="FILE[,FILE…], a known name, or tfds:…")
+  add(
+    "--corpus",
+    required=True,
+    help="FILE[,FILE…], tfds:…, or of a package: vital_articles, factbook, "
+    "factbook_short, factbook_facts",
+  )
   add("--questions", default="", help="FILE[,…] or [tfds:]NAME:SPLIT")
+  add(
+    "--qrels",
+    default="",
+    help="FILE[,FILE…] of judgements, of BEIR or TREC: the positives of "
+    "--questions by their ids, which --pairs learns from",
+  )
   add("--out", required=True, help="the dataset folder")
   add("--tokenizer", default="", help="a folder; none: train one")
   add("--vocabulary-size", type=int, help="of a trained one; none: 8192")
@@ -61,7 +77,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.runtime.paths import check_folder
 
   check_folder(args.out)
-  tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
+  tokenizer, reader_tokenizer = (
+    str(resolve_folder(name, weights=False)) if name else ""
+    for name in (args.tokenizer, args.reader_tokenizer)
+  )
   figures: dict[str, Any] = {}
   if is_primary():
     types = [] if args.spans == "default" else split_names(args.spans)
@@ -76,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       negatives=args.negatives,
       spans=types or (default_types(finder) if finder else ()),
       finder=finder,
-      reader_tokenizer=args.reader_tokenizer,
+      reader_tokenizer=reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
       columns=args.columns,
@@ -84,6 +103,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       max_bad=args.max_bad,
       allow_leak=args.allow_leak,
       runner=args.runner,
+      qrels=split_names(args.qrels),
     )
   sync("prepare")
   return figures

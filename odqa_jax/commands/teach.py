@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add(
     "--config",
     required=True,
-    help="configs/unified.py[:key=value,…], with --config.unified.teacher=…",
+    help="unified[:key=value,…], with --config.unified.teacher=…",
   )
   add("--out", required=True, help="the folder to write")
   add(

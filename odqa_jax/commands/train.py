@@ -19,14 +19,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa train`."""
   parser.epilog = (
     "A setting of the config is changed by --config.KEY=VALUE: odqa train "
-    "--config configs/ict.py:debug --workdir work/ict "
+    "--config ict:debug --workdir work/ict "
     "--config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4. "
     "More --config.steps than a run was begun with extend it."
   )
   add = parser.add_argument
   add(
     "--config",
-    help="configs/NAME.py[:key=value,…]; by default that of the workdir's run",
+    help="a recipe or your own file: NAME or FILE.py[:key=value,…]; by default "
+    "that of the workdir's run",
   )
   add("--workdir", help="what is in it is gone on with")
   add(
@@ -45,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Trains with the overrides `--config.a.b=3`."""
   from odqa_jax.runtime.config import load_config, read_recipe, saved_config
-  from odqa_jax.runtime.paths import check_folder
+  from odqa_jax.runtime.paths import check_folder, leaving_no_empty_folder
   from odqa_jax.runtime.run_record import Recipe
 
   if args.workdir is None and not (args.config and args.print_config):
@@ -62,4 +63,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.training.train import train
 
   check_folder(args.workdir)
-  return train(config, args.workdir, recipe=recipe)
+  with leaving_no_empty_folder(args.workdir):
+    return train(config, args.workdir, recipe=recipe)

@@ -12,16 +12,18 @@
 Every part is complete or absent; a second run on unchanged input does nothing.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.corpus import Corpus, corpus_folder
 from odqa_jax.data.corpus.passages import Source
 from odqa_jax.data.formats.files import (
   is_packaged,
   tell_format,
 )
+from odqa_jax.data.formats.judgements import read_judgements
 from odqa_jax.data.mining.bm25_build import bm25_search
 from odqa_jax.data.mining.entities import EntityFinder, SpacyFinder, check_types
 from odqa_jax.data.mining.leaks import (
@@ -33,13 +35,20 @@ from odqa_jax.data.mining.leaks import (
 from odqa_jax.data.mining.sets import mine_sets, open_sets
 from odqa_jax.data.mining.spans_build import build_spans
 from odqa_jax.data.parts.run import Runner, parse_runner
-from odqa_jax.data.preparation.passages import open_sources, tokenise
+from odqa_jax.data.preparation.passages import (
+  check_same_corpus,
+  leaving_nothing_new,
+  open_sources,
+  tokenise,
+)
 from odqa_jax.data.preparation.question_sets import (
   prepare_questions,
   question_set_names,
+  tell_unjudged,
 )
 from odqa_jax.data.preparation.stages import Stages
 from odqa_jax.data.preparation.vocabulary import prepare_tokenizer
+from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.raw.rejections import Rejections
 from odqa_jax.runtime.artifact import refuse_foreign
 from odqa_jax.runtime.progress import progress_bar
@@ -49,8 +58,7 @@ from odqa_jax.text.sentencepiece import AnyTokenizer, load_any_tokenizer
 
 def open_corpus(path: str | Path) -> Corpus:
   """A corpus folder, or the dataset folder that holds one."""
-  nested = Path(path) / "corpus"
-  return Corpus(nested if nested.is_dir() else path)
+  return Corpus(corpus_folder(path))
 
 
 def prepare_spans(
@@ -117,6 +125,7 @@ def prepare(
   max_bad: int = 0,
   allow_leak: bool = False,
   runner: str = "local",
+  qrels: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
 
@@ -142,6 +151,7 @@ def prepare(
       written to OUT/rejected.txt with its place and the reason.
     allow_leak: whether held-out questions may be train questions.
     runner: who makes the parts of corpus and spans; see `parse_runner`.
+    qrels: files of judgements; a grade above 0 makes a passage a positive.
 
   Returns:
     Figures: passages, tokens, questions and pairs per set, what mining kept
@@ -170,27 +180,31 @@ def prepare(
   pieces = load_any_tokenizer(reader_tokenizer) if reader_tokenizer else None
   rejections = Rejections(max_bad, out / "rejected.txt")
   sources = open_sources(corpus, corpus_format, corpus_columns, rejections)
+  check_same_corpus(out, sources)
+  judged = read_judgements(map(RawFile, qrels))
   formats = [
     None if is_packaged(q) else tell_format(q, "questions", format, columns)
     for q in questions
   ]
   stages = Stages()
-  # A leak is found before the hours that a large corpus takes.
-  with stages.measure("questions", out / "questions"):
-    sets = {
-      name: prepare_questions(
-        source, kind, out / "questions" / name, rejections
-      )
-      for source, kind, name in zip(questions, formats, names, strict=True)
+  with leaving_nothing_new(out, [f"questions/{name}" for name in names]):
+    # A leak is found before the hours that a large corpus takes.
+    with stages.measure("questions", out / "questions"):
+      sets = {
+        name: prepare_questions(
+          source, kind, out / "questions" / name, rejections, judged
+        )
+        for source, kind, name in zip(questions, formats, names, strict=True)
+      }
+    tell_unjudged(judged, sets)
+    figures: dict[str, Any] = {
+      "questions": {name: s.pop("count") for name, s in sets.items()},
+      "sets": sets,
+      "leaks": question_leaks(out, allow=allow_leak),
     }
-  figures: dict[str, Any] = {
-    "questions": {name: s.pop("count") for name, s in sets.items()},
-    "sets": sets,
-    "leaks": question_leaks(out, allow=allow_leak),
-  }
-  figures |= _tokenise_all(
-    out, sources, tokenizer, vocabulary_size, pieces, workers, stages
-  )
+    figures |= _tokenise_all(
+      out, sources, tokenizer, vocabulary_size, pieces, workers, stages
+    )
   figures["rejected"] = rejections.by_file()
   figures |= _mine(out, pairs, negatives, workers, stages)
   figures["leaks"] |= gold_leaks(out, pairs) | passage_leaks(out)
@@ -226,6 +240,9 @@ def _tokenise_all(
     manifest = tokenise(sources, folder, reader_pieces, runner, stages)
     figures["reader_tokens"] = manifest["tokens"]
   left_out = {s.name: s.left_out for s in sources if s.left_out}
+  for name, counts in left_out.items():
+    for what, count in counts.items():
+      print(f"{name}: {count} {what} are left out.", file=sys.stderr)
   return figures | ({"left_out": left_out} if left_out else {})
 
 

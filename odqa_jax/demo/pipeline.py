@@ -1,33 +1,47 @@
-"""`odqa demo`: the whole pipeline on the embedded corpus, on this machine.
+"""`odqa demo`: the whole pipeline on embedded corpora, on this machine.
 
-Prepare → ICT → supervised → index → search → evaluate → reader → end-to-end
-training, from random weights, through the same functions that the commands
-call. Ends with a table, three questions with their passages and answers,
-`report.json`, `recall.png` and loss curves.
+By default a system from MiniLM, see `system.py`. The other presets begin with
+random weights: prepare → ICT → supervised → index → search → evaluate → reader
+→ end-to-end training. All through the same functions that the commands call.
+Ends with a table, questions with their answers, and `report.json`.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.questions.sets import Question
+from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.runs import Ranking
-from odqa_jax.demo.presets import PRESETS
+from odqa_jax.demo.presets import PRESETS, SYSTEM, Preset, SystemPreset
 from odqa_jax.demo.reader import ReaderStages
 from odqa_jax.demo.retriever import (
   RetrieverStages,
-  Stages,
   held_out_questions,
   prepare_data,
 )
+from odqa_jax.demo.stages import Stages
+from odqa_jax.demo.system import EXPECTED, SystemStages
+from odqa_jax.demo.system_data import ASKED, HELD_OUT
+from odqa_jax.demo.system_page import (
+  next_steps,
+  show_records,
+  show_rows,
+  tell,
+)
 from odqa_jax.evaluation.measures import recall_table
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.answer import Answer
 from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.plots import plot_recall
 from odqa_jax.runtime.report import write_report
+from odqa_jax.runtime.run_record import hardware
 from odqa_jax.runtime.settings import nearest
+from odqa_jax.serving.opening import open_answering
+
+DEFAULT = "default"
 
 
 def show_examples(
@@ -64,13 +78,45 @@ def show_answers(answers: list[Answer], questions: list[Question]) -> str:
 def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
   """Runs the demo; what is complete in `workdir` is not done again.
 
+  Where MiniLM cannot be had, the default preset says so, and `scratch` runs.
+
   Raises:
     ValueError: for an unknown preset, or a workdir of another preset or seed.
   """
-  if preset not in PRESETS:
-    raise ValueError(f"--preset {preset!r}; {nearest(preset, PRESETS)}")
+  known = [DEFAULT, *PRESETS]
+  if preset not in known:
+    raise ValueError(f"--preset {preset!r}; {nearest(preset, known)}")
+  if preset == DEFAULT:
+    try:
+      minilm = resolve_folder("minilm")
+    except (OSError, ValueError) as error:
+      tell(f"Without MiniLM, from random weights instead: {error}")
+      preset = "scratch"
+    else:
+      return run_system(Path(workdir), minilm, seed)
+  return run_scratch(Path(workdir), preset, seed)
+
+
+def run_system(root: Path, minilm: Path, seed: int) -> dict[str, Any]:
+  """The default demo, with the folder of MiniLM's weights."""
+  rows: list[dict[str, Any]] = []
+  stages = Stages(EXPECTED)
+  folder = SystemStages(SYSTEM, root, seed, minilm, stages, rows).run()
+  count = rows[0]["questions"]
+  tell(f"\n{count} questions about countries that training never saw:\n")
+  tell(show_rows(rows))
+  system = open_answering(folder, k=SYSTEM.read_k)
+  held_out = QuestionSet(root / "data" / "questions" / HELD_OUT)
+  step = max(len(held_out) // 4, 1)
+  asked = [held_out[i].question for i in range(step // 2, len(held_out), step)]
+  tell(show_records(system.answer([*asked, *ASKED])))
+  tell(next_steps(folder, root))
+  return _report(root, SYSTEM, seed, rows, stages) | {"system": str(folder)}
+
+
+def run_scratch(root: Path, preset: str, seed: int) -> dict[str, Any]:
+  """A preset of `PRESETS`."""
   chosen = PRESETS[preset]
-  root = Path(workdir)
   rows: list[dict[str, Any]] = []
   stages = Stages()
 
@@ -99,24 +145,39 @@ def run_demo(workdir: str, preset: str, seed: int) -> dict[str, Any]:
     answers = readers.run()
     if answers:
       shown += "\n" + show_answers(answers, answered)
+  tell(f"{recall_table(rows)}\n{shown}")
   if is_primary():
-    print(recall_table(rows))
-    print(shown)
     plot_recall(rows, root / "recall.png")
-    write_report(
-      root / "report.json",
-      rows=rows,
-      seconds=stages.seconds,
-      config=dataclasses.asdict(chosen),
-      seed=seed,
-    )
   return {
     "passages": len(corpus),
     "questions": len(questions),
+    **_report(root, chosen, seed, rows, stages),
+  }
+
+
+def _report(
+  root: Path,
+  preset: Preset | SystemPreset,
+  seed: int,
+  rows: Sequence[Mapping[str, Any]],
+  stages: Stages,
+) -> dict[str, Any]:
+  """Writes report.json; returns the figures of the command."""
+  path = root / "report.json"
+  if is_primary():
+    write_report(
+      path,
+      rows=rows,
+      seconds=stages.seconds,
+      config=dataclasses.asdict(preset),
+      seed=seed,
+      hardware=hardware(),
+    )
+  return {
     "recall@20": {
       row["name"]: row["recall"]["20"] for row in rows if "recall" in row
     },
     "em": {row["name"]: row["em"] for row in rows if "em" in row},
     "seconds": round(sum(stages.seconds.values()), 1),
-    "report": str(root / "report.json"),
+    "report": str(path),
   }

@@ -5,10 +5,6 @@ BM25.
 """
 
 import dataclasses
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,10 @@ from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.data.runs import Ranking
 from odqa_jax.demo.presets import Preset
+from odqa_jax.demo.stages import Stages
 from odqa_jax.evaluation.measures import evaluate_ranking
 from odqa_jax.evaluation.systems import evaluate_bm25, rank_passages
 from odqa_jax.models.dual_encoder import DualEncoder
-from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.retrieval.retriever import (
   Retriever,
   index_corpus,
@@ -39,21 +35,6 @@ from odqa_jax.training.train import train
 
 SPLITS = ("train", "test")
 K = 100
-
-
-class Stages:
-  """Wall time per stage, printed as it passes."""
-
-  def __init__(self) -> None:
-    self.seconds: dict[str, float] = {}
-
-  @contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
-    """Times one stage."""
-    print(f"— {name}", file=sys.stderr, flush=True)
-    start = time.monotonic()
-    yield
-    self.seconds[name] = round(time.monotonic() - start, 1)
 
 
 def stage_config(
@@ -106,8 +87,7 @@ def prepare_data(preset: Preset, data: Path) -> tuple[Corpus, list[Question]]:
     corpus=preset.sets,
     questions=[f"{name}:{split}" for name in preset.sets for split in SPLITS],
     out=data,
-    tokenizer=str(resolve_folder(preset.init_from)) if preset.init_from else "",
-    vocabulary_size=None if preset.init_from else preset.vocabulary,
+    vocabulary_size=preset.vocabulary,
     pairs=[f"{name}-train" for name in preset.sets],
   )
   questions = [
@@ -191,20 +171,14 @@ class RetrieverStages:
 
   def run(self) -> tuple[Path, Ranking]:
     """All stages; returns the last one's workdir and its ranking."""
-    start, ict = self.preset.init_from, self.preset.ict_steps > 0
-    if start:
-      published = load_retriever(resolve_folder(start))
-      self.measure(f"{start}, no training", published, "start")
-    elif self.preset.baselines:
+    trained = []
+    if self.preset.baselines:
       untrained = random_retriever(self.config("ict", ""), self.corpus)
       self.measure("random BERT", untrained, "start")
-    trained = []
-    if self.preset.baselines or not ict:
-      trained.append(("supervised", "supervised", start))
-    if ict:
-      workdir = self.train("ICT", "ict", "ict", start)
-      self.measure("ICT", load_retriever(workdir), "ict")
-      trained.append(("ICT + supervised", "ict_supervised", str(workdir)))
+      trained.append(("supervised", "supervised", ""))
+    ict = self.train("ICT", "ict", "ict", "")
+    self.measure("ICT", load_retriever(ict), "ict")
+    trained.append(("ICT + supervised", "ict_supervised", str(ict)))
     for name, folder, init_from in trained:
       workdir = self.train(name, folder, "pairs", init_from)
       ranking = self.measure(name, load_retriever(workdir), folder)

@@ -34,7 +34,7 @@ from odqa_jax.reading.answer import (
   read_batches,
   search_request,
 )
-from odqa_jax.reading.system import holds_reader, load_system
+from odqa_jax.reading.system import holds_reader, load_reading_system
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import (
   Retriever,
@@ -191,7 +191,7 @@ def ask_checkpoint(
   """Retrieval and, of a checkpoint with a reader, its answers.
 
   Args:
-    checkpoint: see `load_retriever`, `load_system`.
+    checkpoint: see `load_retriever`, `load_reading_system`.
     index: its folder; made when absent.
     questions: those to measure on.
     corpus: the evidence.
@@ -199,7 +199,7 @@ def ask_checkpoint(
     backend: of the search.
     read_k: passages that a reader gets, at most k; None: as in training.
     exclude_self: see `rank_passages`.
-    reader_corpus: see `load_system`.
+    reader_corpus: see `load_reading_system`.
     options: of `measure_ranking`.
 
   Raises:
@@ -217,7 +217,7 @@ def ask_checkpoint(
     return Asked(
       ranking, measure_ranking(ranking, questions, corpus, **options)
     )
-  system = load_system(checkpoint, corpus, reader_corpus)
+  system = load_reading_system(checkpoint, corpus, reader_corpus)
   read_k = min(system.config.k, k) if read_k is None else read_k
   if not 0 <= read_k <= k:
     raise ValueError(

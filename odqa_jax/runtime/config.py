@@ -1,6 +1,6 @@
 """Configs: Python files with `get_config(arg)`, presets, overrides, checks.
 
-    config = load_config("configs/ict.py:size=large,debug", ["seed=3"])
+    config = load_config("ict:size=large", ["seed=3"])
 
 A config file imports only from `odqa_jax`. Values live in the config or they
 do not exist; `settings.py` lists them all, with their defaults and limits.
@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
+import odqa_jax
+from odqa_jax.runtime.dtypes import long_dtype
 from odqa_jax.runtime.files import read_json
 from odqa_jax.runtime.settings import (
   Settings,
@@ -60,9 +63,9 @@ CONTENT_KEYS = (
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   """Reads the text after `:` in `configs/NAME.py:key=value,flag`.
 
-      >>> arg = parse_arg("size=large,debug", size="base", debug=False)
+      >>> arg = parse_arg("size=large", size="base", debug=False)
       >>> arg.size, arg.debug
-      ('large', True)
+      ('large', False)
 
   Args:
     arg: comma-separated `key=value`; a bare `key` sets a boolean to True.
@@ -81,6 +84,11 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
       )
     result[key] = (
       _cast(text, defaults[key], key) if has_value else _flag(key, defaults)
+    )
+  if result.get("debug") and result.get("size") != defaults.get("size"):
+    raise ValueError(
+      f"size={result.size},debug: debug makes the network tiny; leave one of "
+      "them out."
     )
   return result
 
@@ -145,13 +153,19 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
     with node.ignore_type():
       field = _WORDED.get(f"config.{path}")
       like = word_for(field)() if field else node[leaf]
+      if leaf == "dtype":
+        text = long_dtype(text)
       word = field and text in field.metadata["words"]
       node[leaf] = text if word else _cast(text, like, f"config.{path}")
   return config
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
-  """Loads `FILE.py[:presets]`, applies overrides, locks and checks the result.
+  """Loads a recipe, applies overrides, locks and checks the result.
+
+  Args:
+    spec: `NAME` of a recipe of the package, or `FILE.py`, and `:presets`.
+    overrides: see `apply_overrides`.
 
   Raises:
     ValueError: if the file has no `get_config`, or the config is not valid.
@@ -164,10 +178,42 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 
 
 def read_recipe(spec: str) -> ConfigDict:
-  """What the file of `FILE.py[:presets]` says, unchecked; see `load_config`."""
+  """What a recipe says, `NAME` or `FILE.py`, unchecked; see `load_config`.
+
+  Raises:
+    FileNotFoundError: if there is no such file or recipe.
+  """
   name, _, arg = spec.partition(":")
-  path = Path(name)
+  path = _found(name)
   return _run_recipe(_loaded(path), path, arg or None)
+
+
+def _found(name: str) -> Path:
+  """The file that is meant by its path, or by the name of a recipe.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  path = Path(name)
+  if path.is_file():
+    return path
+  recipes = {file.stem: file for file in recipe_folder().glob("*.py")}
+  if path.suffix or name not in recipes:
+    raise FileNotFoundError(
+      f"config {name!r}: no such file; recipes: {nearest(name, recipes)}"
+    )
+  return recipes[name]
+
+
+def recipe_folder() -> Path:
+  """Where the recipes of the package lie: a checkout, or what a wheel put."""
+  checkout = Path(odqa_jax.__file__).parents[1] / "configs"
+  if checkout.is_dir():
+    return checkout
+  for file in importlib.metadata.files("odqa_jax") or []:
+    if file.match("share/odqa_jax/configs/*.py"):
+      return Path(str(file.locate())).resolve().parent
+  return checkout
 
 
 def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -181,7 +227,7 @@ def saved_config(workdir: Path, overrides: Iterable[str] = ()) -> ConfigDict:
   if not path.is_file():
     raise FileNotFoundError(
       f"{workdir}: no run to go on with, which has a config.json; begin one "
-      "with --config configs/NAME.py."
+      "with --config NAME, a recipe or your own file."
     )
   config = base_config()
   try:
@@ -217,7 +263,7 @@ def load_sweep(spec: str) -> list[dict[str, Any]]:
       yields nothing.
     FileNotFoundError: if there is no such file.
   """
-  path = Path(spec.partition(":")[0])
+  path = _found(spec.partition(":")[0])
   module = _loaded(path)
   if not hasattr(module, "sweep"):
     return []
@@ -239,12 +285,7 @@ def _loaded(path: Path) -> ModuleType:
 
   Raises:
     ValueError: if it is no Python file; an error in it is told with its line.
-    FileNotFoundError: if there is no such file.
   """
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"config {str(path)!r}: no such file; the recipes are in configs/*.py."
-    )
   module_spec = importlib.util.spec_from_file_location("odqa_config", path)
   if module_spec is None or module_spec.loader is None:
     raise ValueError(f"{path}: a config is a Python file, configs/NAME.py.")

@@ -5,9 +5,10 @@ config in `settings`: the shell does not expand `--out=~/data`, and a folder
 called `~` is never meant.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -46,6 +47,8 @@ REPORT = rb"\{\s*\"rows\""
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
 SCORING = rb"\{\s*\"kind\": \"scoring\""
+COMPARISON = rb"\{\s*\"runs\""
+HTML = rb"<!DOCTYPE html><!-- odqa report -->"
 CARD = rb"\{\s*\"kind\": \"evaluation card\""
 CARD_PAGE = rb"# Evaluation card"
 FUSION = rb"\{\s*\"kind\": \"fusion\""
@@ -92,6 +95,21 @@ def check_folder(folder: str | Path) -> None:
   for path in (folder, *folder.parents):
     if path.exists() and not path.is_dir():
       raise ValueError(f"{path}: is a file, not a folder; name another path.")
+
+
+@contextlib.contextmanager
+def leaving_no_empty_folder(folder: str | Path) -> Iterator[None]:
+  """Removes folders that an error leaves empty and that were not there."""
+  folder = Path(folder).absolute()
+  new = [path for path in (folder, *folder.parents) if not path.exists()]
+  try:
+    yield
+  except BaseException:
+    for path in new:
+      # It holds something, or was never made.
+      with contextlib.suppress(OSError):
+        path.rmdir()
+    raise
 
 
 def _begins(path: Path, pattern: bytes) -> bool:

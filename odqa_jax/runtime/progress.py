@@ -3,10 +3,13 @@
 with progress_bar("embed", len(corpus), "passages") as update:
   for done in …:
     update(done, tokens_per_s=rate)
+
+It goes on between two updates as well: compiling may take minutes.
 """
 
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +25,8 @@ _SAMPLE_SECONDS = 1.0
 _SAMPLES = 30
 # Between two lines where stderr is no terminal.
 _LINE_SECONDS = 10.0
+# Between two looks whether a line is due.
+_BEAT_SECONDS = 1.0
 
 Update = Callable[..., None]
 
@@ -63,7 +68,9 @@ class _Pace:
       return 0.0
     then, done = self._samples[0]
     seconds = self._clock() - then
-    return (self.done - done) / seconds if seconds > 0 else 0.0
+    if seconds < _SAMPLE_SECONDS:
+      return 0.0
+    return (self.done - done) / seconds
 
   def advance(self, done: int, total: int | None) -> None:
     """Takes note of the count. The first one is the start of a resumed run."""
@@ -80,10 +87,11 @@ class _Pace:
       share = 100 * self.done // self.total
       parts = [f"{self.done:,}/{self.total:,} {self._unit} ({share}%)"]
     parts.append(_duration(self._clock() - self._start))
-    rate = self.rate()
+    # Of what is over, the count and the time say it.
+    rate = self.rate() if not self.total or self.done < self.total else 0.0
     if rate > 0:
       parts.append(f"{humanise(rate)} {self._unit}/s")
-      if self.done < self.total:
+      if self.total:
         parts.append(f"{_duration((self.total - self.done) / rate)} left")
     for name, value in fields.items():
       label = name.rpartition("/")[2].replace("_per_", "/").replace("_", " ")
@@ -120,27 +128,52 @@ def progress_bar(
     yield from _lines(description, pace, clock)
 
 
+@contextmanager
+def _heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+  """Calls `beat` now and then, whatever the caller waits for."""
+  over = threading.Event()
+
+  def run() -> None:
+    while not over.wait(_BEAT_SECONDS):
+      beat()
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
+
+
 def _bar(description: str, pace: _Pace, console: Console) -> Iterator[Update]:
   columns = (
     TextColumn("{task.description}", markup=False),
     BarColumn(bar_width=24),
     TextColumn("{task.fields[line]}", markup=False),
   )
+  last_fields: dict[str, float | int | str] = {}
   with Progress(*columns, console=console) as bar:
     task = bar.add_task(description, total=pace.total or None, line="")
+
+    def show() -> None:
+      bar.update(
+        task,
+        completed=pace.done,
+        total=pace.total or None,
+        line=pace.line(last_fields),
+      )
 
     def update(
       done: int, total: int | None = None, **fields: float | int | str
     ) -> None:
+      nonlocal last_fields
       pace.advance(done, total)
-      bar.update(
-        task,
-        completed=done,
-        total=pace.total or None,
-        line=pace.line(fields),
-      )
+      last_fields = fields
+      show()
 
-    yield update
+    with _heartbeat(show):
+      yield update
 
 
 def _lines(
@@ -151,19 +184,29 @@ def _lines(
   last_time = clock()
   last_fields: dict[str, float | int | str] = {}
   shown = -1
+  # Two threads print, one line at a time.
+  printing = threading.Lock()
+
+  def show_if_due() -> None:
+    nonlocal last_time, shown
+    with printing:
+      if clock() - last_time < _LINE_SECONDS:
+        return
+      last_time, shown = clock(), pace.done
+      line = pace.line(last_fields)
+    print(f"{description}: {line}", file=sys.stderr, flush=True)
 
   def update(
     done: int, total: int | None = None, **fields: float | int | str
   ) -> None:
-    nonlocal last_time, last_fields, shown
+    nonlocal last_fields
     pace.advance(done, total)
     last_fields = fields
-    if clock() - last_time >= _LINE_SECONDS:
-      last_time, shown = clock(), done
-      print(f"{description}: {pace.line(fields)}", file=sys.stderr, flush=True)
+    show_if_due()
 
   try:
-    yield update
+    with _heartbeat(show_if_due):
+      yield update
   finally:
     if pace.done != shown:
       print(

@@ -45,7 +45,7 @@ from odqa_jax.reading.span_answers import (
   check_fusion,
 )
 from odqa_jax.reading.span_likelihoods import GenerativeReader
-from odqa_jax.reading.system import load_system
+from odqa_jax.reading.system import load_reading_system
 from odqa_jax.reading.trained_scorer import (
   TrainedScorer,
   load_trained_scorer,
@@ -71,7 +71,7 @@ class Sources:
     reranker: a checkpoint; None: there is none, or `reranked`.
     reranked: a run that a reranker made of `run`; None: there is none.
     reader: the checkpoint of a generative reader; None: there is none.
-    reader_corpus: the passages in its vocabulary; see `load_system`.
+    reader_corpus: the passages in its vocabulary; see `load_reading_system`.
     fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
     rank_weight: λ of its answers; see `reading/answer_scoring.py`.
@@ -120,9 +120,8 @@ class Sources:
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
-    retriever = self.retriever and resolve_folder(self.retriever)
     named = {
-      "retriever": retriever or self.run,
+      "retriever": self.retriever or self.run,
       "reranker": self.reranker or self.reranked,
       ROLE: self.extractive_reader,
       GENERATOR: self.reader,
@@ -302,7 +301,7 @@ def _load_generator(
   if sources.reader is None:
     return None
   store = sources.reader_corpus and Corpus(sources.reader_corpus)
-  system = load_system(sources.reader, corpus, store or None)
+  system = load_reading_system(sources.reader, corpus, store or None)
   if batch_size is None:
     batch_size = default_batch_size(system, system.config.k)
   return GenerativeReader(system, batch_size, beams)

@@ -28,7 +28,12 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config, flatten
+from odqa_jax.runtime.config import (
+  check_same_config,
+  flatten,
+  load_config,
+  read_recipe,
+)
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -39,7 +44,7 @@ from odqa_jax.runtime.mesh import (
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.runtime.report import Report, parameter_table
+from odqa_jax.runtime.report import Report, parameter_table, versions
 from odqa_jax.runtime.run_record import Recipe, RunRecord
 from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.runtime.writers import check_writers
@@ -47,6 +52,7 @@ from odqa_jax.training.contents import (
   check_same_contents,
   contents,
   described,
+  origins,
 )
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
@@ -54,6 +60,7 @@ from odqa_jax.training.length_groups import grouped_task
 from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
+from odqa_jax.training.named_data import unused_keys, with_corpora
 from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
 from odqa_jax.training.pipelines import make_pipeline
 from odqa_jax.training.program import TrainState, training_program
@@ -139,15 +146,40 @@ def settled_run(
   return made
 
 
+def _loaded(
+  config: ConfigDict | str | Path,
+  overrides: Mapping[str, Any],
+  recipe: Recipe | None,
+) -> tuple[ConfigDict, Recipe | None]:
+  """See `train`."""
+  if not isinstance(config, ConfigDict):
+    name = str(config)
+    changed = [f"{key}={value}" for key, value in overrides.items()]
+    return load_config(name, changed), Recipe(name, read_recipe(name).to_dict())
+  if overrides:
+    raise ValueError(
+      f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
+      "config that is given."
+    )
+  return config, recipe
+
+
 def train(
-  config: ConfigDict, workdir: str | Path, *, recipe: Recipe | None = None
+  config: ConfigDict | str | Path,
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
-    config: see `runtime.settings`; it is read here, once.
+    config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
+      or its values, see `runtime.settings`, which are read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
-    recipe: that the config was made from, for reports.
+    overrides: settings of a recipe that are changed, such as
+      {"data.corpus": "data/corpus", "steps": 500}.
+    recipe: that values were made from, for reports.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
@@ -158,6 +190,7 @@ def train(
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
+  config, recipe = _loaded(config, overrides or {}, recipe)
   workdir = Path(workdir)
   started = time.monotonic()
 
@@ -167,6 +200,10 @@ def train(
   check_teacher_named(settings, needs)
   choices = dev_choices(settings)
   check_writers(settings.report)
+  settings = with_corpora(settings)
+  if is_primary():
+    for line in unused_keys(settings, needs):
+      print(line, file=sys.stderr)
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -189,6 +226,12 @@ def train(
   used = len(
     chosen_examples(len(examples), settings.data.fraction, seed=settings.seed)
   )
+  if settings.batch_size > used and is_primary():
+    print(
+      f"config.batch_size={settings.batch_size}: there are {used} examples, so "
+      "that a batch has some of them twice; lower it.",
+      file=sys.stderr,
+    )
   if gatherer is not None and settings.data.length_groups > 1:
     task = grouped_task(task, run, gatherer, examples)
   steps = number_of_steps(settings, used)
@@ -220,6 +263,8 @@ def train(
     "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
+    "origins": origins(settings),
+    "versions": versions(),
     "best": best,
     "micro_batches": settings.parts,
     "remat": recomputed(run),
@@ -288,7 +333,10 @@ def train(
 
     if is_primary():
       print(parameter_table(state.params, shardings.params), file=sys.stderr)
-      print(initial.loaded_from, file=sys.stderr, flush=True)
+      begun = initial.loaded_from
+      if resumed is not None:
+        begun = f"{workdir}: resuming at step {resumed} of {steps}"
+      print(begun, file=sys.stderr, flush=True)
 
     # ---- The loop ----
     step = int(state.step)
@@ -304,6 +352,8 @@ def train(
       stop_requested() as is_requested,
     ):
       meter, pending, figures = Meter(), [], {}
+      shown: dict[str, Any] = {"status": "compiling"} if step < steps else {}
+      update(step, **shown)
       with jax.transfer_guard("disallow"):
         while step < steps:
           batch = pipeline.take()
@@ -313,6 +363,7 @@ def train(
           pipeline.prefetch(state.params)
           state, metrics = program.step(state, placed)
           step += 1
+          shown.pop("status", None)
           pipeline.refresh(state.params, step)
           meter.add(batch, task.flops(placed))
           pending.append((step, metrics))
@@ -336,8 +387,9 @@ def train(
               lines["learning_rate"] = float(rate((step - 1) * task.updates))
             speed = meter.take()
             report.write(step, lines | speed)
-            update(step, loss=lines["loss"], **speed)
+            shown |= {"loss": lines["loss"], **speed}
             figures = lines | speed
+          update(step, **shown)
           if save_now or step == steps:
             with meter.pause():
               scores = None
@@ -345,6 +397,8 @@ def train(
                 scores = evaluator(state.params, pipeline.index())
                 scores |= pipeline.metrics(step)
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
+                if best in scores:
+                  shown[f"dev_{best}"] = scores[best]
               save(step, scores)
           if stop and step < steps:
             checkpoints.wait()

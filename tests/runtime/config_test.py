@@ -319,8 +319,8 @@ def test_individual_without_the_passage_encoder_needs_no_fresh_index():
 
 
 def test_parse_arg_reads_types():
-  arg = parse_arg("size=large,debug,rate=1", size="base", debug=False, rate=0.5)
-  assert (arg.size, arg.debug, arg.rate) == ("large", True, 1.0)
+  arg = parse_arg("way=up,debug,rate=1", way="on", debug=False, rate=0.5)
+  assert (arg.way, arg.debug, arg.rate) == ("up", True, 1.0)
 
 
 @pytest.mark.parametrize(

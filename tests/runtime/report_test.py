@@ -164,7 +164,14 @@ def test_report_json_has_the_agreed_keys(tmp_path: Path) -> None:
   path = tmp_path / "report.json"
   rows = [{"name": "BM25", "recall": {"1": np.float64(0.25)}, "em": 0.5}]
   config = ConfigDict({"steps": 3})
-  write_report(path, rows=rows, seconds={"train": 1.5}, config=config, seed=7)
+  write_report(
+    path,
+    rows=rows,
+    seconds={"train": 1.5},
+    config=config,
+    seed=7,
+    hardware={"cores": 2},
+  )
   report = json.loads(path.read_text())
   versions = report.pop("versions")
   assert report == {
@@ -172,6 +179,7 @@ def test_report_json_has_the_agreed_keys(tmp_path: Path) -> None:
     "seconds": {"train": 1.5},
     "config": {"steps": 3},
     "seed": 7,
+    "hardware": {"cores": 2},
   }
   assert versions["jax"] == jax.__version__
   assert versions["numpy"] == np.__version__

@@ -263,6 +263,9 @@ class PassageFile:
     places: dict[str, Place] | None = {} if self._file.may_reject else None
     for place, passage in self.format.passages(self._file):
       self._array = place.array
+      if passage.id and not passage.text.strip():
+        self._file.leave_out("passages without text")
+        continue
       if self._file.attempt(place, _check_new, passage, place, places):
         yield passage, place.number
     self.sha256 = self._file.digest.hexdigest()
@@ -355,7 +358,7 @@ def read_passages(
   Raises:
     ValueError: naming file and line, for anything that is not such a file:
       no header, a short or long row, broken JSON, bytes that are not UTF-8,
-      NUL, an empty id or text.
+      NUL, an empty id. Passages without text are left out.
   """
   source = PassageFile(path, format)
   return (passage for passage, _ in source.records())

