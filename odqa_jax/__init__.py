@@ -1,6 +1,14 @@
 """Open-domain question answering in JAX: train, index, evaluate, serve.
 
-The names below are imported when they are first used, so that the command line
+    from odqa_jax import build_index, load_retriever
+
+    retriever = load_retriever("minilm")
+    index = build_index(retriever, ["Emma is a novel by Jane Austen."])
+    for passage in index.search(["who wrote Emma"], k=1)[0]:
+      print(passage.score, passage.text)
+
+The names of `__all__` are stable, and all that most programs need; each has an
+example. They are imported when they are first used, so that the command line
 answers `--help` without waiting for JAX.
 """
 
@@ -8,37 +16,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from odqa_jax.data.corpus.corpus import Corpus
-  from odqa_jax.reading.answer import answer_questions
-  from odqa_jax.reading.system import load_system
-  from odqa_jax.retrieval.retriever import (
-    index_corpus,
-    load_retriever,
-    search_questions,
-  )
-  from odqa_jax.runtime.mesh import make_mesh
+  from odqa_jax.data.corpus.passages import Passage
+  from odqa_jax.data.prepare import prepare
+  from odqa_jax.data.questions.sets import Question
+  from odqa_jax.retrieval.retriever import load_retriever
+  from odqa_jax.serving.loaded_system import load_system
+  from odqa_jax.serving.passage_index import build_index, open_index
   from odqa_jax.training.train import train
 
 __version__ = "0.9.0"
 __all__ = [
-  "Corpus",
-  "answer_questions",
-  "index_corpus",
+  "Passage",
+  "Question",
+  "build_index",
   "load_retriever",
   "load_system",
-  "make_mesh",
-  "search_questions",
+  "open_index",
+  "prepare",
   "train",
 ]
 
 _MODULES = {
-  "Corpus": "data.corpus.corpus",
-  "answer_questions": "reading.answer",
-  "index_corpus": "retrieval.retriever",
+  "Passage": "data.corpus.passages",
+  "Question": "data.questions.sets",
+  "build_index": "serving.passage_index",
   "load_retriever": "retrieval.retriever",
-  "load_system": "reading.system",
-  "make_mesh": "runtime.mesh",
-  "search_questions": "retrieval.retriever",
+  "load_system": "serving.loaded_system",
+  "open_index": "serving.passage_index",
+  "prepare": "data.prepare",
   "train": "training.train",
 }
 

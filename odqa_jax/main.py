@@ -18,9 +18,11 @@ from odqa_jax import __version__
 from odqa_jax.commands import (
   answer,
   assemble,
+  compare,
   convert,
   demo,
   evaluate,
+  export,
   footprint,
   fuse,
   index,
@@ -30,9 +32,11 @@ from odqa_jax.commands import (
   plan,
   prepare,
   prune,
+  report,
   rerank,
   search,
   serve,
+  sweep,
   teach,
   train,
   wikipedia,
@@ -47,27 +51,32 @@ COMMANDS: dict[str, ModuleType] = {
   "mine": mine,
   "teach": teach,
   "train": train,
+  "sweep": sweep,
   "index": index,
   "search": search,
   "rerank": rerank,
   "evaluate": evaluate,
   "assemble": assemble,
   "pack": pack,
+  "export": export,
   "answer": answer,
   "serve": serve,
   "fuse": fuse,
   "prune": prune,
   "footprint": footprint,
   "inspect": inspect,
+  "report": report,
+  "compare": compare,
   "plan": plan,
   "demo": demo,
 }
-_OVERRIDDEN = ("teach", "train", "plan")
+_OVERRIDDEN = ("teach", "train", "sweep", "plan")
 # Those that run what JAX compiles.
 _COMPILED = (
   "mine",
   "teach",
   "train",
+  "sweep",
   "index",
   "search",
   "rerank",
@@ -142,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args.overrides = overrides
   if overrides and args.command not in _OVERRIDDEN:
     make_parser().error(
-      f"--config.{overrides[0]} belongs to `odqa train`, `odqa teach` and "
-      "`odqa plan`."
+      f"--config.{overrides[0]} belongs to `odqa train`, `odqa sweep`, `odqa "
+      "teach` and `odqa plan`."
     )
   # Orbax logs tracebacks of what it raises as well.
   logging.getLogger("absl").setLevel(logging.CRITICAL)

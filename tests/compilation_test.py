@@ -18,11 +18,8 @@ from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.answer import answer_questions
-from odqa_jax.retrieval.retriever import (
-  compiled_encoders,
-  index_corpus,
-  search_questions,
-)
+from odqa_jax.retrieval.encoding import compiled_encoders
+from odqa_jax.retrieval.retriever import index_corpus, search_questions
 from odqa_jax.runtime.config import base_config
 from odqa_jax.training import train as train_module
 from odqa_jax.training.train import train

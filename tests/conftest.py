@@ -2,15 +2,20 @@
 
 The environment is set before jax is imported: eight fake CPU devices, and
 NPROC=16 because XLA sizes its thread pool by it; with fewer threads than fake
-devices, queued steps wait for each other for ever.
+devices, queued steps wait for each other for ever. Programs are compiled
+without LLVM's optimization: most of a test's time went into that.
 """
 
 import os
 
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# No test asks a server for a name that it does not find here.
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8"
+  + " --xla_backend_optimization_level=0"
 )
 
 import json

@@ -132,7 +132,7 @@ def test_commands_of_the_documentation_are_understood(line):
   if getattr(args, "recipes", None):
     configs = recipe_configs(args.recipes, ROOT / "configs")
     assert all(load_config(config, overrides) for config in configs)
-  elif args.command in ("train", "teach", "plan"):
+  elif args.command in ("train", "sweep", "teach", "plan"):
     name, _, presets = args.config.partition(":")
     load_config(f"{ROOT / name}:{presets}", overrides)
   else:

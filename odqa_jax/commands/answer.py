@@ -175,7 +175,7 @@ def _answer_with_reader(
     show_answer,
     write_answers,
   )
-  from odqa_jax.reading.system import load_system
+  from odqa_jax.reading.system import load_reading_system
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.progress import progress_bar
@@ -183,7 +183,9 @@ def _answer_with_reader(
   from odqa_jax.serving.views import written_view
 
   reader_corpus = args.reader_corpus and Corpus(args.reader_corpus)
-  system = load_system(args.checkpoint, open_corpus(args.corpus), reader_corpus)
+  system = load_reading_system(
+    args.checkpoint, open_corpus(args.corpus), reader_corpus
+  )
   k = args.k
   if k is None:
     k = min(system.config.k, len(system.corpus))

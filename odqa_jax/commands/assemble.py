@@ -25,14 +25,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Writes the folder."""
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.runtime.mesh import is_primary, sync
   from odqa_jax.runtime.paths import check_folder
   from odqa_jax.serving.system_folder import PARTS, assemble
 
   check_folder(args.out)
   parts = {name: getattr(args, name) for name in PARTS}
-  parts["retriever"] = resolve_folder(args.retriever)
   given = {name: path for name, path in parts.items() if path is not None}
   versions: dict[str, str] = {}
   if is_primary():

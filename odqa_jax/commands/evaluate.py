@@ -1,120 +1,203 @@
-"""Measures a run file, a system or checkpoint, or BM25."""
+"""Measures run files, a system or checkpoint, or BM25, side by side."""
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from odqa_jax.commands.flags import (
   add_backend,
+  add_choose_on_test,
   add_exclude_self,
   add_format,
   add_spans,
   add_system,
   names_pack,
   span_sources,
+  split_names,
   take_system,
 )
+
+# Of figures in JSON: what rounding hides is less than a question in a million.
+_DIGITS = 6
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa evaluate`."""
   add = parser.add_argument
-  add("--run", help="run.trec or run.json; with texts it needs no --corpus")
+  add(
+    "--run",
+    action="append",
+    default=[],
+    dest="runs",
+    metavar="[NAME=]FILE",
+    help="run.trec or run.json, as often as there are runs; with texts it "
+    "needs no --corpus",
+  )
   add_system(parser)
   add_spans(parser)
   add("--questions", required=True)
   add_format(parser)
-  add("--qrels", help="TREC qrels for the gold-passage measures")
+  add("--qrels", help="TREC or BEIR judgements for the gold-passage measures")
+  add("--relevant", type=int, default=1, help="least grade that is relevant")
   add("--k", type=int, default=100, help="passages that are searched for")
+  add("--cutoffs", default="", help="of the shares: 1,3,10; by default 1,5,…")
   add("--bm25", action="store_true", help="measure BM25 as well")
+  add(
+    "--save-run",
+    action="append",
+    default=[],
+    metavar="[NAME=]FILE",
+    help="run.trec or run.json to write, of what searches here: bm25, "
+    "checkpoint or system",
+  )
+  add("--card", help="FILE.json: all that stands behind the figures; and .md")
+  add("--seed", type=int, default=0, help="of the confidence intervals")
   add(
     "--tune-scoring",
     help="scoring.json to write: --rank-weight and --read-k, best on these "
     "(dev) questions",
   )
+  add_choose_on_test(parser)
   add_exclude_self(parser)
   add_backend(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Gives the figures of each thing that is named."""
-  from odqa_jax.data.corpus.corpus import Corpus
+  from odqa_jax.commands.measured import (
+    ask,
+    ask_bm25,
+    ask_pack,
+    measured_runs,
+    read_spans,
+    searching_name,
+  )
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.data.run_passages import RunPassages
-  from odqa_jax.evaluation.measures import evaluate_run
-  from odqa_jax.evaluation.systems import (
-    evaluate_bm25,
-    evaluate_checkpoint,
-    possible_k,
-  )
-  from odqa_jax.models.hf.minilm import resolve_folder
+  from odqa_jax.evaluation.systems import possible_k
   from odqa_jax.retrieval.backends.table import read_backend
 
   # A typo is told before a checkpoint is loaded.
   read_backend(args.backend)
-  if names_pack(args):
-    return _evaluate_pack(args)
-  take_system(args)
-  if args.tune_scoring is not None:
-    _check_tuning(args)
-  if args.run is None and args.checkpoint is None and not args.bm25:
-    raise ValueError(
-      "give --run FILE, --system DIR, --checkpoint DIR with --index, or --bm25."
-    )
-  sources = span_sources(args)
+  runs = _named_files(args.runs, "run")
+  args.run = next(iter(runs.values()), None)
+  pack = names_pack(args)
+  if not pack:
+    take_system(args)
+  _check(args, runs, pack=pack)
+  sources = None if pack else span_sources(args)
+  if sources is not None and sources.run and len(runs) > 1:
+    raise ValueError("an extractive reader reads one --run; name one.")
+  searches = args.checkpoint is not None or args.bm25
   if args.checkpoint is not None and args.index is None and sources is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")
-  searches = args.checkpoint is not None or args.bm25
   if searches and args.corpus is None:
     raise ValueError("--corpus DIR is needed: what is to be searched.")
   questions = open_questions(args.questions, args.format, args.columns)
+  if pack:
+    system, packed = ask_pack(args, questions)
+    return _told(args, {"system": system}, questions, packed.texts) | (
+      _about(packed.pack.about["corpus"], packed.pack.about.get("leaky"))
+    )
   corpus = open_corpus(args.corpus) if args.corpus else None
-  k = possible_k(args.k, corpus) if searches and corpus else args.k
-  figures: dict[str, Any] = {}
-  if args.run is not None:
-    figures["run"] = evaluate_run(
-      args.run,
-      questions,
-      RunPassages(args.run) if corpus is None else corpus,
-      qrels=args.qrels,
-      exclude_self=args.exclude_self,
-    )
+  systems = dict(measured_runs(args, runs, questions, corpus))
   if corpus is None:
-    return figures
-  figures["corpus"] = corpus.fingerprint
-  if corpus.leaky:
-    figures["leaky"] = True
+    return _told(args, systems, questions, None)
+  k = possible_k(args.k, corpus) if searches else args.k
   if sources is not None:
-    figures["system" if args.system else "checkpoint"] = _read_spans(
-      args, sources, questions, corpus, k
-    )
+    systems |= read_spans(args, sources, questions, corpus, k)
   elif args.checkpoint is not None:
-    store = args.reader_corpus and Corpus(args.reader_corpus)
-    figures["system" if args.system else "checkpoint"] = evaluate_checkpoint(
-      resolve_folder(args.checkpoint),
-      args.index,
-      questions,
-      corpus,
-      qrels=args.qrels,
-      k=k,
-      backend=args.backend,
-      read_k=args.read_k,
-      exclude_self=args.exclude_self,
-      reader_corpus=store,
-    )
+    systems[searching_name(args)] = ask(args, questions, corpus, k)
   if args.bm25:
-    figures["bm25"] = evaluate_bm25(
-      questions,
-      corpus,
-      qrels=args.qrels,
-      k=k,
-      exclude_self=args.exclude_self,
+    systems["bm25"] = ask_bm25(args, questions, corpus, k)
+  return _told(args, systems, questions, corpus) | (
+    _about(corpus.fingerprint, corpus.leaky)
+  )
+
+
+def _about(corpus: str, leaky: bool | None) -> dict[str, Any]:
+  """What the figures are of, in JSON."""
+  return {"corpus": corpus} | ({"leaky": True} if leaky else {})
+
+
+def _named_files(given: list[str], name: str) -> dict[str, str]:
+  """Name → file, of `NAME=FILE`; a file alone has its stem, or `name`.
+
+  Raises:
+    ValueError: if two have one name.
+  """
+  named: dict[str, str] = {}
+  for item in given:
+    key, equals, path = item.partition("=")
+    if not equals or Path(item).exists():
+      stem = Path(item).name.partition(".")[0]
+      key, path = (name if len(given) == 1 else stem), item
+    if not key or not path or key in (*named, "corpus", "leaky"):
+      raise ValueError(
+        f"--{name} {item}: each needs a file and a name of its own; write "
+        f"--{name} NAME=FILE."
+      )
+    named[key] = path
+  return named
+
+
+def _check(
+  args: argparse.Namespace, runs: Mapping[str, str], *, pack: bool
+) -> None:
+  """Raises ValueError for flags that do not go together."""
+  from odqa_jax.commands.measured import searching_name
+  from odqa_jax.evaluation.card_page import check_card
+  from odqa_jax.runtime.paths import RUN, check_output
+
+  searching = [searching_name(args)] if pack or args.checkpoint else []
+  searching += ["bm25"] if args.bm25 else []
+  if not runs and not searching:
+    raise ValueError(
+      "give --run FILE, --system DIR, --checkpoint DIR with --index, or --bm25."
     )
-  return figures
+  if pack and args.bm25:
+    raise ValueError("--bm25 searches a corpus; give it without a pack.")
+  if args.relevant < 1 or (args.relevant > 1 and not args.qrels):
+    raise ValueError(
+      f"--relevant {args.relevant}: a grade of --qrels FILE, at least 1."
+    )
+  if args.tune_scoring is not None:
+    _check_tuning(args)
+  elif args.choose_on_test:
+    raise ValueError("--choose-on-test is for --tune-scoring FILE.")
+  if args.card is not None:
+    check_card(args.card)
+  args.cutoffs = _cutoffs(args.cutoffs)
+  saved = _named_files(args.save_run, "save-run")
+  if len(saved) == 1 and "save-run" in saved and len(searching) == 1:
+    saved = {searching[0]: saved["save-run"]}
+  for name, path in saved.items():
+    if name not in searching:
+      raise ValueError(
+        f"--save-run {path}: {name!r} does not search here; name one of "
+        f"{', '.join(searching) or '--checkpoint, --system, --bm25'}: "
+        "NAME=FILE."
+      )
+    check_output(path, [args.questions, args.qrels, *runs.values()], RUN)
+  args.save_run = saved
+
+
+def _cutoffs(text: str) -> list[int] | None:
+  """The numbers between commas; None: those of the measures.
+
+  Raises:
+    ValueError: for what is none.
+  """
+  names = split_names(text)
+  if any(not name.isdigit() or int(name) < 1 for name in names):
+    raise ValueError(f"--cutoffs {text}: numbers of passages, as in 1,3,10.")
+  return sorted({*map(int, names)}) or None
 
 
 def _check_tuning(args: argparse.Namespace) -> None:
   """Raises ValueError for what is tuned already, or cannot be written."""
+  from odqa_jax.data.questions.held_out import choose_on
   from odqa_jax.runtime.paths import SCORING, check_output
 
   for flag in ("rank_weight", "scoring", "read_k"):
@@ -124,80 +207,82 @@ def _check_tuning(args: argparse.Namespace) -> None:
         "one of them out."
       )
   check_output(args.tune_scoring, [args.questions, args.run], SCORING)
-
-
-def _tuned(
-  args: argparse.Namespace, extraction: Any, questions: Any
-) -> dict[str, Any]:
-  """Writes what is best on the questions, and tells it."""
-  from odqa_jax.reading.answer_scoring import save_scoring
-  from odqa_jax.runtime.mesh import is_primary, sync
-  from odqa_jax.serving.tuning import tune_scoring
-
-  version = extraction.versions["extractive_reader"]
-  scoring, figures = tune_scoring(extraction, questions, version=version)
-  if is_primary():
-    save_scoring(args.tune_scoring, scoring)
-  sync("scoring")
-  return {"scoring": args.tune_scoring} | figures
-
-
-def _evaluate_pack(args: argparse.Namespace) -> dict[str, Any]:
-  """The figures of a system in one file."""
-  from odqa_jax.data.formats.files import open_questions
-  from odqa_jax.evaluation.systems import possible_k
-  from odqa_jax.serving.pack_answers import measure_pack
-  from odqa_jax.serving.packed.system import open_packed
-
-  if args.bm25:
-    raise ValueError("--bm25 searches a corpus; give it without a pack.")
-  questions = open_questions(args.questions, args.format, args.columns)
-  system = open_packed(args.system)
-  k = possible_k(args.k, system.texts)
-  figures = measure_pack(
-    system,
-    questions,
-    k=k,
-    read_k=system.tuned_read_k(k) if args.read_k is None else args.read_k,
-    most=args.spans,
-    merge=args.merge,
-    qrels=args.qrels,
+  args.choice = choose_on(
+    args.questions,
+    "--rank-weight and --read-k (--tune-scoring)",
+    "--choose-on-test",
+    allowed=args.choose_on_test,
   )
-  about = system.pack.about
-  label = {"leaky": True} if about.get("leaky") else {}
-  return {"corpus": about["corpus"], **label, "system": figures}
 
 
-def _read_spans(
+def _told(
   args: argparse.Namespace,
-  sources: Any,
+  systems: Mapping[str, Any],
   questions: Any,
   corpus: Any,
-  k: int,
 ) -> dict[str, Any]:
-  """The figures of an extractive reader, and of what it reads."""
-  from odqa_jax.evaluation.measures import evaluate_ranking
-  from odqa_jax.serving.extraction import measure_spans, open_extraction
+  """Prints the table and the card, writes what is asked for; the figures."""
+  import sys
 
-  extraction = open_extraction(
-    sources, questions, corpus, k=k, read_k=args.read_k
+  from odqa_jax.data.runs import write_run
+  from odqa_jax.evaluation.card_page import short_card, write_card
+  from odqa_jax.evaluation.comparison import SAMPLES, compare
+  from odqa_jax.evaluation.tables import print_figures, rounded
+  from odqa_jax.runtime.mesh import is_primary, sync
+
+  values = {name: s.values for name, s in systems.items() if s.values}
+  comparison = compare(values, seed=args.seed, samples=SAMPLES)
+  card = _card(args, systems, comparison, questions, corpus)
+  if is_primary():
+    for name, path in args.save_run.items():
+      write_run(path, systems[name].ranking, questions, corpus)
+    if values:
+      print_figures(values, comparison)
+    print(short_card(card), file=sys.stderr)
+    if args.card is not None:
+      write_card(args.card, card)
+  sync("evaluate")
+  figures = {
+    name: s.figures | {"intervals": comparison.intervals.get(name, {})}
+    for name, s in systems.items()
+    if s.figures
+  }
+  if args.card is not None:
+    figures["card"] = args.card
+  if card["differences"]:
+    figures["differences"] = card["differences"]
+  return rounded(figures, _DIGITS)
+
+
+def _card(
+  args: argparse.Namespace,
+  systems: Mapping[str, Any],
+  comparison: Any,
+  questions: Any,
+  corpus: Any,
+) -> dict[str, Any]:
+  from odqa_jax.data.run_passages import RunPassages
+  from odqa_jax.evaluation.card import (
+    Measurement,
+    corpus_facts,
+    excluded_facts,
+    make_card,
+    part_facts,
+    question_facts,
   )
-  figures: dict[str, Any] = {}
-  if sources.run is None:
-    figures = evaluate_ranking(
-      extraction.ranking, questions, corpus, qrels=args.qrels
-    )
-  if extraction.reranked is not None:
-    figures["reranked"] = evaluate_ranking(
-      extraction.reranked, questions, corpus, qrels=args.qrels
-    )
-  if args.tune_scoring is not None:
-    return figures | {"tuned": _tuned(args, extraction, questions)}
-  read = measure_spans(
-    extraction,
-    questions,
-    read_k=args.read_k,
-    most=args.spans,
-    merge=args.merge,
+  from odqa_jax.evaluation.comparison import SAMPLES
+
+  texts = RunPassages(args.run) if corpus is None else corpus
+  judged = part_facts({"qrels": args.qrels})
+  if judged:
+    judged["qrels"]["least relevant grade"] = args.relevant
+  return make_card(
+    {n: Measurement(s.facts, s.values) for n, s in systems.items() if s.values},
+    comparison,
+    seed=args.seed,
+    samples=SAMPLES,
+    questions=question_facts(args.questions, questions),
+    corpus=corpus_facts(texts, args.corpus or args.system or args.run),
+    excluded=excluded_facts(questions, texts, own=args.exclude_self),
+    **judged,
   )
-  return figures | {"read": read}

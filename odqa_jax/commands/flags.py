@@ -52,6 +52,15 @@ def add_exclude_self(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_choose_on_test(parser: argparse.ArgumentParser) -> None:
+  """Adds `--choose-on-test`."""
+  parser.add_argument(
+    "--choose-on-test",
+    action="store_true",
+    help="choose on a set that is named test all the same; results say so",
+  )
+
+
 def split_names(names: str) -> list[str]:
   """The names between commas."""
   return [name for name in names.split(",") if name]
@@ -100,12 +109,11 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
   Raises:
     ValueError: if they do not go together, or are for nothing.
   """
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.reading.extract import holds_span_reader
   from odqa_jax.reading.unified import holds_unified
   from odqa_jax.serving.extraction import Sources
 
-  given = args.checkpoint and resolve_folder(args.checkpoint)
+  given = args.checkpoint
   if not given or not holds_span_reader(given):
     for flag in (
       "retriever",

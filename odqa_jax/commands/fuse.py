@@ -3,7 +3,11 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import add_format, split_names
+from odqa_jax.commands.flags import (
+  add_choose_on_test,
+  add_format,
+  split_names,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +22,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--test-questions", help="of these")
   add("--seed", type=int, default=0, help="of the confidence intervals")
   add("--out", required=True, help="fusion.json")
+  add_choose_on_test(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Writes the fusion; measures it and that of every subset of components."""
+  import dataclasses
   import sys
 
   from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.data.questions.held_out import choose_on
   from odqa_jax.evaluation.ablation import Measured, ablate, ablation_table
   from odqa_jax.reading.candidates import read_candidates
   from odqa_jax.reading.fusion import save_fusion, tune
@@ -37,6 +44,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   inputs = args.candidates, args.questions, args.test_candidates
   check_output(args.out, inputs, FUSION)
   components = split_names(args.components) or None
+  choice = choose_on(
+    args.questions,
+    "the fusion",
+    "--choose-on-test",
+    allowed=args.choose_on_test,
+  )
 
   def opened(candidates: str, questions: str) -> Measured:
     return Measured(
@@ -52,10 +65,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   )
   rows = ablate(dev, test, components=components, l2=args.l2, seed=args.seed)
   print(ablation_table(rows), file=sys.stderr)
-  save_fusion(args.out, fusion)
+  save_fusion(args.out, dataclasses.replace(fusion, chosen_on=str(choice)))
   return {
     "weights": fusion.weights,
     "tuned_on": fusion.tuned_on,
+    "chosen_on": str(choice),
     "measured_on": "test" if test else "dev",
     "rows": rows,
     "fusion": args.out,

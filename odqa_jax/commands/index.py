@@ -22,7 +22,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Writes the index folder."""
   from odqa_jax.data.prepare import open_corpus
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.index import export_npy
   from odqa_jax.retrieval.retriever import (
     load_retriever,
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.npy:
     check_output(args.npy, [args.corpus, args.checkpoint], NPY)
   corpus = open_corpus(args.corpus)
-  retriever = load_retriever(resolve_folder(args.checkpoint))
+  retriever = load_retriever(args.checkpoint)
   if args.dimensions is not None:
     retriever = truncate(retriever, args.dimensions)
   with progress_bar("encode", len(corpus), "passages") as update:

@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.mining.gold import GoldPassages, read_gold
   from odqa_jax.data.mining.leaks import gold_leaks
   from odqa_jax.data.mining.sets import mine_sets, open_sets
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.folders import make_index
   from odqa_jax.retrieval.mining import mining_search
   from odqa_jax.retrieval.retriever import load_retriever
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     gold = GoldPassages(corpus, paragraphs).positives
   searches = {}
   if args.retriever:
-    retriever = load_retriever(resolve_folder(args.retriever))
+    retriever = load_retriever(args.retriever)
     index = make_index(retriever, corpus, args.index, args.backend)
     name = f"retriever {index.manifest['encoder'][:12]}"
     searches[name] = mining_search(retriever, index, corpus)

@@ -77,7 +77,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.runtime.paths import check_folder
 
   check_folder(args.out)
-  tokenizer = str(resolve_folder(args.tokenizer)) if args.tokenizer else ""
+  tokenizer, reader_tokenizer = (
+    str(resolve_folder(name, weights=False)) if name else ""
+    for name in (args.tokenizer, args.reader_tokenizer)
+  )
   figures: dict[str, Any] = {}
   if is_primary():
     types = [] if args.spans == "default" else split_names(args.spans)
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       negatives=args.negatives,
       spans=types or (default_types(finder) if finder else ()),
       finder=finder,
-      reader_tokenizer=args.reader_tokenizer,
+      reader_tokenizer=reader_tokenizer,
       format=args.format,
       corpus_format=args.corpus_format,
       columns=args.columns,

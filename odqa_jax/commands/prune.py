@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import split_names
+from odqa_jax.commands.flags import add_choose_on_test, split_names
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--frequency-run", help="of other questions: pruning by what is found")
   add("--frequency-questions", help="of that run")
   add("--seed", type=int, default=0, help="of random pruning")
+  add_choose_on_test(parser)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   from odqa_jax.data.formats.files import open_questions
   from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.data.questions.held_out import choose_on
   from odqa_jax.runtime.paths import PNG, check_folder, check_output
   from odqa_jax.serving.pruning import gold_rows
   from odqa_jax.serving.scores import SCORES, read_scores
@@ -76,6 +78,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.out:
     check_folder(args.out)
   if args.curve:
+    choice = choose_on(
+      args.questions,
+      "how many passages are kept (--curve)",
+      "--choose-on-test",
+      allowed=args.choose_on_test,
+    )
     check_output(args.curve, [args.scores, args.run], PNG)
   corpus = open_corpus(args.corpus)
   scores, leaky = _scores(args, corpus)
@@ -89,6 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.curve:
     if args.checkpoint:
       scores = read_scores(Path(args.out) / SCORES, corpus)
+    figures["chosen_on"] = str(choice)
     figures["curve"] = _draw(args, corpus, scores, gold, leaky)
   return figures
 

@@ -26,7 +26,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.data.prepare import open_corpus
   from odqa_jax.data.runs import write_run
   from odqa_jax.evaluation.systems import possible_k, rank_passages
-  from odqa_jax.models.hf.minilm import resolve_folder
   from odqa_jax.retrieval.backends.table import read_backend
   from odqa_jax.retrieval.folders import open_index
   from odqa_jax.retrieval.retriever import load_retriever
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   check_output(args.out, [args.questions, args.corpus], RUN)
   questions = open_questions(args.questions, args.format, args.columns)
   corpus = open_corpus(args.corpus)
-  retriever = load_retriever(resolve_folder(args.checkpoint))
+  retriever = load_retriever(args.checkpoint)
   k = possible_k(args.k, corpus)
   index = open_index(retriever, corpus, args.index, args.backend)
   ranking = rank_passages(

@@ -18,7 +18,7 @@ from odqa_jax.demo.presets import RUNS, ReaderPreset
 from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.reading.answer import Answer, answer_questions, default_batch_size
-from odqa_jax.reading.system import ReadingSystem, load_system
+from odqa_jax.reading.system import ReadingSystem, load_reading_system
 from odqa_jax.retrieval.retriever import index_corpus
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.runtime.config import base_config
@@ -191,7 +191,7 @@ class ReaderStages:
     Unless its passage encoder was trained, it has the index of all.
     """
     with self.stages(f"measure {name}"):
-      system = load_system(workdir, self.corpus)
+      system = load_reading_system(workdir, self.corpus)
       folder = workdir.name if own_index else self.retriever.name
       index = None
       if k:

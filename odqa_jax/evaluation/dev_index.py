@@ -21,14 +21,11 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, sample_passages
 from odqa_jax.data.exclusions import find_exclusions
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.retrieval.retriever import (
-  Retriever,
-  encode_questions,
-  index_corpus,
-)
+from odqa_jax.retrieval.encoding import encode_questions
+from odqa_jax.retrieval.retriever import Retriever, index_corpus
 from odqa_jax.retrieval.searchable import Searchable, search_embeddings
+from odqa_jax.runtime.evaluate_settings import EvaluateSettings
 from odqa_jax.runtime.mesh import is_primary, sync
-from odqa_jax.runtime.settings import EvaluateSettings
 
 
 def dev_index_kind(settings: EvaluateSettings, *, has_live: bool) -> str:

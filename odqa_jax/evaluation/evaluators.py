@@ -2,8 +2,9 @@
 
 An evaluator is a function of the live parameters and the live index that
 returns `{name: value}`; `config.evaluate.best` names the value that the best
-checkpoint is chosen by. Those of a retriever measure it (`recall@k`, `gold@k`)
-in `dev_passages` passages, see `dev_index.py`; those with a reader also
+checkpoint is chosen by. Those of a retriever measure it (`recall@k`, `gold@k`,
+`ndcg@10`, `mrr@10`, `map`) in `dev_passages` passages, see `dev_index.py`;
+those with a reader also
 
 - `em`, `f1`: the answers, see `measures.answer_measures`;
 - `answer_in_top_k`: the share of questions with an answer in a passage read;
@@ -27,6 +28,7 @@ from odqa_jax.data.questions.sets import Question, QuestionSet
 from odqa_jax.evaluation.dev_index import DevIndex, dev_index_kind
 from odqa_jax.evaluation.measures import (
   CUTOFFS,
+  OF_GOLD,
   Ranking,
   answer_hits,
   answer_measures,
@@ -52,7 +54,8 @@ from odqa_jax.reading.system import (
 )
 from odqa_jax.retrieval.retriever import make_retriever
 from odqa_jax.retrieval.searchable import Searchable
-from odqa_jax.runtime.settings import EvaluateSettings, Settings
+from odqa_jax.runtime.evaluate_settings import EvaluateSettings
+from odqa_jax.runtime.settings import Settings
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary
 
 Evaluator = Callable[[Any, Searchable | None], dict[str, float]]
@@ -179,12 +182,13 @@ def check_best(evaluate: EvaluateSettings, names: Sequence[str]) -> None:
 
 
 def in_one_row(figures: Mapping[str, Any]) -> dict[str, float]:
-  """`recall@k` and `gold@k` of what `evaluate_ranking` gives."""
-  return {
+  """What `evaluate_ranking` gives: `recall@k`, `gold@k` and `OF_GOLD`."""
+  shares = {
     f"{measure}@{cutoff}": value
     for measure in ("recall", "gold")
     for cutoff, value in figures.get(measure, {}).items()
   }
+  return shares | {name: figures[name] for name in OF_GOLD if name in figures}
 
 
 def dev_questions(evaluate: EvaluateSettings) -> list[Question]:
@@ -234,6 +238,7 @@ class _Dev:
     )
     names = [f"recall@{c}" for c in cutoffs if answered]
     names += [f"gold@{c}" for c in cutoffs if gold]
+    names += OF_GOLD if gold and cutoffs else ()
     if self.read_k is None:
       return names
     measured = {

@@ -12,26 +12,23 @@ Families of measures, never mixed:
 - `em`, `f1`: of answers that a reader wrote.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.exclusions import Exclusions
-from odqa_jax.data.formats.judgements import read_judgements
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import (
   Ranking,
   check_aligned,
-  find_written,
   ranked_rows,
   read_run,
 )
+from odqa_jax.evaluation.relevant import Relevant, relevant_passages
 from odqa_jax.evaluation.statistics import recall_at, wilson_interval
 from odqa_jax.runtime.report import text_table
 from odqa_jax.text.answers import (
@@ -42,6 +39,22 @@ from odqa_jax.text.answers import (
 )
 
 CUTOFFS = (1, 5, 20, 100)
+# Of relevant passages, beside the shares at cutoffs.
+OF_GOLD = ("ndcg@10", "mrr@10", "map")
+# A value for each question; NaN where the question does not count.
+Values = dict[str, Float64[np.ndarray, " n"]]
+
+
+class Measured(NamedTuple):
+  """Figures, and the values of single questions that they are the means of.
+
+  Attributes:
+    figures: by measure, or by measure and cutoff.
+    values: measure → value of every question, NaN where it does not count.
+  """
+
+  figures: dict[str, Any]
+  values: Values
 
 
 @runtime_checkable
@@ -64,42 +77,69 @@ def evaluate_run(
   questions: Sequence[Question],
   corpus: PassageTexts,
   *,
-  qrels: str | Path | None = None,
   exclude_self: bool = False,
+  **options: Any,
 ) -> dict[str, Any]:
+  """The figures of `measure_run`."""
+  run = measure_run(
+    path, questions, corpus, exclude_self=exclude_self, **options
+  )
+  return run.figures
+
+
+def measure_run(
+  path: str | Path,
+  questions: Sequence[Question],
+  corpus: PassageTexts,
+  *,
+  exclude_self: bool = False,
+  **options: Any,
+) -> Measured:
   """Measures a run file; a question that is not in it counts as a miss.
 
   Args:
     path: the file.
     questions: that were searched.
     corpus: where; or the passages that the file itself holds.
-    qrels: see `evaluate_ranking`.
     exclude_self: whether passages that are the question itself are left out.
+    options: of `measure_ranking`.
 
   Returns:
-    The figures of `evaluate_ranking`, and `missing`: how many questions the
-    file does not name.
+    What `measure_ranking` gives, and `missing`: how many questions the file
+    does not name.
 
   Raises:
-    ValueError: see `read_run` and `read_qrels`.
+    ValueError: see `read_run` and `measure_ranking`.
   """
   ranking = read_run(path, questions, corpus)
   if exclude_self:
     left = Exclusions(questions, corpus, own=True).left
     scores, rows = left(ranking.scores, ranking.rows)
     ranking = Ranking(ranking.question_ids, rows, scores)
-  figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  figures, values = measure_ranking(ranking, questions, corpus, **options)
   missing = int((ranking.rows < 0).all(axis=1).sum())
-  return figures | {"missing": missing}
+  return Measured(figures | {"missing": missing}, values)
 
 
 def evaluate_ranking(
   ranking: Ranking,
   questions: Sequence[Question],
   corpus: PassageTexts,
+  **options: Any,
+) -> dict[str, Any]:
+  """The figures of `measure_ranking`."""
+  return measure_ranking(ranking, questions, corpus, **options).figures
+
+
+def measure_ranking(
+  ranking: Ranking,
+  questions: Sequence[Question],
+  corpus: PassageTexts,
   *,
   qrels: str | Path | None = None,
-) -> dict[str, Any]:
+  cutoffs: Sequence[int] | None = None,
+  least_grade: int = 1,
+) -> Measured:
   """All measures that the questions allow.
 
   Args:
@@ -107,80 +147,45 @@ def evaluate_ranking(
     questions: in the order of the ranking.
     corpus: the evidence.
     qrels: TREC qrels; without them the questions' `positive_ids` count.
+    cutoffs: numbers of passages to look at; None: those of `CUTOFFS` that the
+      ranking has.
+    least_grade: of a relevant passage. nDCG takes grades as they are.
 
   Returns:
     `questions`, `k`; with answers `recall` ({"1": …}) and `recall_95`
     (Wilson intervals); with gold passages that the corpus has `gold`,
-    `gold_recall`, `ndcg@10`, `mrr@10`, `map`. Cutoffs above k are left out.
+    `gold_recall`, `ndcg@10`, `mrr@10`, `map`. And the questions' values, by
+    the names `recall@1`, `gold@1`, `ndcg@10` and so on.
 
   Raises:
-    ValueError: if the ranking is not of these questions in this order; see
-      also `read_qrels`.
+    ValueError: if the ranking is not of these questions in this order, or too
+      short for a cutoff; see also `read_qrels`.
   """
   check_aligned(ranking, questions)
   k = ranking.rows.shape[1]
-  cutoffs = [c for c in CUTOFFS if c <= k]
+  chosen = [c for c in CUTOFFS if c <= k] if cutoffs is None else [*cutoffs]
   figures: dict[str, Any] = {"questions": len(questions), "k": k}
+  values: Values = {}
   answered = [i for i, q in enumerate(questions) if q.answers]
-  if answered and cutoffs:
+  if answered and chosen:
     hits = answer_hits(ranking, questions, answered, corpus)
-    shares = recall_at(hits, cutoffs)
-    figures["recall"] = {str(c): shares[c] for c in cutoffs}
+    shares = recall_at(hits, chosen)
+    figures["recall"] = {str(c): shares[c] for c in chosen}
     figures["recall_95"] = {
       str(c): list(
         wilson_interval(round(shares[c] * len(answered)), len(answered))
       )
-      for c in cutoffs
+      for c in chosen
     }
-  if qrels is not None:
-    relevant = read_qrels(qrels, questions, corpus)
-  else:
-    relevant = {
-      q.id: passages
-      for q in questions
-      if (passages := _counted(_named(q), q, corpus, _find))
-    }
-    # Gold passages of another corpus say nothing about this one.
-    if not _any_in(corpus, relevant):
-      relevant = {}
-  if relevant and cutoffs:
-    figures |= gold_measures(ranking, relevant, corpus, cutoffs)
-  return figures
-
-
-def _named(question: Question) -> dict[str, float]:
-  """The grades of the passages that a question names."""
-  return dict.fromkeys(question.positive_ids, 1.0)
-
-
-def _find(corpus: PassageTexts, name: str) -> int | None:
-  return corpus.find(name)
-
-
-def _counted(
-  grades: Mapping[str, float],
-  question: Question,
-  corpus: PassageTexts,
-  find: Callable[[PassageTexts, str], int | None],
-) -> dict[str, int]:
-  """Grades by the corpus's own ids, without what the question excludes.
-
-  Raises:
-    ValueError: for a grade between two integers, which no measure defines.
-  """
-  excluded = {corpus.find(name) for name in question.excluded_ids} - {None}
-  counted: dict[str, int] = {}
-  for written, grade in grades.items():
-    if grade != int(grade):
-      raise ValueError(
-        f"the passage {written!r} has the grade {grade:g} for the question "
-        f"{question.id!r}; grades are integers: round it."
-      )
-    row = find(corpus, written)
-    if row not in excluded and written not in question.excluded_ids:
-      name = written if row is None else corpus.id(row)
-      counted[name] = max(int(grade), counted.get(name, int(grade)))
-  return counted
+    for c in chosen:
+      values[f"recall@{c}"] = np.full(len(questions), np.nan)
+      values[f"recall@{c}"][answered] = hits[:, c - 1]
+  relevant = relevant_passages(questions, corpus, qrels)
+  if relevant and chosen:
+    gold = gold_values(ranking, relevant, corpus, chosen, least_grade)
+    figures |= _gold_figures(gold, chosen)
+    values |= gold
+  return Measured(figures, values)
 
 
 def answer_hits(
@@ -226,82 +231,51 @@ def answer_measures(
   Raises:
     ValueError: if there are not as many answers as questions.
   """
+  values = answer_values(answers, questions)
+  counted = sum(bool(question.answers) for question in questions)
+  figures: dict[str, Any] = {"questions": counted, "normaliser": "nq"}
+  for name, each in values.items():
+    total, count = float(np.nansum(each)), int((~np.isnan(each)).sum())
+    figures[name] = total / count
+    figures[f"{name}_95"] = list(wilson_interval(round(total), count))
+  return figures
+
+
+def answer_values(
+  answers: Sequence[Answered], questions: Sequence[Question]
+) -> Values:
+  """`em` and `f1` of every question; see `answer_measures`."""
   if len(answers) != len(questions):
     raise ValueError(
       f"{len(answers)} answers do not belong to {len(questions)} questions."
     )
-  hits, overlaps = [], []
-  for answer, question in zip(answers, questions, strict=True):
+  values = {name: np.full(len(questions), np.nan) for name in ("em", "f1")}
+  for i, (answer, question) in enumerate(zip(answers, questions, strict=True)):
     references = question.answers
     if references and question.answer_type == "regex":
-      hits.append(matches_regex(answer.text, references))
+      values["em"][i] = matches_regex(answer.text, references)
     elif references:
-      hits.append(exact_match(answer.text, references))
-      overlaps.append(f1(answer.text, references))
-  figures: dict[str, Any] = {"questions": len(hits), "normaliser": "nq"}
-  for name, values in {"em": hits, "f1": overlaps}.items():
-    if values:
-      total, count = sum(values), len(values)
-      figures[name] = total / count
-      figures[f"{name}_95"] = list(wilson_interval(round(total), count))
-  return figures
+      values["em"][i] = exact_match(answer.text, references)
+      values["f1"][i] = f1(answer.text, references)
+  return {n: each for n, each in values.items() if not np.isnan(each).all()}
 
 
-def _any_in(
-  corpus: PassageTexts, relevant: Mapping[str, Mapping[str, int]]
-) -> bool:
-  return any(
-    corpus.find(passage) is not None
-    for passages in relevant.values()
-    for passage in passages
-  )
-
-
-def read_qrels(
-  path: str | Path, questions: Sequence[Question], corpus: PassageTexts
-) -> dict[str, dict[str, int]]:
-  """Question → passage → grade, of TREC's or BEIR's file of judgements.
-
-  TREC's lines are `qid 0 docid grade`, BEIR's rows `query-id corpus-id score`
-  under a header. Judgements of other questions are left out, and said on
-  stderr; questions judged without a relevant passage count, as in ir-measures.
-  Passages that a question excludes do not.
-
-  Raises:
-    ValueError: with file and line, for a line that is none and for two grades
-      of one passage; or if no question or passage is known.
-  """
-  judged = read_judgements([RawFile(path)])
-  graded = {name: judgement.grades for name, judgement in judged.items()}
-  relevant = {
-    q.id: passages
-    for q in questions
-    if (passages := _counted(graded.pop(q.id, {}), q, corpus, find_written))
-  }
-  others = sorted(graded)
-  if not _any_in(corpus, relevant):
-    raise ValueError(
-      f"{path}: the corpus has none of the judged passages of these questions "
-      f"(its ids look like {corpus.id(0)!r}; {len(others)} questions of the "
-      f"file are not among the {len(questions)}); give the qrels of this set "
-      "and corpus."
-    )
-  if others:
-    print(
-      f"{path}: {len(others)} questions are not among the {len(questions)} and "
-      f"are left out, for example {others[:3]}.",
-      file=sys.stderr,
-    )
-  return relevant
-
-
-def gold_measures(
+def gold_values(
   ranking: Ranking,
-  relevant: Mapping[str, Mapping[str, int]],
+  relevant: Relevant,
   corpus: PassageTexts,
   cutoffs: Sequence[int],
-) -> dict[str, Any]:
-  """`gold` (success), `gold_recall`, `ndcg@10`, `mrr@10` and `map`."""
+  least_grade: int = 1,
+) -> Values:
+  """`gold@k` (success), `gold_recall@k`, `ndcg@10`, `mrr@10` and `map`.
+
+  Args:
+    ranking: of all questions.
+    relevant: grades; a question without any has NaN.
+    corpus: the evidence.
+    cutoffs: k of the shares.
+    least_grade: see `measure_ranking`.
+  """
   import ir_measures
   from ir_measures import AP, RR, Qrel, R, ScoredDoc, Success, nDCG
 
@@ -318,18 +292,25 @@ def gold_measures(
     if question_id in relevant
     for rank, row in ranked_rows(ranking, i)
   ]
-  success = {c: Success @ c for c in cutoffs}
-  shares = {c: R @ c for c in cutoffs}
-  measures = [*success.values(), *shares.values(), nDCG @ 10, RR @ 10, AP]
-  values = ir_measures.calc_aggregate(measures, qrels, run)
-  return {
-    "gold_questions": len(relevant),
-    "gold": {str(c): values[m] for c, m in success.items()},
-    "gold_recall": {str(c): values[m] for c, m in shares.items()},
-    "ndcg@10": values[nDCG @ 10],
-    "mrr@10": values[RR @ 10],
-    "map": values[AP],
-  }
+  names = {Success(rel=least_grade) @ c: f"gold@{c}" for c in cutoffs}
+  names |= {R(rel=least_grade) @ c: f"gold_recall@{c}" for c in cutoffs}
+  last = nDCG @ 10, RR(rel=least_grade) @ 10, AP(rel=least_grade)
+  names |= dict(zip(last, OF_GOLD, strict=True))
+  places = {name: i for i, name in enumerate(ranking.question_ids)}
+  values = {n: np.full(len(places), np.nan) for n in names.values()}
+  for found in ir_measures.iter_calc([*names], qrels, run):
+    values[names[found.measure]][places[found.query_id]] = found.value
+  return values
+
+
+def _gold_figures(values: Values, cutoffs: Sequence[int]) -> dict[str, Any]:
+  """The means, by measure and cutoff."""
+  means = {name: float(np.nanmean(each)) for name, each in values.items()}
+  counted = int((~np.isnan(values[OF_GOLD[0]])).sum())
+  figures: dict[str, Any] = {"gold_questions": counted}
+  for name in ("gold", "gold_recall"):
+    figures[name] = {str(c): means[f"{name}@{c}"] for c in cutoffs}
+  return figures | {name: means[name] for name in OF_GOLD}
 
 
 def recall_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ evaluate_checkpoint(
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,13 @@ from odqa_jax.data.mining.bm25 import Bm25
 from odqa_jax.data.mining.bm25_build import bm25_of
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
-from odqa_jax.evaluation.measures import answer_measures, evaluate_ranking
+from odqa_jax.evaluation.measures import (
+  Measured,
+  answer_measures,
+  answer_values,
+  evaluate_ranking,
+  measure_ranking,
+)
 from odqa_jax.reading.answer import (
   Answer,
   check_found,
@@ -28,7 +34,7 @@ from odqa_jax.reading.answer import (
   read_batches,
   search_request,
 )
-from odqa_jax.reading.system import holds_reader, load_system
+from odqa_jax.reading.system import holds_reader, load_reading_system
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.retrieval.retriever import (
   Retriever,
@@ -96,10 +102,22 @@ def evaluate_bm25(
   corpus: Corpus,
   *,
   k: int,
-  qrels: str | None = None,
   exclude_self: bool = False,
+  **options: Any,
 ) -> dict[str, Any]:
-  """The figures of `evaluate_ranking`: the baseline without training.
+  """The figures of `evaluate_ranking`: the baseline without training."""
+  ranking = rank_bm25(questions, corpus, k=k, exclude_self=exclude_self)
+  return evaluate_ranking(ranking, questions, corpus, **options)
+
+
+def rank_bm25(
+  questions: Sequence[Question],
+  corpus: Corpus,
+  *,
+  k: int,
+  exclude_self: bool = False,
+) -> Ranking:
+  """What BM25 finds; see `rank_passages`.
 
   The index is that beside the corpus, or one made for this alone.
 
@@ -115,8 +133,7 @@ def evaluate_bm25(
     rows, scores = _search_bm25(
       bm25, texts, k, find_exclusions(questions, corpus, own=exclude_self)
     )
-  ranking = Ranking(tuple(q.id for q in questions), rows, scores)
-  return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  return Ranking(tuple(q.id for q in questions), rows, scores)
 
 
 def _search_bm25(
@@ -134,7 +151,31 @@ def _search_bm25(
   return rows, scores
 
 
+class Asked(NamedTuple):
+  """What a system has found and answered.
+
+  Attributes:
+    ranking: what it has found.
+    measured: all its measures.
+  """
+
+  ranking: Ranking
+  measured: Measured
+
+
 def evaluate_checkpoint(
+  checkpoint: str | Path,
+  index: str,
+  questions: Sequence[Question],
+  corpus: Corpus,
+  **options: Any,
+) -> dict[str, Any]:
+  """The figures of `ask_checkpoint`."""
+  asked = ask_checkpoint(checkpoint, index, questions, corpus, **options)
+  return asked.measured.figures
+
+
+def ask_checkpoint(
   checkpoint: str | Path,
   index: str,
   questions: Sequence[Question],
@@ -142,24 +183,24 @@ def evaluate_checkpoint(
   *,
   k: int,
   backend: str,
-  qrels: str | None = None,
   read_k: int | None = None,
   exclude_self: bool = False,
   reader_corpus: Corpus | None = None,
-) -> dict[str, Any]:
+  **options: Any,
+) -> Asked:
   """Retrieval and, of a checkpoint with a reader, its answers.
 
   Args:
-    checkpoint: see `load_retriever`, `load_system`.
+    checkpoint: see `load_retriever`, `load_reading_system`.
     index: its folder; made when absent.
     questions: those to measure on.
     corpus: the evidence.
     k: passages that are searched for.
     backend: of the search.
-    qrels: see `evaluate_ranking`.
     read_k: passages that a reader gets, at most k; None: as in training.
     exclude_self: see `rank_passages`.
-    reader_corpus: see `load_system`.
+    reader_corpus: see `load_reading_system`.
+    options: of `measure_ranking`.
 
   Raises:
     ValueError: if the parts do not belong together, or a checkpoint without a
@@ -173,8 +214,10 @@ def evaluate_checkpoint(
     ranking = rank_passages(
       retriever, searched, corpus, questions, k=k, exclude_self=exclude_self
     )
-    return evaluate_ranking(ranking, questions, corpus, qrels=qrels)
-  system = load_system(checkpoint, corpus, reader_corpus)
+    return Asked(
+      ranking, measure_ranking(ranking, questions, corpus, **options)
+    )
+  system = load_reading_system(checkpoint, corpus, reader_corpus)
   read_k = min(system.config.k, k) if read_k is None else read_k
   if not 0 <= read_k <= k:
     raise ValueError(
@@ -187,7 +230,7 @@ def evaluate_checkpoint(
     system, searched, request, k=k, exclusions=exclusions
   )
   ranking = Ranking(tuple(q.id for q in questions), rows, scores)
-  figures = evaluate_ranking(ranking, questions, corpus, qrels=qrels)
+  found = measure_ranking(ranking, questions, corpus, **options)
   rows = check_found(rows[:, :read_k])
   size = default_batch_size(system, read_k)
   answers: list[Answer] = []
@@ -197,4 +240,6 @@ def evaluate_checkpoint(
       update(len(answers))
   measured = answer_measures(answers, questions)
   del measured["questions"]
-  return figures | {"read_k": read_k} | measured
+  figures = found.figures | {"read_k": read_k} | measured
+  values = found.values | answer_values(answers, questions)
+  return Asked(ranking, Measured(figures, values))

@@ -5,7 +5,6 @@ in `KINDS`.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,19 @@ from typing import Any
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.mining.pairs import Pairs
-from odqa_jax.data.mining.spans import Spans
 from odqa_jax.data.questions.sets import Question, QuestionSet
-from odqa_jax.inspection.page import Page, Parent, histogram, size_of
-from odqa_jax.inspection.provenance import find_parent, found, manifest_of
+from odqa_jax.inspection.learned_from import (
+  pairs_page,
+  spans_page,
+  teacher_page,
+)
+from odqa_jax.inspection.page import Page, Parent, size_of
+from odqa_jax.inspection.provenance import (
+  counts_of,
+  find_parent,
+  found,
+  manifest_of,
+)
 from odqa_jax.retrieval.storage import float_rows
 from odqa_jax.runtime import artifact
 from odqa_jax.runtime.artifact import Artifact
@@ -97,7 +104,7 @@ def _corpus(page: Page, files: Artifact, n: int) -> None:
     page.parents.append(_source(files.directory, source))
   lengths = np.diff(np.asarray(corpus.text_offsets))
   lengths = lengths + np.diff(np.asarray(corpus.title_offsets))
-  _add(page, "tokens of title and text, without special ones", lengths)
+  page.add_histogram("tokens of title and text, without special ones", lengths)
   for row in np.linspace(0, len(corpus) - 1, n, dtype=int).tolist()[:n]:
     _record(page, f"row {row:,}", passage_of(corpus, row))
 
@@ -132,11 +139,6 @@ def _record(page: Page, name: str, fields: dict[str, Any]) -> None:
   """Adds a record unless it is there, as of a corpus of one passage."""
   if all(name != known for known, _ in page.records):
     page.records.append((name, fields))
-
-
-def _add(page: Page, name: str, lengths: np.ndarray) -> None:
-  if (lines := histogram(name, lengths)) is not None:
-    page.histograms.append(lines)
 
 
 # ---- Questions ----
@@ -179,7 +181,7 @@ def fill_questions(
     lengths, unit = list(map(len, pieces)), "tokens"
   else:
     lengths, unit = [len(text.split()) for text in texts], "words"
-  _add(page, f"{unit} of a question", np.array(lengths, int))
+  page.add_histogram(f"{unit} of a question", np.array(lengths, int))
   for question in questions[:n]:
     page.records.append((f"question {question.id}", question_fields(question)))
 
@@ -194,96 +196,6 @@ def question_fields(question: Question) -> dict[str, Any]:
     "negative_ids": list(question.negative_ids),
     "excluded_ids": list(question.excluded_ids),
   }
-
-
-# ---- Pairs and spans ----
-
-
-def _pairs(page: Page, files: Artifact, n: int) -> None:
-  pairs, folder = Pairs.open(files.directory), files.directory.absolute()
-  dataset = folder.parent.parent
-  negatives = np.diff(pairs.negative_offsets)
-  page.facts = {
-    "count": len(pairs),
-    "positives": len(pairs.positive_rows),
-    "negatives": len(pairs.negative_rows),
-    "without negatives": int((negatives == 0).sum()),
-    **_counts(files, ("corpus", "questions")),
-  } | page.facts
-  made_from = files.manifest["made_from"]
-  page.parents = [
-    find_parent(folder, "corpus", made_from["corpus"], dataset / "corpus"),
-    find_parent(
-      folder,
-      "questions",
-      made_from["questions"],
-      dataset / "questions" / folder.name,
-    ),
-  ]
-  _add(page, "hard negatives of a pair", negatives)
-  corpus, asked = (
-    found(page.parents, "corpus"),
-    found(page.parents, "questions"),
-  )
-  for i in range(min(n, len(pairs))):
-    fields: dict[str, Any] = {"question": int(pairs.question[i])}
-    if asked is not None:
-      fields["question"] = QuestionSet(asked)[int(pairs.question[i])].question
-    for name, rows in (
-      ("positives", pairs.positive(i)),
-      ("negatives", pairs.negatives(i)),
-    ):
-      fields[name] = _titles(corpus, rows.tolist())
-    page.records.append((f"pair {i}", fields))
-
-
-def _titles(folder: Path | None, rows: list[int]) -> list[str]:
-  """Rows, with the title and first words of each where the corpus is found."""
-  if folder is None:
-    return [f"row {row}" for row in rows[:8]]
-  corpus = Corpus(folder)
-  return [
-    f"row {row} {corpus.title(row)!r}: {corpus.text(row)[:60]}"
-    for row in rows[:3]
-  ]
-
-
-def _counts(files: Artifact, parents: Sequence[str]) -> dict[str, Any]:
-  """Whatever else a manifest counts."""
-  skipped = {"files", "sha256", "made_from", "kind", "format", "count"}
-  skipped |= {*files.manifest["made_from"], *parents}
-  return {k: v for k, v in files.manifest.items() if k not in skipped}
-
-
-def _spans(page: Page, files: Artifact, n: int) -> None:
-  spans, folder = Spans.open(files.directory), files.directory.absolute()
-  made_from = files.manifest["made_from"]
-  types = made_from.get("types", [])
-  kinds = Counter(np.asarray(spans.entities[:, 4]).tolist())
-  page.facts = {
-    "count": len(spans),
-    "entities": len(spans.entities),
-    "by type": {str(types[k]): v for k, v in kinds.most_common()},
-    "model": made_from.get("model"),
-    **_counts(files, ("corpus",)),
-  } | page.facts
-  beside = folder.parent / "corpus"
-  page.parents = [find_parent(folder, "corpus", made_from["corpus"], beside)]
-  _add(page, "entities of a sentence", np.diff(spans.entity_offsets))
-  where = found(page.parents, "corpus")
-  if where is None:
-    return
-  corpus = Corpus(where)
-  for i in range(min(n, len(spans))):
-    row, _, _, start, end = spans.sentences[i].tolist()
-    first, last = spans.entity_offsets[i : i + 2]
-    text = corpus.text(row)
-    marked, at = "", start
-    for _, _, begin, stop, kind in spans.entities[first:last].tolist():
-      marked += f"{text[at:begin]}[{text[begin:stop]}|{types[kind]}]"
-      at = stop
-    fields = {"id": corpus.id(row), "text": marked + text[at:end]}
-    page.records.append((f"sentence {i}, row {row:,}", fields))
 
 
 # ---- Index ----
@@ -356,7 +268,7 @@ def _pruned(page: Page, files: Artifact, n: int) -> None:
 
 def _bm25(page: Page, files: Artifact, n: int) -> None:
   del n
-  page.facts = _counts(files, ()) | page.facts
+  page.facts = counts_of(files, ()) | page.facts
   corpus = files.manifest["made_from"].get("corpus")
   if isinstance(corpus, str):
     page.parents = [find_parent(files.directory, "corpus", corpus)]
@@ -366,8 +278,9 @@ Fill = Callable[[Page, Artifact, int], None]
 KINDS: dict[str, tuple[str, Fill]] = {
   "corpus": ("the evidence: token ids and text of every passage", _corpus),
   "questions": ("a question set: a TFDS dataset of ArrayRecords", _questions),
-  "pairs": ("positives and hard negatives of a question set", _pairs),
-  "spans": ("entities in the sentences of a corpus, to be masked", _spans),
+  "pairs": ("positives and hard negatives of a question set", pairs_page),
+  "spans": ("entities in the sentences of a corpus, to be masked", spans_page),
+  "teacher": ("what a teacher says of the passages of questions", teacher_page),
   "index": ("the embeddings of all passages of a corpus", _index),
   "pruned": ("what pruning has kept of a corpus and its index", _pruned),
   "bm25": ("the terms of all passages of a corpus, weighted by BM25", _bm25),

@@ -85,6 +85,11 @@ class Page:
   parts: dict[str, "Page"] = dataclasses.field(default_factory=dict)
   problems: list[str] = dataclasses.field(default_factory=list)
 
+  def add_histogram(self, name: str, lengths: np.ndarray) -> None:
+    """Adds how long things are, where there are any."""
+    if (lines := histogram(name, lengths)) is not None:
+      self.histograms.append(lines)
+
   def all_problems(self) -> list[str]:
     """Those of the page and of all its parts, each once."""
     theirs = (part.all_problems() for part in self.parts.values())

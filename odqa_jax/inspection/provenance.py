@@ -6,12 +6,12 @@ where the commands put them: in the same dataset folder, and beside it.
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from odqa_jax.inspection.page import Parent
-from odqa_jax.runtime.artifact import MANIFEST
+from odqa_jax.runtime.artifact import MANIFEST, Artifact
 
 # Folders looked at around an artifact.
 _LOOKED_AT = 400
@@ -77,3 +77,10 @@ def found(parents: list[Parent], name: str) -> Path | None:
     if parent.name == name and parent.state == "same":
       return Path(parent.where)
   return None
+
+
+def counts_of(files: Artifact, parents: Sequence[str]) -> dict[str, Any]:
+  """Whatever a manifest counts, besides its parents."""
+  skipped = {"files", "sha256", "made_from", "kind", "format", "count"}
+  skipped |= {*files.manifest["made_from"], *parents}
+  return {k: v for k, v in files.manifest.items() if k not in skipped}

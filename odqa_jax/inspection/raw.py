@@ -15,7 +15,7 @@ from odqa_jax.data.formats.table import FORMATS
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.inspection.artifacts import fill_questions
 from odqa_jax.inspection.models import add_metrics
-from odqa_jax.inspection.page import Page, histogram, size_of
+from odqa_jax.inspection.page import Page, size_of
 from odqa_jax.runtime.files import file_hash, read_json
 from odqa_jax.runtime.pickles import pickle_sign
 
@@ -249,5 +249,4 @@ def _evidence(page: Page, path: Path, format: str, n: int) -> None:
   _check_some(path, format, "passages", len(lengths))
   page.kind, page.about = "raw passages", "for odqa prepare --corpus"
   page.facts |= {"passages": _count(len(lengths)), "with a title": titles}
-  lines = histogram("words of a passage", np.array(lengths, int))
-  page.histograms += [lines] if lines else []
+  page.add_histogram("words of a passage", np.array(lengths, int))

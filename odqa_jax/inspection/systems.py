@@ -43,6 +43,7 @@ def fusion_page(path: Path) -> Page:
     "weights": dict(fusion.weights),
     "span or generated": choice,
     "tuned on": dict(fusion.tuned_on),
+    "chosen on": fusion.chosen_on or "not kept",
     "l2": fusion.l2,
     "versions": {n: short(v) for n, v in fusion.components.items()},
   }

@@ -24,6 +24,7 @@ from odqa_jax.data.mining.entities import (
   SpacyFinder,
   WithDates,
 )
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.hf.token_classifier import load_token_classifier
 from odqa_jax.models.token_classifier import apply_token_classifier
 from odqa_jax.runtime.files import content_hash, file_hash
@@ -42,8 +43,8 @@ def make_finder(name: str, types: Sequence[str] = ()) -> EntityFinder:
   """The finder that a name stands for.
 
   Args:
-    name: "spacy", "gliner:NAME", or the folder of a BERT token classifier;
-      with "+dates" behind it, also what `Dates` finds.
+    name: "spacy", "gliner:NAME", or a BERT token classifier by its folder or
+      name of the Hub; with "+dates" behind it, also what `Dates` finds.
     types: what is wanted; by default what `default_types` says.
 
   Raises:
@@ -56,11 +57,11 @@ def make_finder(name: str, types: Sequence[str] = ()) -> EntityFinder:
     return SpacyFinder()
   if name.startswith("gliner:"):
     return GlinerFinder(name.removeprefix("gliner:"), types or TYPES)
-  folder = Path(name).expanduser()
+  folder = resolve_folder(Path(name).expanduser())
   if not folder.is_dir():
     raise ValueError(
-      f"--tagger {name}: neither spacy, nor gliner:NAME, nor a folder; choose "
-      "one of these."
+      f"--tagger {name}: neither spacy, nor gliner:NAME, nor a folder or "
+      "model of the Hub; choose one of these."
     )
   return TokenClassifierFinder(folder)
 

@@ -8,6 +8,7 @@ one of the two asks here, and need not know of it:
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from odqa_jax.models.families import describe, network_from
@@ -35,6 +36,30 @@ def roles(components: Mapping[str, Description]) -> dict[str, Description]:
     ):
       known.setdefault(role, {**unified, **describe(part)})
   return known
+
+
+def described_role(
+  where: str | Path, components: Mapping[str, Description], *wanted: str
+) -> tuple[str, Description]:
+  """The first of some roles that a checkpoint has, and its description.
+
+  Args:
+    where: the checkpoint, as an error names it.
+    components: of it, by name.
+    wanted: roles, the best first.
+
+  Raises:
+    ValueError: if it has none of them, naming what it has.
+  """
+  known = roles(components)
+  role = next((name for name in wanted if name in known), None)
+  if role is None:
+    has = ", ".join(name.replace("_", " ") for name in known)
+    called = " or ".join(name.replace("_", " ") for name in wanted)
+    raise ValueError(
+      f"{where}: has no {called} but {has}; name the workdir of a {called}."
+    )
+  return role, known[role]
 
 
 def role_params(

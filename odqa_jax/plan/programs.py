@@ -22,9 +22,9 @@ from odqa_jax.reading.token_store import ROW_BYTES
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.division import size_for
 from odqa_jax.retrieval.embed import bulk_tokens, local_mesh
+from odqa_jax.retrieval.encoding import compiled_encoders
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.refresh_batches import row_writer
-from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.retrieval.rows import abstract_rows
 from odqa_jax.runtime.mesh import replicated, row_sharding
 from odqa_jax.runtime.settings import ModelSettings, Settings

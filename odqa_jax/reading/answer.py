@@ -1,6 +1,6 @@
 """From a question to an answer: encode, search, read, decode, score.
 
-    system = load_system("work/individual", corpus)
+    system = load_reading_system("work/individual", corpus)
     index = index_corpus(system.retriever, corpus, "work/index", mesh=mesh)
     answers = answer_questions(
       system, index, ["who wrote emma"], k=8, batch_size=8, max_tokens=32
@@ -32,7 +32,8 @@ from odqa_jax.data.examples.batch import (
 from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.reading.predict import Reading, distinct_answers, ended_answers
 from odqa_jax.reading.system import ReadingSystem
-from odqa_jax.retrieval.retriever import encode_questions, fit_to_index
+from odqa_jax.retrieval.encoding import encode_questions
+from odqa_jax.retrieval.retriever import fit_to_index
 from odqa_jax.retrieval.searchable import Searchable, search_embeddings
 from odqa_jax.runtime.mesh import host_slice, make_mesh, row_sharding
 

@@ -31,6 +31,7 @@ class AnswerScoring:
     em_of_rule: the best of DPR's rule there, at any number of passages.
     questions: how many they were.
     reader: the version of the extractive reader.
+    chosen_on: the set of these questions; "" where that was not kept.
   """
 
   rank_weight: float | None
@@ -39,6 +40,7 @@ class AnswerScoring:
   em_of_rule: float
   questions: int
   reader: str
+  chosen_on: str = ""
 
 
 def check_rank_weight(weight: float | None) -> None:
@@ -70,7 +72,7 @@ def load_scoring(path: str | Path, reader: str | None = None) -> AnswerScoring:
   if content.pop("sha256", None) != content_hash(content):
     raise Damage(f"{path}: does not match its checksum; {again}")
   names = [field.name for field in dataclasses.fields(AnswerScoring)]
-  scoring = AnswerScoring(**{name: content[name] for name in names})
+  scoring = AnswerScoring(**{n: content[n] for n in names if n in content})
   check_rank_weight(scoring.rank_weight)
   if reader is not None and scoring.reader != reader:
     raise ValueError(

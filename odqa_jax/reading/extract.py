@@ -30,6 +30,7 @@ from odqa_jax.data.examples.pair_inputs import Packed, PairInputs
 from odqa_jax.models.extractive_reader import ExtractiveReader
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.heads import holds_spans
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.roles import roles
 from odqa_jax.objectives.best_spans import BestSpans, best_spans
 from odqa_jax.objectives.normalisers import log_sum
@@ -108,9 +109,10 @@ def holds_span_reader(path: str | Path) -> bool:
   Raises:
     ValueError: if it is no checkpoint at all.
   """
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return holds_spans(path)
-  folder, step = find_step(Path(path))
+  folder, step = find_step(path)
   return ROLE in roles(read_extra(folder, step)["components"])
 
 

@@ -90,6 +90,7 @@ class Fusion:
     choice: None: the answer is always a span.
     tuned_on: how many questions each step had.
     l2: of the regularisation.
+    chosen_on: the set of these questions; "" where that was not kept.
   """
 
   components: Mapping[str, str]
@@ -97,6 +98,7 @@ class Fusion:
   choice: Choice | None
   tuned_on: Mapping[str, int]
   l2: float
+  chosen_on: str = ""
 
   def scores(self, spans: Sequence[Span]) -> Float64[np.ndarray, " s"]:
     """The fused scores of spans."""
@@ -370,7 +372,8 @@ def load_fusion(
     raise Damage(
       f"{path}: does not match its checksum; tune it again with `odqa fuse`."
     )
-  fields = {f.name: content[f.name] for f in dataclasses.fields(Fusion)}
+  names = [field.name for field in dataclasses.fields(Fusion)]
+  fields = {name: content[name] for name in names if name in content}
   choice = fields.pop("choice")
   fusion = Fusion(**fields, choice=Choice(**choice) if choice else None)
   if components is not None:

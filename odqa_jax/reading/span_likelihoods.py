@@ -1,6 +1,7 @@
 """What a generative reader says of spans, and what it writes itself.
 
-    reader = GenerativeReader(load_system("work/fid", corpus), batch_size=8)
+    system = load_reading_system("work/fid", corpus)
+    reader = GenerativeReader(system, batch_size=8)
     for said in read_and_score(reader, asked):
       said.answer.text, said.log_probs
 

@@ -1,6 +1,6 @@
 """What answers: a retriever, a reader, and how its passages are gathered.
 
-    system = load_system("work/individual", corpus)
+    system = load_reading_system("work/individual", corpus)
 
 A checkpoint says of itself which networks it holds and how they read; which
 task trained them does not matter here.
@@ -16,6 +16,7 @@ import jax
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import ReaderInputs
 from odqa_jax.models.families import Components, network_from
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.reading.likelihoods import ReadingConfig
 from odqa_jax.reading.predict import Predictor, make_predictor
@@ -134,13 +135,14 @@ def holds_reader(path: str | Path) -> bool:
   Raises:
     ValueError: if it is no checkpoint at all.
   """
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return False
-  folder, step = find_step(Path(path))
+  folder, step = find_step(path)
   return read_extra(folder, step)["reading"] is not None
 
 
-def load_system(
+def load_reading_system(
   path: str | Path, corpus: Corpus, reader_corpus: Corpus | None = None
 ) -> ReadingSystem:
   """Loads what end-to-end training saved, for any corpus of its tokenizer.
@@ -201,7 +203,7 @@ def inputs_for(
     config: how is read.
     vocabulary: the fingerprint of the reader's vocabulary.
     corpus: the evidence.
-    reader_corpus: see `load_system`.
+    reader_corpus: see `load_reading_system`.
 
   Raises:
     ValueError: if no passages are there in the reader's vocabulary, or those

@@ -3,7 +3,8 @@
     found = load_component("work/reranker", "reranker")
     found = load_component("ms-marco-MiniLM-L6-v2/", "reranker")
 
-A published folder does not say how its inputs are made. It gets questions of 64
+A published folder does not say how its inputs are made, unless this project
+wrote it. It gets questions of 64
 tokens, pairs of 512, passages alone of 256 and answers of 30, less where the
 network takes no more; the question comes first. Classifiers and models for
 question answering read the text of a passage alone, as they were trained; a
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
 from odqa_jax.models.families import describe
+from odqa_jax.models.hf.folders import check_length, read_ours
 from odqa_jax.models.hf.heads import (
   HeadNetwork,
   load_extractive_reader,
   load_scorer,
 )
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.layers import Params
 from odqa_jax.models.passage_scorer import (
   ALONE,
@@ -31,8 +34,7 @@ from odqa_jax.models.passage_scorer import (
   PassageFilter,
   Reranker,
 )
-from odqa_jax.models.roles import role_params
-from odqa_jax.models.roles import roles as played_roles
+from odqa_jax.models.roles import described_role, role_params
 from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.checkpoint import find_step, read_extra, restore_params
 from odqa_jax.runtime.data_settings import DataSettings
@@ -69,7 +71,7 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
   """Loads a component of a training workdir, of a step, or a published one.
 
   Args:
-    path: the folder.
+    path: the folder, or a name that `resolve_folder` knows.
     roles: "reranker", "passage_classifier", "passage_filter" or
       "extractive_reader"; of several the first that the checkpoint has, and of
       a published folder the first one.
@@ -79,21 +81,14 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
       its tokenizer is not the one of the training; or a published folder has
       another network, no such head, or several labels.
   """
-  path = Path(path)
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return _published(path, roles[0])
   folder, step = find_step(path)
   components = read_extra(folder, step)["components"]
-  described = played_roles(components)
-  role = next((name for name in roles if name in described), None)
-  if role is None:
-    has = ", ".join(name.replace("_", " ") for name in described)
-    called = " or ".join(name.replace("_", " ") for name in roles)
-    raise ValueError(
-      f"{path}: has no {called} but {has}; name the workdir of a {called}."
-    )
+  role, described = described_role(path, components, *roles)
   tokenizer = load_pair_tokenizer(folder.parent / "tokenizer")
-  theirs = described[role]["tokenizer"]
+  theirs = described["tokenizer"]
   if tokenizer.fingerprint != theirs:
     raise ValueError(
       f"{folder.parent / 'tokenizer'}: is not the tokenizer that {path} was "
@@ -102,7 +97,7 @@ def load_component(path: str | Path, *roles: str) -> TrainedComponent:
     )
   params, _ = restore_params(path, replicated(make_mesh()))
   mine = role_params(role, components, params)
-  return TrainedComponent(dict(described[role]), mine, tokenizer)
+  return TrainedComponent(dict(described), mine, tokenizer)
 
 
 def _published(path: Path, role: str) -> TrainedComponent:
@@ -123,6 +118,10 @@ def _published(path: Path, role: str) -> TrainedComponent:
   }
   if isinstance(network, ExtractiveReader):
     described |= _reading(network.config)
+  ours = read_ours(path)
+  described |= {name: ours[name] for name in described if name in ours}
+  longest = "passage_length" if role in ALONE else "pair_length"
+  check_length(path, longest, described[longest], bert)
   if is_primary():
     alone = role in ALONE
     names = ["passage_length"] if alone else ["question_length", "pair_length"]

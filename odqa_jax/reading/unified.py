@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.roles import UNIFIED, roles
 from odqa_jax.models.unified_reader import HEADS
 from odqa_jax.reading.extract import SpanReader, span_reader, without_params
@@ -38,9 +39,10 @@ def holds_unified(path: str | Path) -> bool:
   Raises:
     ValueError: if it is no checkpoint at all.
   """
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     return False
-  folder, step = find_step(Path(path))
+  folder, step = find_step(path)
   return UNIFIED in read_extra(folder, step)["components"]
 
 

@@ -21,7 +21,20 @@ Progress = Callable[[int, int], Any]
 
 
 @runtime_checkable
-class Passages(Protocol):
+class Inputs(Protocol):
+  """What is encoded."""
+
+  def id(self, row: int) -> str:
+    """The passage's own name, for messages."""
+
+  def passage_inputs(
+    self, rows: Int[np.ndarray, " n"], length: int
+  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
+    """Token ids padded to `length`, and lengths, int32."""
+
+
+@runtime_checkable
+class Passages(Inputs, Protocol):
   """What is indexed: a `Corpus`, or a view that selects some of its rows."""
 
   manifest: Any
@@ -30,16 +43,8 @@ class Passages(Protocol):
   def __len__(self) -> int:
     """How many passages."""
 
-  def id(self, row: int) -> str:
-    """The passage's own name, for messages."""
-
   def packed_lengths(self, max_length: int) -> Int[np.ndarray, " n"]:
     """Tokens of every passage as packed and cut at `max_length`, int32."""
-
-  def passage_inputs(
-    self, rows: Int[np.ndarray, " n"], length: int
-  ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
-    """Token ids padded to `length`, and lengths, int32."""
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
@@ -70,7 +75,7 @@ def program_worth(platform: str, batch_tokens: int) -> int:
 
 def embed(
   encode: Encode,
-  passages: Passages,
+  passages: Inputs,
   first: int,
   lengths: Int[np.ndarray, " n"],
   *,
@@ -133,7 +138,7 @@ def _batches(
 
 def _dispatch(
   encode: Encode,
-  passages: Passages,
+  passages: Inputs,
   rows: np.ndarray,
   length: int,
   size: int,

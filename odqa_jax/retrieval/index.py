@@ -144,6 +144,7 @@ def build_index(
   dtype: str = "float32",
   batch_tokens: int = 16384,
   shard_rows: int = 65536,
+  origin: Mapping[str, Any] | None = None,
   progress: Progress | None = None,
 ) -> None:
   """Encodes a corpus and saves the index; resumes a killed build.
@@ -163,6 +164,7 @@ def build_index(
     dtype: of the stored rows, `float32`, `bfloat16` or `int8`.
     batch_tokens: padded tokens per call of `encode`, about.
     shard_rows: passages per file.
+    origin: of the encoder, if it is the Hub's; it is noted, not compared.
     progress: called with this process's (done, total) passages.
 
   Raises:
@@ -194,7 +196,8 @@ def build_index(
     )
     sync("index: shards")
     if is_primary():
-      storage.finish(partial, directory, made_from, len(shards))
+      noted = {"origin": origin} if origin else {}
+      storage.finish(partial, directory, made_from | noted, len(shards))
   sync("index: finished")
 
 

@@ -1,6 +1,7 @@
 """A trained retriever at work: encode, index, search.
 
     retriever = load_retriever("work/supervised")
+    embeddings = retriever.encode(["who wrote emma"])
     index = index_corpus(retriever, corpus, "work/index", mesh=mesh)
     scores, rows = search_questions(
       retriever, index, corpus, questions, k=100
@@ -15,9 +16,8 @@ belongs to the retriever; whoever knows, as training does, can go without:
 """
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,60 +28,40 @@ from jaxtyping import Float32, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import PassageSample, UntitledPassages
-from odqa_jax.data.examples.batch import bucket_count
-from odqa_jax.data.examples.loader import question_batches
 from odqa_jax.data.exclusions import Exclusions
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.families import network_from
 from odqa_jax.models.hf.encoder import load_encoder
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.hf.tensors import other_weights
-from odqa_jax.models.roles import role_params, roles
+from odqa_jax.models.roles import described_role, role_params
 from odqa_jax.retrieval.backends.table import open_index
 from odqa_jax.retrieval.embed import Progress, bulk_tokens
+from odqa_jax.retrieval.encoding import (
+  Retriever,
+  compiled_encoders,
+  encode_questions,
+)
 from odqa_jax.retrieval.index import build_index, check_index
 from odqa_jax.retrieval.searchable import Searchable, search_embeddings
 from odqa_jax.runtime.checkpoint import find_step, restore_params
+from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.mesh import (
   make_mesh,
   path_name,
   replicated,
-  row_sharding,
   to_host,
 )
 from odqa_jax.runtime.pickles import refuse_pickle
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-# Encoded at once.
-_QUESTIONS = 64
+# How texts become inputs.
+_READING = ("question_length", "passage_length", "title")
 _CONVERT = (
   "weights are read from safetensors alone; load them once where you trust "
   "them, and AutoModel…save_pretrained(DIR) of transformers writes "
   "model.safetensors"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Retriever:
-  """A dual encoder with everything that decides what it computes.
-
-  Attributes:
-    encoder: the model.
-    params: its parameters, replicated on this process's own devices.
-    tokenizer: what made the ids that it was trained on.
-    question_length: longest question in tokens.
-    passage_length: longest passage in tokens.
-    title: whether passages begin with their title.
-    fingerprint: of the passage side: parameters, pooling, lengths, title. An
-      index belongs to it; a new question encoder keeps the index.
-  """
-
-  encoder: DualEncoder
-  params: Any
-  tokenizer: Tokenizer
-  question_length: int
-  passage_length: int
-  title: bool
-  fingerprint: str
 
 
 def passage_fingerprint(
@@ -201,13 +181,13 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   """Loads a training workdir, one step of it, or a published folder.
 
   Args:
-    path: the folder.
+    path: the folder, or a name that `resolve_folder` knows.
     dtype: compute dtype for a published folder; a workdir names its own.
 
   Raises:
     ValueError: if the folder is none of these, or its parts do not agree.
   """
-  path = Path(path)
+  path = resolve_folder(path)
   if is_pretrained_folder(path):
     config, params, settings = load_encoder(path, dtype=dtype)
     for name in ("question_prompt", "passage_prompt"):
@@ -216,14 +196,13 @@ def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
           f"{path} expects {name} {settings[name]!r} before its inputs, which "
           "passages tokenised once cannot have; choose a model without prompts."
         )
-    return make_retriever(
+    made = make_retriever(
       config,
       params,
       folder_tokenizer(path, config.bert.vocab_size),
-      question_length=settings["question_length"],
-      passage_length=settings["passage_length"],
-      title=settings["title"],
+      **{name: settings[name] for name in _READING},
     )
+    return dataclasses.replace(made, origin=origin(path))
   params, extra = restore_params(path, replicated(make_mesh()))
   return restored_retriever(path, params, extra)
 
@@ -246,7 +225,7 @@ def restored_retriever(
   folder, _ = find_step(path)
   tokenizer = load_tokenizer(folder.parent / "tokenizer")
   components = extra["components"]
-  description = roles(components)["retriever"]
+  _, description = described_role(path, components, "retriever")
   if tokenizer.fingerprint != description["tokenizer"]:
     raise ValueError(
       f"{folder.parent / 'tokenizer'} is not the tokenizer that {path} was "
@@ -257,9 +236,7 @@ def restored_retriever(
     network_from(description).config,
     role_params("retriever", components, params),
     tokenizer,
-    question_length=description["question_length"],
-    passage_length=description["passage_length"],
-    title=description["title"],
+    **{name: description[name] for name in _READING},
   )
 
 
@@ -361,6 +338,7 @@ def write_index(
       "encoder": retriever.fingerprint,
       "tokenizer": retriever.tokenizer.fingerprint,
     },
+    origin=retriever.origin,
     progress=progress,
   )
 
@@ -378,19 +356,6 @@ def index_corpus(
   return open_index(directory, mesh)
 
 
-@functools.lru_cache(maxsize=8)
-def compiled_encoders(
-  config: EncoderConfig,
-) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-  """The compiled encoders of questions and of passages.
-
-  Kept, so that a model measured again and again, or asked question after
-  question, is compiled once.
-  """
-  encoder = DualEncoder(config)
-  return jax.jit(encoder.encode_question), jax.jit(encoder.encode_passage)
-
-
 def check_tokenizer(
   retriever: Retriever, corpus: Corpus | PassageSample
 ) -> None:
@@ -406,33 +371,6 @@ def check_tokenizer(
       f"tokenizer is {retriever.tokenizer.fingerprint[:12]}; prepare the "
       "corpus again with --tokenizer CHECKPOINT."
     )
-
-
-def encode_questions(
-  retriever: Retriever, questions: Sequence[str]
-) -> Float32[np.ndarray, "n e"]:
-  """Embeds questions; the result is the same on every process."""
-  tokens = retriever.tokenizer.encode_batch(list(questions))
-  return encode_question_tokens(retriever, tokens)
-
-
-def encode_question_tokens(
-  retriever: Retriever, tokens: list[list[int]]
-) -> Float32[np.ndarray, "n e"]:
-  """`encode_questions` that are tokenised, without special tokens."""
-  sharding = row_sharding(make_mesh(devices=jax.local_devices()))
-  devices = jax.local_device_count()
-  size = -(-bucket_count(len(tokens), _QUESTIONS) // devices) * devices
-  encode, _ = compiled_encoders(retriever.encoder.config)
-  width = retriever.encoder.config.output_dim
-  parts = [np.zeros((0, width), np.float32)]
-  longest = retriever.question_length
-  for ids, lengths, real in question_batches(
-    tokens, retriever.tokenizer, batch_size=size, longest=longest
-  ):
-    placed = jax.device_put((ids, lengths), sharding)
-    parts.append(np.asarray(encode(retriever.params, *placed))[:real])
-  return np.concatenate(parts)
 
 
 def search_questions(

@@ -7,19 +7,22 @@ do not exist; `settings.py` lists them all, with their defaults and limits.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 import odqa_jax
+from odqa_jax.runtime.dtypes import long_dtype
 from odqa_jax.runtime.files import read_json
 from odqa_jax.runtime.settings import (
   Settings,
@@ -150,6 +153,8 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
     with node.ignore_type():
       field = _WORDED.get(f"config.{path}")
       like = word_for(field)() if field else node[leaf]
+      if leaf == "dtype":
+        text = long_dtype(text)
       word = field and text in field.metadata["words"]
       node[leaf] = text if word else _cast(text, like, f"config.{path}")
   return config
@@ -179,15 +184,25 @@ def read_recipe(spec: str) -> ConfigDict:
     FileNotFoundError: if there is no such file or recipe.
   """
   name, _, arg = spec.partition(":")
+  path = recipe_file(name)
+  return _run_recipe(_loaded(path), path, arg or None)
+
+
+def recipe_file(name: str) -> Path:
+  """A config file by its path, or a recipe of the package by its name.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
   path = Path(name)
-  if not path.is_file():
-    recipes = {file.stem: file for file in recipe_folder().glob("*.py")}
-    if path.suffix or name not in recipes:
-      raise FileNotFoundError(
-        f"config {name!r}: no such file; recipes: {nearest(name, recipes)}"
-      )
-    path = recipes[name]
-  return _run_recipe(path, arg or None)
+  if path.is_file():
+    return path
+  recipes = {file.stem: file for file in recipe_folder().glob("*.py")}
+  if path.suffix or name not in recipes:
+    raise FileNotFoundError(
+      f"config {name!r}: no such file; recipes: {nearest(name, recipes)}"
+    )
+  return recipes[name]
 
 
 def recipe_folder() -> Path:
@@ -240,22 +255,51 @@ def _as_tuple(value: Any) -> Any:
   return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
-  """What the `get_config` of a file returns.
+def load_sweep(spec: str) -> list[dict[str, Any]]:
+  """What the `sweep` of `FILE.py[:presets]` yields: key → value, each a run.
 
   Raises:
-    ValueError: if it is no Python file that makes a config; an error in it is
-      told with its line.
+    ValueError: if it yields anything but mappings of keys; a file without one
+      yields nothing.
+    FileNotFoundError: if there is no such file.
+  """
+  path = recipe_file(spec.partition(":")[0])
+  module = _loaded(path)
+  if not hasattr(module, "sweep"):
+    return []
+  with _telling_where(path):
+    settings = list(module.sweep())
+  for each in settings:
+    if not isinstance(each, Mapping) or not all(
+      isinstance(k, str) for k in each
+    ):
+      raise ValueError(
+        f"{path}: sweep() yields {each!r:.60}; yield dicts of overrides, as in "
+        '{"optimizer.learning_rate": 1e-5, "seed": 1}.'
+      )
+  return [dict(each) for each in settings]
+
+
+def _loaded(path: Path) -> ModuleType:
+  """A config file, executed.
+
+  Raises:
+    ValueError: if it is no Python file; an error in it is told with its line.
   """
   module_spec = importlib.util.spec_from_file_location("odqa_config", path)
   if module_spec is None or module_spec.loader is None:
     raise ValueError(f"{path}: a config is a Python file, configs/NAME.py.")
   module = importlib.util.module_from_spec(module_spec)
-  try:
+  with _telling_where(path):
     module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise ValueError(f"{path}: a config file defines get_config(arg).")
-    config = module.get_config(arg)
+  return module
+
+
+@contextlib.contextmanager
+def _telling_where(path: Path) -> Iterator[None]:
+  """Raises a ValueError with the line of whatever a config file raises."""
+  try:
+    yield
   except (ValueError, ImportError):
     raise
   # Whatever a file of somebody's may raise.
@@ -266,6 +310,18 @@ def _run_recipe(path: Path, arg: str | None) -> ConfigDict:
     raise ValueError(
       f"{path}:{line}: {type(error).__name__}: {error}; mend the config."
     ) from error
+
+
+def _run_recipe(module: ModuleType, path: Path, arg: str | None) -> ConfigDict:
+  """What the `get_config` of a file returns.
+
+  Raises:
+    ValueError: if it makes no config; an error in it is told with its line.
+  """
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"{path}: a config file defines get_config(arg).")
+  with _telling_where(path):
+    config = module.get_config(arg)
   if not isinstance(config, ConfigDict):
     raise ValueError(f"{path}: get_config returns no ConfigDict; mend it.")
   return config
@@ -296,7 +352,7 @@ def check_same_config(
   What a run reads may have moved, see `training.contents`.
 
   Args:
-    old: of the run.
+    old: of the run; a key that it lacks had the default.
     new: that it would go on with.
     longer: whether there are steps left by the new ones, which may then be
       others; the learning rate follows these from here on.
@@ -304,7 +360,9 @@ def check_same_config(
   Raises:
     ValueError: naming every key that differs, with both values.
   """
-  before, now = flatten(dict(old)), flatten(new.to_dict())
+  # What a run of an older version did not know was as it is by default now.
+  before = flatten(base_config().to_dict()) | flatten(dict(old))
+  now = flatten(new.to_dict())
   harmless = HARMLESS_KEYS + (("steps", "epochs") if longer else ())
   different = [
     f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"

@@ -47,6 +47,10 @@ REPORT = rb"\{\s*\"rows\""
 NPY = rb"\x93NUMPY"
 CANDIDATES = rb"\{\"components\""
 SCORING = rb"\{\s*\"kind\": \"scoring\""
+COMPARISON = rb"\{\s*\"runs\""
+HTML = rb"<!DOCTYPE html><!-- odqa report -->"
+CARD = rb"\{\s*\"kind\": \"evaluation card\""
+CARD_PAGE = rb"# Evaluation card"
 FUSION = rb"\{\s*\"kind\": \"fusion\""
 
 

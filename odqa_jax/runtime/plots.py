@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from odqa_jax.runtime.files import replacing
-from odqa_jax.runtime.report import read_metrics
+from odqa_jax.runtime.report import Series, metric_series, read_metrics
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 PALETTE = (
@@ -29,12 +29,12 @@ PALETTE = (
   "#000000",
 )
 _DEV = "dev/"
+_BASELINE = "BM25"
+_HATCHES = (None, "//", "..", "xx")
 _GREY = "#5f6b76"
 _MIB = 2**20
 # Ratio of sizes up to which an axis has ticks between the powers of ten.
 _STEPPED = 300
-
-Series = dict[str, tuple[list[int], list[float]]]
 
 
 def smooth(
@@ -55,19 +55,22 @@ def smooth(
   return total / weight[reach : reach + len(values)]
 
 
-def _series(path: str | Path) -> Series:
-  """Name → steps and values, leaving out what was not finite."""
-  series: Series = {}
-  for row in read_metrics(path):
-    for name, value in row.items():
-      if name != "step" and value is not None:
-        steps, values = series.setdefault(name, ([], []))
-        steps.append(row["step"])
-        values.append(value)
-  return series
+def look(i: int) -> dict[str, Any]:
+  """Colour and dashes of the i-th line; 28 are told apart."""
+  dashes = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.5, 2)))
+  return {
+    "color": PALETTE[i % len(PALETTE)],
+    "linestyle": dashes[i // len(PALETTE) % len(dashes)],
+  }
 
 
-def _style(axes: Axes, title: str) -> None:
+def row_wise(items: Sequence[Any], columns: int) -> list[Any]:
+  """Items so that a legend, which is filled by columns, reads by rows."""
+  return [item for column in range(columns) for item in items[column::columns]]
+
+
+def style(axes: Axes, title: str) -> None:
+  """The title, and an axis without what says nothing."""
   axes.set_title(title, loc="left", fontsize=13, fontweight="bold")
   axes.grid(axis="y", color="#dfe3e6", linewidth=0.8)
   axes.set_axisbelow(True)
@@ -121,7 +124,7 @@ def _draw_loss(axes: Axes, series: Series) -> None:
     )
     label = "train (smoothed)" if name == "loss" else "dev"
     ends.append((f"{label} {line[-1]:.3g}", float(line[-1]), colour))
-  _style(axes, "Loss")
+  style(axes, "Loss")
   _label_ends(axes, ends)
 
 
@@ -130,14 +133,11 @@ def _draw_dev(axes: Axes, series: Series, names: Sequence[str]) -> None:
   shares = all(0 <= v <= 1 for name in names for v in series[name][1])
   for i, name in enumerate(names):
     steps, values = series[name]
-    colour = PALETTE[i % len(PALETTE)]
-    axes.plot(
-      steps, values, color=colour, linewidth=2.2, marker="o", markersize=4
-    )
+    axes.plot(steps, values, linewidth=2.2, marker="o", markersize=4, **look(i))
     number = f"{100 * values[-1]:.1f}%" if shares else f"{values[-1]:.3g}"
     label = name.removeprefix(_DEV)
-    ends.append((f"{label} {number}", values[-1], colour))
-  _style(axes, "Development set")
+    ends.append((f"{label} {number}", values[-1], look(i)["color"]))
+  style(axes, "Development set")
   if shares:
     highest = max(v for name in names for v in series[name][1])
     axes.set_ylim(0, min(1.0, 1.2 * highest) or 1.0)
@@ -157,7 +157,7 @@ def plot_loss(metrics: str | Path, path: str | Path) -> None:
   Raises:
     ValueError: if the file holds none of them.
   """
-  series = _series(metrics)
+  series = metric_series(read_metrics(metrics))
   dev = [n for n in series if n.startswith(_DEV) and n != "dev/loss"]
   shares = [n for n in dev if all(0 <= v <= 1 for v in series[n][1])]
   panels = [shares] if shares else []
@@ -175,21 +175,23 @@ def plot_loss(metrics: str | Path, path: str | Path) -> None:
   for panel, names in zip(axes[has_loss:], panels, strict=True):
     _draw_dev(panel, series, names)
   axes[-1].set_xlabel("step", fontsize=12, color=_GREY)
-  _save(figure, path)
+  save(figure, path)
 
 
 def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
   """Draws recall at each cutoff, one bar a system.
 
   Args:
-    rows: `{"name": …, "recall": {"1": share, …}}`, as in report.json; rows
-      without recall are left out.
+    rows: `{"name": …, "recall": {"1": share, …}}`, as in report.json, in this
+      order, BM25 before what is compared with it; rows without recall are left
+      out.
     path: the PNG to write.
 
   Raises:
     ValueError: if no row has recall.
   """
   rows = [row for row in rows if row.get("recall")]
+  rows = sorted(rows, key=lambda row: row["name"] != _BASELINE)
   if not rows:
     raise ValueError('nothing to draw: no row has "recall".')
   cutoffs = sorted({int(k) for row in rows for k in row["recall"]})
@@ -207,24 +209,26 @@ def plot_recall(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
       [share for _, share in held],
       width * 0.92,
       color=PALETTE[i % len(PALETTE)],
-      hatch="//" if i >= len(PALETTE) else None,
+      hatch=_HATCHES[i // len(PALETTE) % len(_HATCHES)],
       edgecolor="white",
       linewidth=0,
       label=str(row["name"]),
     )
     axes.bar_label(bars, fmt=lambda v: f"{100 * v:.1f}", fontsize=10, padding=2)
-  _style(axes, "Share of questions with an answer in the top k passages")
+  style(axes, "Share of questions with an answer in the top k passages")
   axes.set_xticks(range(len(cutoffs)), [f"recall@{k}" for k in cutoffs])
   axes.set_ylim(0, 1.05)
   axes.set_yticks(np.linspace(0, 1, 6))
   axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  columns = len(rows) if len(rows) <= 5 else math.ceil(len(rows) / 2)
   figure.legend(
+    handles=row_wise(axes.containers, columns),
     loc="outside lower center",
-    ncols=len(rows) if len(rows) <= 5 else math.ceil(len(rows) / 2),
+    ncols=columns,
     frameon=False,
     fontsize=11,
   )
-  _save(figure, path)
+  save(figure, path)
 
 
 def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -261,13 +265,13 @@ def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
       )
       axes.plot(
         *zip(*points, strict=True),
-        color=PALETTE[i % len(PALETTE)],
+        **look(i),
         linewidth=2.2,
         marker="o",
         markersize=4,
         label=name,
       )
-    _style(axes, title)
+    style(axes, title)
     axes.set_xscale("log")
     shares = sorted({row["share"] for row in rows})
     axes.set_xticks(shares, [f"{100 * share:g}%" for share in shares])
@@ -275,11 +279,11 @@ def plot_pruning(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     axes.set_ylim(0, max(1.1 * max(values), 0.01))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("share of the passages that is kept", color=_GREY)
-  handles = figure.axes[0].get_lines()
+  handles = row_wise(figure.axes[0].get_lines(), 4)
   figure.legend(
     handles=handles, loc="outside lower center", ncols=4, frameon=False
   )
-  _save(figure, path)
+  save(figure, path)
 
 
 def plot_footprint(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -305,7 +309,7 @@ def plot_footprint(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
   axes.plot(sizes, shares, color=PALETTE[1], linewidth=1.4)
   for number, (size, row) in enumerate(zip(sizes, rows, strict=True), 1):
     _draw_rung(axes, number, size, row)
-  _style(axes, "Exact match against the size of the system")
+  style(axes, "Exact match against the size of the system")
   axes.set_xscale("log")
   low, high = min(sizes) / 1.3, max(sizes) * 1.3
   axes.set_xlim(low, high)
@@ -317,7 +321,7 @@ def plot_footprint(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
   axes.yaxis.set_major_formatter(PercentFormatter(1.0))
   axes.set_xlabel("files in MiB", color=_GREY)
   figure.legend(loc="outside right center", frameon=False, fontsize=10)
-  _save(figure, path)
+  save(figure, path)
 
 
 def _draw_rung(
@@ -349,6 +353,7 @@ def _draw_rung(
   )
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
+  """Writes a PNG that appears whole or not at all."""
   with replacing(path) as temporary:
     figure.savefig(temporary, format="png", dpi=144, bbox_inches="tight")

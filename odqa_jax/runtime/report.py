@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +33,11 @@ from odqa_jax.runtime.writers import FILES, Writer
 
 __all__ = [
   "Report",
+  "Series",
   "humanise",
   "json_ready",
+  "lower_is_better",
+  "metric_series",
   "parameter_table",
   "progress_bar",
   "read_metrics",
@@ -81,6 +84,26 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
       ) from error
     rows.append(row)
   return rows
+
+
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def metric_series(rows: Iterable[Mapping[str, Any]]) -> Series:
+  """Name → steps and values of `read_metrics`, without what was not finite."""
+  series: Series = {}
+  for row in rows:
+    for name, value in row.items():
+      if name != "step" and value is not None:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(row["step"])
+        values.append(value)
+  return series
+
+
+def lower_is_better(name: str) -> bool:
+  """Whether a metric is a loss, or a time."""
+  return "loss" in name or name.endswith("_ms")
 
 
 def _json_line(row: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,7 @@
 
 A config is a `ConfigDict` of these keys, which recipes and the command line
 change; library code gets the blocks or values that it needs. To add a setting:
-a field here, or in `data_settings.py`, and its line in `configs/README.md`.
+a field here, or in a file beside it, and its line in `configs/README.md`.
 
 Names that a table of another folder lists (tasks, sources, presets) are checked
 by `training.tasks.table.check_names`, also before any data is opened.
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from odqa_jax.runtime.data_settings import DataSettings
 from odqa_jax.runtime.data_settings import key as _key
+from odqa_jax.runtime.evaluate_settings import EvaluateSettings
 from odqa_jax.runtime.kept_settings import CheckpointSettings, ReportSettings
 from odqa_jax.runtime.paths import expand_home
 from odqa_jax.runtime.unified_settings import UnifiedSettings
@@ -31,7 +32,6 @@ BIASES = ("prob", "logprob", "none")
 BIAS_SCOPES = ("model", "layer", "head")
 TOKENS = ("auto", "device", "host")
 REFRESH_MODES = ("none", "blocking", "snapshot", "rolling")
-DEV_INDEXES = ("", "live", "sample", "corpus")
 FLOATS = ("float32", "bfloat16")
 INDEX_DTYPES = (*FLOATS, "int8")
 REMAT = ("none", "dots", "full", "auto")
@@ -184,29 +184,6 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
-  """What is measured at every checkpoint."""
-
-  questions: str = _key("", "a question set; none: nothing is measured")
-  run: str = _key(
-    "", "of these: what a reranker orders, or an extractive reader reads"
-  )
-  corpus: str = _key("", "another corpus to search; none: the training's")
-  best: str = _key("recall@20", "the step with the highest value is kept")
-  k: int = _key(0, "passages read; 0: as many as in training", least=0)
-  max_questions: int = _key(0, "evenly spaced; 0: all", least=0)
-  index: str = _key(
-    "",
-    "searched: live (training's own, its age is logged), sample, or corpus "
-    "(all of it encoded anew each time); none: live, else sample",
-    choices=DEV_INDEXES,
-  )
-  passages: int = _key(
-    20_000, "of a sample: the gold passages, and others at random", least=1
-  )
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
   """A training run."""
 
@@ -237,7 +214,9 @@ class Settings:
   checkpoint: CheckpointSettings = dataclasses.field(
     default_factory=CheckpointSettings
   )
-  evaluate: EvaluateSettings = EvaluateSettings()
+  evaluate: EvaluateSettings = dataclasses.field(
+    default_factory=EvaluateSettings
+  )
   report: ReportSettings = dataclasses.field(default_factory=ReportSettings)
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1},

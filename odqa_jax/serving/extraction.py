@@ -20,7 +20,12 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.retrieved import check_run_texts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking, read_run
-from odqa_jax.evaluation.measures import CUTOFFS, answer_measures
+from odqa_jax.evaluation.measures import (
+  CUTOFFS,
+  Measured,
+  answer_measures,
+  answer_values,
+)
 from odqa_jax.evaluation.systems import rank_passages
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.reading.answer import default_batch_size
@@ -40,7 +45,7 @@ from odqa_jax.reading.span_answers import (
   check_fusion,
 )
 from odqa_jax.reading.span_likelihoods import GenerativeReader
-from odqa_jax.reading.system import load_system
+from odqa_jax.reading.system import load_reading_system
 from odqa_jax.reading.trained_scorer import (
   TrainedScorer,
   load_trained_scorer,
@@ -66,7 +71,7 @@ class Sources:
     reranker: a checkpoint; None: there is none, or `reranked`.
     reranked: a run that a reranker made of `run`; None: there is none.
     reader: the checkpoint of a generative reader; None: there is none.
-    reader_corpus: the passages in its vocabulary; see `load_system`.
+    reader_corpus: the passages in its vocabulary; see `load_reading_system`.
     fusion: the file; None: the extractive reader decides.
     exclude_self: see `rank_passages`.
     rank_weight: λ of its answers; see `reading/answer_scoring.py`.
@@ -115,9 +120,8 @@ class Sources:
 
   def versions(self) -> dict[str, str]:
     """Component → what a fusion knows it by."""
-    retriever = self.retriever and resolve_folder(self.retriever)
     named = {
-      "retriever": retriever or self.run,
+      "retriever": self.retriever or self.run,
       "reranker": self.reranker or self.reranked,
       ROLE: self.extractive_reader,
       GENERATOR: self.reader,
@@ -297,7 +301,7 @@ def _load_generator(
   if sources.reader is None:
     return None
   store = sources.reader_corpus and Corpus(sources.reader_corpus)
-  system = load_system(sources.reader, corpus, store or None)
+  system = load_reading_system(sources.reader, corpus, store or None)
   if batch_size is None:
     batch_size = default_batch_size(system, system.config.k)
   return GenerativeReader(system, batch_size, beams)
@@ -317,8 +321,8 @@ def measure_spans(
   *,
   read_k: int | None = None,
   **options: Any,
-) -> dict[str, dict[str, Any]]:
-  """Gives k → `span_measures` with the first k passages.
+) -> Measured:
+  """Gives k → `span_measures` with the first k passages; values are `em@k`.
 
   Args:
     extraction: what answers.
@@ -337,12 +341,21 @@ def measure_spans(
   best = []
   for found in extraction.answers(questions, cutoffs=cutoffs, **options):
     best.append([dataclasses.replace(f, answers=f.answers[:1]) for f in found])
-  figures = {}
-  for i, k in enumerate(cutoffs):
-    measured = span_measures([found[i] for found in best], questions)
-    del measured["questions"]
-    figures[str(k)] = measured
-  return figures
+  given = {k: [found[i] for found in best] for i, k in enumerate(cutoffs)}
+  return measured_by_k(given, questions)
+
+
+def measured_by_k(
+  answers: Mapping[int, Sequence[SpanAnswers]], questions: Sequence[Question]
+) -> Measured:
+  """`span_measures` of the answers from each number of passages."""
+  figures, values = {}, {}
+  for k, given in answers.items():
+    figures[str(k)] = span_measures(given, questions)
+    del figures[str(k)]["questions"]
+    for name, each in answer_values(given, questions).items():
+      values[f"{name}@{k}"] = each
+  return Measured(figures, values)
 
 
 def span_measures(

@@ -10,7 +10,7 @@ from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.reading.answer_scoring import AnswerScoring, load_scoring
-from odqa_jax.reading.system import load_system
+from odqa_jax.reading.system import load_reading_system
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.serving.answering import (
   Answering,
@@ -86,13 +86,13 @@ def open_writing(
     checkpoint: of both.
     corpus: the evidence.
     index: its folder; made when absent.
-    reader_corpus: see `load_system`.
+    reader_corpus: see `load_reading_system`.
     versions: of the components.
     backend: of the search.
     options: of `WritingSystem`.
   """
   store = None if reader_corpus is None else Corpus(reader_corpus)
-  system = load_system(checkpoint, corpus, store)
+  system = load_reading_system(checkpoint, corpus, store)
   opened = make_index(system.retriever, corpus, index, backend)
   return WritingSystem(name, system, opened, versions or {}, **options)
 

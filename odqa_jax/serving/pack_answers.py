@@ -15,12 +15,13 @@ from scipy.special import log_softmax
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
-from odqa_jax.evaluation.measures import CUTOFFS, evaluate_ranking
+from odqa_jax.evaluation.measures import CUTOFFS, Measured, measure_ranking
+from odqa_jax.evaluation.systems import Asked
 from odqa_jax.reading.candidates import Span
 from odqa_jax.reading.extract import ROLE
 from odqa_jax.reading.span_answers import SpanAnswer, SpanAnswers
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.serving.extraction import span_measures
+from odqa_jax.serving.extraction import measured_by_k
 from odqa_jax.serving.packed.system import PackedSystem, Reading
 
 
@@ -64,9 +65,19 @@ def measure_pack(
   read_k: int | None = None,
   most: int = 10,
   merge: bool = False,
-  qrels: str | None = None,
-) -> dict[str, Any]:
-  """The figures that `odqa evaluate` gives of the system that was packed."""
+  **options: Any,
+) -> Asked:
+  """What `odqa evaluate` measures of the system that was packed.
+
+  Args:
+    system: the pack.
+    questions: those to measure on.
+    k: passages that are searched for.
+    read_k: the first of these, which are read; None: all, and fewer.
+    most: spans that are compared.
+    merge: whether equal answers are one.
+    options: of `measure_ranking`.
+  """
   readings = [
     *read_questions(system, questions, k=k, read_k=read_k or k, most=most)
   ]
@@ -75,15 +86,15 @@ def measure_pack(
     np.stack([found.rows for found in readings]).astype(np.int32),
     np.stack([found.scores for found in readings]),
   )
-  figures = evaluate_ranking(ranking, questions, system.texts, qrels=qrels)
+  found = measure_ranking(ranking, questions, system.texts, **options)
   cutoffs = [c for c in CUTOFFS if c < k] + [k]
-  read = {}
-  for cutoff in cutoffs if read_k is None else [read_k]:
-    answers = [
-      span_answers(question, found, k=cutoff, most=most, merge=merge)
-      for question, found in zip(questions, readings, strict=True)
+  answers = {
+    cutoff: [
+      span_answers(question, reading, k=cutoff, most=most, merge=merge)
+      for question, reading in zip(questions, readings, strict=True)
     ]
-    measured = span_measures(answers, questions)
-    del measured["questions"]
-    read[str(cutoff)] = measured
-  return figures | {"read": read}
+    for cutoff in (cutoffs if read_k is None else [read_k])
+  }
+  read = measured_by_k(answers, questions)
+  figures = found.figures | {"read": read.figures}
+  return Asked(ranking, Measured(figures, found.values | read.values))

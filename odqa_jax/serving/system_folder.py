@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.roles import roles
 from odqa_jax.reading.answer_scoring import load_scoring
 from odqa_jax.reading.candidates import COMPONENTS, RUN
@@ -44,6 +45,7 @@ from odqa_jax.runtime.files import (
   read_json,
   write_json,
 )
+from odqa_jax.runtime.hub import in_cache, model_files, origin
 from odqa_jax.runtime.mesh import to_host
 
 SYSTEM = "system.json"
@@ -84,7 +86,12 @@ def part_hash(path: Path) -> str:
   if (path / MANIFEST).is_file():
     # It holds the checksums of all that it describes, and its own.
     return str(read_json(path / MANIFEST).get("sha256"))
-  files = sorted(p for p in path.rglob("*") if p.is_file())
+  # In the Hub's cache, more files of a model may come to lie beside them.
+  files = sorted(
+    model_files(path)
+    if in_cache(path)
+    else (p for p in path.rglob("*") if p.is_file())
+  )
   return content_hash(
     {p.relative_to(path).as_posix(): file_hash(p) for p in files}
   )
@@ -114,7 +121,7 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
         f"{unknown[0]!r} is none." if unknown else f"{missing[0]!r} is needed."
       )
     )
-  paths = {n: _resolved(n, Path(parts[n])) for n in PARTS if n in parts}
+  paths = {n: _resolved(n, parts[n]) for n in PARTS if n in parts}
   named = "reader" in paths or "extractive_reader" in paths
   if not named and holds_reader(paths["retriever"]):
     paths["reader"] = paths["retriever"]
@@ -126,6 +133,7 @@ def assemble(out: str | Path, parts: Mapping[str, str | Path]) -> SystemFolder:
   _check_weights(system, corpus)
   described = {
     name: {"path": _relative(path, out), "sha256": hashes[name]}
+    | ({"origin": found} if (found := origin(path)) else {})
     for name, path in paths.items()
   }
   content = {"kind": "system", "format": _FORMAT, "parts": described}
@@ -227,8 +235,9 @@ def _check_same(system: Path, name: str, path: Path, wanted: str) -> None:
     )
 
 
-def _resolved(name: str, path: Path) -> Path:
+def _resolved(name: str, path: str | Path) -> Path:
   """The folder itself: the corpus of a dataset, the step of a workdir."""
+  path = resolve_folder(path) if name in COMPONENTS else Path(path)
   if not path.exists():
     raise ValueError(f"{name}: {path} is not there; check the path.")
   if name in ("corpus", "reader_corpus"):

@@ -28,7 +28,11 @@ WEIGHTS = tuple(i / 20 for i in range(21))
 
 
 def tune_scoring(
-  extraction: Extraction, questions: Sequence[Question], *, version: str
+  extraction: Extraction,
+  questions: Sequence[Question],
+  *,
+  version: str,
+  chosen_on: str = "",
 ) -> tuple[AnswerScoring, dict[str, Any]]:
   """Measures every λ and number of passages, and DPR's rule beside them.
 
@@ -38,6 +42,7 @@ def tune_scoring(
     extraction: what answers; its passages are read once.
     questions: of a dev set.
     version: of its reader, as a system knows it.
+    chosen_on: what the set is called.
 
   Returns:
     What is best, and EM of the rule and of the best λ for every number of
@@ -81,7 +86,7 @@ def tune_scoring(
   k, weight = options[int(np.argmax([em[option] for option in options]))]
   rule = max(em[each, None] for each in cutoffs)
   scoring = AnswerScoring(
-    weight, k, em[k, weight], rule, len(questions), version
+    weight, k, em[k, weight], rule, len(questions), version, chosen_on
   )
   return scoring, _told(scoring, cutoffs, em)
 

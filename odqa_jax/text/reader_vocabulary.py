@@ -13,13 +13,18 @@ published T5 has its own pieces, and then a second token store.
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from odqa_jax.text.sentencepiece import AnyTokenizer, SentencePieceTokenizer
 from odqa_jax.text.tokenizer import Tokenizer
+from odqa_jax.text.tokenizer_config import CONFIG
+from odqa_jax.text.tokenizer_files import parse_json, read_text, write_files
 from odqa_jax.text.word_joining import join_words
 
 SENTINELS = 100
+# Names of the ids that the decoder begins and ends with, beside word pieces.
+_BEGIN, _END = "[BEGIN]", "[END]"
 
 
 @runtime_checkable
@@ -66,6 +71,9 @@ class ReaderVocabulary(ReaderIds, Protocol):
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text up to the first end; padding, start and sentinels left out."""
+
+  def save(self, directory: str | Path) -> None:
+    """Writes the files of a tokenizer for transformers."""
 
 
 class WordPieceVocabulary:
@@ -116,6 +124,36 @@ class WordPieceVocabulary:
         words.append(piece[2:])
     return join_words(words)
 
+  def save(self, directory: str | Path) -> None:
+    """Writes tokenizer.json and tokenizer_config.json for transformers.
+
+    The ids behind the word pieces get names, which are special tokens: a text
+    that spells one out becomes it, unlike here.
+    """
+    folder = Path(directory)
+    self._tokenizer.save(folder)
+    path = folder / "tokenizer.json"
+    content = parse_json(read_text(path), path)
+    sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    content["added_tokens"] += [
+      {"id": i, "content": name, "special": True, "normalized": False, **flags}
+      for i, name in enumerate([_BEGIN, _END, *sentinels], self.start_id)
+    ]
+    # What a T5 does not take: token types.
+    config = parse_json(read_text(folder / CONFIG), folder / CONFIG) | {
+      "bos_token": _BEGIN,
+      "eos_token": _END,
+      "model_input_names": ["input_ids", "attention_mask"],
+    }
+    write_files(
+      folder,
+      {
+        path.name: json.dumps(content, ensure_ascii=False),
+        CONFIG: json.dumps(config, indent=2) + "\n",
+      },
+    )
+
 
 class SentencePieceVocabulary:
   """The pieces of a published T5; see `ReaderVocabulary`.
@@ -163,6 +201,10 @@ class SentencePieceVocabulary:
     """
     kept = _until(ids, self.eos_id)
     return self._tokenizer.decode([i for i in kept if i < self.size])
+
+  def save(self, directory: str | Path) -> None:
+    """See `ReaderVocabulary`."""
+    self._tokenizer.save(directory)
 
 
 def reader_vocabulary(tokenizer: AnyTokenizer) -> ReaderVocabulary:

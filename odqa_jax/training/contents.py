@@ -16,7 +16,11 @@ from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.files import content_hash, file_hash, read_json
+from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.settings import Settings
+
+# What a manifest counts of what people ask for.
+_COUNTED = ("count", "tokens", "articles", "negatives")
 
 
 def contents(settings: Settings) -> dict[str, str]:
@@ -55,10 +59,9 @@ def described(settings: Settings, contents: Mapping[str, str]) -> list[Any]:
     counts: dict[str, int] = {}
     for name in names.split(",") if block == "data" else ():
       if (Path(name) / MANIFEST).is_file():
-        held = read_json(Path(name) / MANIFEST).get("counts", {})
-        counts |= {
-          k: counts.get(k, 0) + n for k, n in held.items() if type(n) is int
-        }
+        for word, value in read_json(Path(name) / MANIFEST).items():
+          if word in _COUNTED:
+            counts[word] = counts.get(word, 0) + value
     rows.append(
       {"key": key, "names": names, "fingerprint": fingerprint, "counts": counts}
     )
@@ -94,6 +97,19 @@ def _weights(name: str) -> str:
     return content_hash(dict(zip(names, map(file_hash, files), strict=True)))
   folder, step = find_step(path)
   return str(read_manifest(folder / str(step), "checkpoint")["sha256"])
+
+
+def origins(settings: Settings) -> dict[str, dict[str, Any]]:
+  """Config key → `runtime.hub.origin`, where it names a model of the Hub."""
+  named = {
+    "init_from": settings.init_from,
+    "reader.init_from": settings.reader.init_from,
+    "unified.teacher": settings.unified.teacher,
+  }
+  known = {
+    key: origin(resolve_folder(name)) for key, name in named.items() if name
+  }
+  return {key: found for key, found in known.items() if found}
 
 
 def _teacher(name: str) -> str:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.reader_inputs import OVERLAP_FEATURES, ReaderInputs
 from odqa_jax.models.families import InitialNetwork, network_from
+from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.hf.t5 import load_t5
 from odqa_jax.models.t5 import PRESETS, T5, T5Config
 from odqa_jax.retrieval.retriever import is_pretrained_folder
@@ -99,18 +100,19 @@ def initial_reader(
     ValueError: if vocabulary or sizes do not fit, naming both sides.
   """
   reader = settings.reader
-  path = reader.init_from or settings.init_from
-  named = reader.init_from or (path and Path(path).is_dir())
+  name = reader.init_from or settings.init_from
+  named = reader.init_from or (name and Path(name).is_dir())
+  path = resolve_folder(name) if named else Path(name)
   if named and is_pretrained_folder(path):
     if reader.init_from:
-      return _from_folder(reader, Path(path), vocabulary)
+      return _from_folder(reader, path, vocabulary)
   elif named:
-    folder, step = find_step(Path(path))
+    folder, step = find_step(path)
     if "reader" in read_extra(folder, step)["components"]:
-      return _from_workdir(reader, Path(path), step, mesh, vocabulary)
+      return _from_workdir(reader, path, step, mesh, vocabulary)
   if reader.init_from:
     raise ValueError(
-      f"config.reader.init_from={path} holds no reader; name a T5 folder or "
+      f"config.reader.init_from={name} holds no reader; name a T5 folder or "
       "the workdir of a task with a reader."
     )
   if reader.preset == "init":

@@ -28,7 +28,12 @@ from odqa_jax.runtime.checkpoint import (
   probe_writable,
   read_extra,
 )
-from odqa_jax.runtime.config import check_same_config, flatten
+from odqa_jax.runtime.config import (
+  check_same_config,
+  flatten,
+  load_config,
+  read_recipe,
+)
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
 from odqa_jax.runtime.mesh import (
@@ -39,7 +44,7 @@ from odqa_jax.runtime.mesh import (
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.runtime.report import Report, parameter_table
+from odqa_jax.runtime.report import Report, parameter_table, versions
 from odqa_jax.runtime.run_record import Recipe, RunRecord
 from odqa_jax.runtime.settings import Settings, read_settings
 from odqa_jax.runtime.writers import check_writers
@@ -47,11 +52,12 @@ from odqa_jax.training.contents import (
   check_same_contents,
   contents,
   described,
+  origins,
 )
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
 from odqa_jax.training.initial import Initial, initial_components
 from odqa_jax.training.length_groups import grouped_task
-from odqa_jax.training.measuring import make_dev_evaluator
+from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
 from odqa_jax.training.named_data import unused_keys, with_corpora
@@ -140,15 +146,40 @@ def settled_run(
   return made
 
 
+def _loaded(
+  config: ConfigDict | str | Path,
+  overrides: Mapping[str, Any],
+  recipe: Recipe | None,
+) -> tuple[ConfigDict, Recipe | None]:
+  """See `train`."""
+  if not isinstance(config, ConfigDict):
+    name = str(config)
+    changed = [f"{key}={value}" for key, value in overrides.items()]
+    return load_config(name, changed), Recipe(name, read_recipe(name).to_dict())
+  if overrides:
+    raise ValueError(
+      f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
+      "config that is given."
+    )
+  return config, recipe
+
+
 def train(
-  config: ConfigDict, workdir: str | Path, *, recipe: Recipe | None = None
+  config: ConfigDict | str | Path,
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
 
   Args:
-    config: see `runtime.settings`; it is read here, once.
+    config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
+      or its values, see `runtime.settings`, which are read here, once.
     workdir: checkpoints, metrics, tokenizer and plots go here.
-    recipe: that the config was made from, for reports.
+    overrides: settings of a recipe that are changed, such as
+      {"data.corpus": "data/corpus", "steps": 500}.
+    recipe: that values were made from, for reports.
 
   Returns:
     Figures: steps, seconds, throughput, last metrics, what was loaded.
@@ -159,6 +190,7 @@ def train(
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
+  config, recipe = _loaded(config, overrides or {}, recipe)
   workdir = Path(workdir)
   started = time.monotonic()
 
@@ -166,6 +198,7 @@ def train(
   settings = read_settings(config)
   needs = check_names(settings)
   check_teacher_named(settings, needs)
+  choices = dev_choices(settings)
   check_writers(settings.report)
   settings = with_corpora(settings)
   if is_primary():
@@ -230,6 +263,8 @@ def train(
     "reading": task.reading and dataclasses.asdict(task.reading),
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
+    "origins": origins(settings),
+    "versions": versions(),
     "best": best,
     "micro_batches": settings.parts,
     "remat": recomputed(run),
@@ -383,4 +418,5 @@ def train(
     "examples_left_out": left_out,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
     "initial": initial.loaded_from,
+    "chosen_on": [str(choice) for choice in choices],
   }

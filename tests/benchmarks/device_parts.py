@@ -31,9 +31,9 @@ from odqa_jax.plan.programs import (
 from odqa_jax.retrieval.backends.exact import search_placed
 from odqa_jax.retrieval.backends.int8 import CANDIDATES, candidates_placed
 from odqa_jax.retrieval.embed import bulk_tokens
+from odqa_jax.retrieval.encoding import compiled_encoders
 from odqa_jax.retrieval.index import padded_rows
 from odqa_jax.retrieval.refresh_batches import row_writer
-from odqa_jax.retrieval.retriever import compiled_encoders
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.mesh import make_mesh, replicated, row_sharding
 from odqa_jax.runtime.settings import read_settings

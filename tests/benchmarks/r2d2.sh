@@ -129,7 +129,7 @@ stage "$here/figures/pipeline_$name.json" odqa evaluate "${pipeline[@]}" \
 
 # The pruner, and what it costs beside pruning by chance and by what is found:
 # for questions of other articles than those that it learns from, and of other
-# paragraphs.
+# paragraphs. The curve chooses nothing: --keep is the paper's share.
 prune() { # a name, a dataset, its questions to learn from, more of the curve
   stage "$here/figures/pruner_$1.json" odqa train --config configs/pruner.py \
     --workdir "$here/pruner_$1" "${common[@]}" --config.init_from=minilm \
@@ -142,7 +142,7 @@ prune() { # a name, a dataset, its questions to learn from, more of the curve
     --checkpoint "$here/pruner_$1" --index "$here/index" --out "$here/pruned_$1"
   stage "$here/figures/curve_$1_$name.json" odqa prune --corpus "$2" \
     --scores "$here/pruned_$1/scores.npy" --curve "$here/pruning_$1_$name.png" \
-    --frequency-questions "$2/questions/$3" --seed "$SEED" "${@:4}"
+    --frequency-questions "$2/questions/$3" --seed "$SEED" --choose-on-test "${@:4}"
 }
 search() { # a file of questions, a run
   stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \

@@ -16,8 +16,8 @@ from odqa_jax.data.runs import Ranking, read_run, write_run
 from odqa_jax.evaluation.measures import (
   evaluate_ranking,
   evaluate_run,
-  read_qrels,
 )
+from odqa_jax.evaluation.relevant import read_qrels
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 NAMES = ["<d:Caf%C3%A9>", "<d:Café>", "two words", "50%", "7", "b", "c"]

@@ -106,7 +106,10 @@ def test_the_command(tmp_path, capsys):
   assert code == 0, err
   figures = json.loads(last_line(said))
   assert figures["measured_on"] == "test" and len(figures["rows"]) == 17
-  assert load_fusion(out) == tune(candidates, questions)
+  fusion = dataclasses.replace(
+    tune(candidates, questions), chosen_on="dev.questions.jsonl"
+  )
+  assert load_fusion(out) == fusion
   assert figures["weights"] == dict(load_fusion(out).weights)
   assert "retriever + reranker + extractive_reader + reader" in err
   # The same again replaces it; a subset may be chosen.

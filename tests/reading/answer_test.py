@@ -32,7 +32,11 @@ from odqa_jax.reading.answer import (
   read_batches,
 )
 from odqa_jax.reading.predict import distinct_answers, ended_answers
-from odqa_jax.reading.system import load_system, with_params, without_params
+from odqa_jax.reading.system import (
+  load_reading_system,
+  with_params,
+  without_params,
+)
 from odqa_jax.retrieval.retriever import (
   index_corpus,
   load_retriever,
@@ -500,7 +504,7 @@ def test_a_checkpoint_answers_like_the_system_it_was_saved_from(
   system = small_system("individual", toy_data)
   index = make_index(system)
   for path in (workdir, workdir / "checkpoints" / "3"):
-    loaded = load_system(path, Corpus(toy_data / "corpus"))
+    loaded = load_reading_system(path, Corpus(toy_data / "corpus"))
     assert ask(loaded, index) == ask(system, index)
   alone = load_retriever(workdir)
   assert alone.fingerprint == system.retriever.fingerprint
@@ -521,17 +525,19 @@ def test_a_second_store_is_found_beside_the_corpus(toy_data, workdir, tmp_path):
   system = small_system("fid", toy_data)
   path = save_workdir(system, tmp_path / "work")
   with pytest.raises(ValueError, match="other passages"):
-    load_system(path, corpus, _store(tmp_path / "few", passages[:9], None))
+    load_reading_system(
+      path, corpus, _store(tmp_path / "few", passages[:9], None)
+    )
   store = _store(tmp_path / "reader_corpus", passages, other)
   name = reader_vocabulary(other).fingerprint
   path = save_workdir(system, tmp_path / "second", reader_tokenizer=name)
   for given in (None, store):
-    loaded = load_system(path, corpus, given)
+    loaded = load_reading_system(path, corpus, given)
     assert loaded.gatherer.inputs.store.directory == tmp_path / "reader_corpus"
     assert loaded.corpus is corpus
   shutil.rmtree(tmp_path / "reader_corpus")
   with pytest.raises(ValueError, match="--reader-corpus"):
-    load_system(path, corpus)
+    load_reading_system(path, corpus)
 
 
 def _store(folder, passages, tokenizer) -> Corpus:
@@ -544,10 +550,10 @@ def test_a_retriever_alone_answers_nothing(toy_data, tmp_path):
   system = small_system("individual", toy_data)
   path = save_workdir(system, tmp_path / "work", with_reader=False)
   with pytest.raises(ValueError, match="no reader that writes"):
-    load_system(path, system.corpus)
+    load_reading_system(path, system.corpus)
   assert load_retriever(path).fingerprint == system.retriever.fingerprint
   with pytest.raises(ValueError, match="nowhere: no such folder"):
-    load_system(tmp_path / "nowhere", system.corpus)
+    load_reading_system(tmp_path / "nowhere", system.corpus)
 
 
 def test_other_word_pieces_are_refused(toy_data, workdir, tmp_path):
@@ -555,7 +561,7 @@ def test_other_word_pieces_are_refused(toy_data, workdir, tmp_path):
   tokenizer = train_wordpiece([p.text for p in passages], 60)
   corpus = _store(tmp_path / "other", passages, tokenizer)
   with pytest.raises(ValueError, match="the corpus was tokenised with"):
-    load_system(workdir, corpus)
+    load_reading_system(workdir, corpus)
 
 
 @pytest.mark.parametrize(

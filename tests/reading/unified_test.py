@@ -25,7 +25,8 @@ from odqa_jax.reading.extract import (
 )
 from odqa_jax.reading.passage_spans import best_answers
 from odqa_jax.reading.unified import holds_unified, load_unified
-from odqa_jax.retrieval.retriever import encode_questions, load_retriever
+from odqa_jax.retrieval.encoding import encode_questions
+from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import make_mesh, replicated
 

@@ -15,7 +15,8 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.main import main
 from odqa_jax.models.hf.encoder import save_encoder
-from odqa_jax.retrieval.retriever import encode_questions, load_retriever
+from odqa_jax.retrieval.encoding import encode_questions
+from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.text.answers import has_answer
 
 

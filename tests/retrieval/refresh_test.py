@@ -21,6 +21,7 @@ from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.retrieval.backends.codes import quantize
 from odqa_jax.retrieval.division import STEP
+from odqa_jax.retrieval.encoding import encode_questions
 from odqa_jax.retrieval.index import (
   Index,
   check_index,
@@ -29,11 +30,7 @@ from odqa_jax.retrieval.index import (
 )
 from odqa_jax.retrieval.refresh import MODES, Refresher, RefreshState
 from odqa_jax.retrieval.refresh_batches import RefreshBatches
-from odqa_jax.retrieval.retriever import (
-  encode_questions,
-  index_corpus,
-  write_index,
-)
+from odqa_jax.retrieval.retriever import index_corpus, write_index
 from odqa_jax.retrieval.rows import CodedIndex, CodedRows, encoded_rows
 from odqa_jax.retrieval.searchable import search_embeddings
 from odqa_jax.runtime.checkpoint import Checkpoints

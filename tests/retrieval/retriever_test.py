@@ -12,10 +12,9 @@ from small_retriever import small_retriever
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
 from odqa_jax.models.mobilebert import MobileBertConfig
+from odqa_jax.retrieval.encoding import encode_question_tokens, encode_questions
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
-  encode_question_tokens,
-  encode_questions,
   index_corpus,
   make_retriever,
   passage_fingerprint,

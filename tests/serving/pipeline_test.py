@@ -340,7 +340,7 @@ def test_a_generative_reader_reads_at_one_cutoff(
 ):
   with pytest.raises(ValueError, match=r"at the cutoffs \(1, 3\); choose one"):
     next(extraction.answers(questions, most=5, cutoffs=(1, 3)))
-  measured = measure_spans(extraction, questions, most=5)
+  measured = measure_spans(extraction, questions, most=5).figures
   assert [*measured] == [str(M)]
   assert measured[str(M)]["extractive"] == 1
   assert {"em", "f1"} <= {*measured[str(M)]["generated"]}

@@ -289,6 +289,27 @@ def test_too_late_is_told_and_not_answered_for_nobody(fake):
   assert fake.batches == [1, 1]
 
 
+def test_the_end_is_told_to_all_who_wait(fake):
+  metrics = Metrics()
+  worker = Worker([fake], batch_size=1, queue_size=8, metrics=metrics)
+  app = make_app(worker, metrics, hosts=["testserver"])
+  fake.gate.clear()
+
+  async def ask_all(client):
+    first = asyncio.create_task(client.get("/api/answer?q=a"))
+    await until(lambda: fake.batches)
+    waiting = asyncio.create_task(client.get("/api/answer?q=b"))
+    await until(lambda: b"odqa_queue_length 1.0" in metrics.text())
+    worker.dismiss(0.1)
+    ended = await asyncio.gather(first, waiting, client.get("/api/answer?q=c"))
+    fake.gate.set()
+    return ended
+
+  ended = run_async(app, ask_all)
+  assert [r.status_code for r in ended] == [503, 503, 503]
+  assert "ends" in ended[0].text and "ends" in ended[1].text
+
+
 def test_metrics_of_requests_and_stages(client):
   client.get("/api/answer?q=x")
   client.get("/api/answer")

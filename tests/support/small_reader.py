@@ -20,7 +20,7 @@ from odqa_jax.reading import answer
 from odqa_jax.reading import system as answer_system
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.reading.system import ReadingSystem, make_system
-from odqa_jax.retrieval import retriever
+from odqa_jax.retrieval import encoding, retriever
 from odqa_jax.runtime.checkpoint import Checkpoints
 from odqa_jax.runtime.config import base_config
 from odqa_jax.runtime.mesh import make_mesh
@@ -31,7 +31,7 @@ from odqa_jax.training.tasks.task import Task
 
 ANSWER_LENGTH = 6
 # What puts arrays on devices while answering.
-PLACES = (answer, answer_system, retriever)
+PLACES = (answer, answer_system, encoding, retriever)
 
 
 def one_device() -> Mesh:

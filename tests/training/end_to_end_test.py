@@ -13,6 +13,7 @@ from known_names import Names
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question, write_questions
 from odqa_jax.models import dual_encoder, t5
+from odqa_jax.retrieval import encoding as encoding_module
 from odqa_jax.retrieval import retriever as retriever_module
 from odqa_jax.retrieval.retriever import (
   index_corpus,
@@ -35,7 +36,7 @@ def one_device(request, monkeypatch):
 
 def use_one_device(monkeypatch):
   one = make_mesh(devices=jax.devices()[:1])
-  for module in (train_module, retriever_module):
+  for module in (train_module, retriever_module, encoding_module):
     monkeypatch.setattr(module, "make_mesh", lambda *_, **__: one)
 
 

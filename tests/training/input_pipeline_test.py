@@ -9,6 +9,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.models import dual_encoder, t5
+from odqa_jax.retrieval import encoding as encoding_module
 from odqa_jax.retrieval import retriever as retriever_module
 from odqa_jax.retrieval.index import load_index
 from odqa_jax.retrieval.retriever import load_retriever
@@ -22,7 +23,7 @@ ROWS = np.array([0, 1, 57, 120, 199])
 
 @pytest.fixture(autouse=True)
 def use_one_device(monkeypatch):
-  for module in (train_module, retriever_module):
+  for module in (train_module, retriever_module, encoding_module):
     monkeypatch.setattr(module, "make_mesh", lambda *_, **__: one_device())
 
 

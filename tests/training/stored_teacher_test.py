@@ -11,6 +11,8 @@ from unified import CONFIGS, write_toy_run
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.sources import load_examples
+from odqa_jax.inspection.inspect import inspect
+from odqa_jax.runtime.artifact import read_manifest
 from odqa_jax.runtime.config import load_config
 from odqa_jax.runtime.files import Damage
 from odqa_jax.runtime.settings import read_settings
@@ -100,6 +102,19 @@ def test_scores_of_other_inputs_are_refused(overrides, stored):
     with pytest.raises(ValueError, match="was stored for another") as refusal:
       StoredTeacher(stored / "float32", settings_of(overrides, mine, change))
     assert name in str(refusal.value)
+
+
+def test_they_are_told_on_a_page(stored, toy_data):
+  page = inspect(stored / "float32", n=2)
+  scores = read_manifest(stored / "float32", "teacher")
+  assert page.kind == "teacher" and not page.all_problems()
+  assert page.facts["questions"] == scores["questions"]
+  assert page.facts["pairs"] == len(np.load(stored / "float32" / "rows.npy"))
+  (_, fields), _ = page.records
+  ranks = [float(rank) for rank in fields["ranks"].split()]
+  first = slice(*np.load(stored / "float32" / "questions.npy")[0])
+  ranked = np.sort(np.load(stored / "float32" / "passage.npy")[first])[::-1]
+  np.testing.assert_allclose(ranks, ranked[:3], atol=0.005)
 
 
 def test_a_flipped_byte_is_found(overrides, tmp_path):

@@ -12,7 +12,8 @@ articles of one sentence are left out (their block would be empty) and counted.
 import numpy as np
 from jaxtyping import Int
 
-from odqa_jax.data.corpus.corpus import Corpus, pack_questions
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length
 
 # [CLS], [SEP] after the title, [SEP] at the end.

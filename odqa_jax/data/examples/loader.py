@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from odqa_jax.data.corpus.corpus import pack_questions
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length, fill_up
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from odqa_jax.data.corpus.corpus import Corpus, pack_questions
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length
 from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.questions.sets import Question

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
-from odqa_jax.data.corpus.corpus import Corpus, place
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import place
 from odqa_jax.data.examples.batch import Batch
 from odqa_jax.runtime.blocks import BlockArray
 from odqa_jax.text.reader_vocabulary import ReaderVocabulary

@@ -19,7 +19,8 @@ from itertools import chain, pairwise
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from odqa_jax.data.corpus.corpus import Corpus, pack_questions
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length, pad_tokens
 from odqa_jax.data.mining.spans import Spans
 from odqa_jax.text.reader_vocabulary import (

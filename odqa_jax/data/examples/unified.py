@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from odqa_jax.data.corpus.corpus import pack_questions
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.examples.batch import Batch, bucket_length
 from odqa_jax.data.examples.pair_inputs import Packed, PairInputs
 from odqa_jax.data.examples.retrieved import RetrievedQuestions

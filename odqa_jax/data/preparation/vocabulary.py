@@ -1,7 +1,8 @@
 """The word pieces of a dataset folder: given, or trained on its corpus.
 
 OUT/tokenizer holds them and, in `made_from.json`, what they were trained on,
-so that a kept vocabulary is used again for the same corpus and size alone.
+so that a kept vocabulary is used again for the same corpus and size alone; or
+which model of the Hugging Face Hub they are from.
 """
 
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from odqa_jax.data.corpus.passages import Passage, Source
 from odqa_jax.data.parts.run import Progress
 from odqa_jax.runtime.files import read_json, write_json
+from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.text.tokenizer import Tokenizer, load_tokenizer
 from odqa_jax.text.wordpiece_training import train_wordpiece
@@ -70,11 +72,13 @@ def prepare_tokenizer(
     tokenizer = load_tokenizer(nested if nested.is_dir() else path)
     (kept / _RECORD).unlink(missing_ok=True)
     tokenizer.save(kept)
+    if found := origin(path):
+      write_json(kept / _RECORD, {"origin": found})
     return tokenizer
   size = vocabulary_size or VOCABULARY_SIZE
   if (kept / _RECORD).is_file():
     made_from = read_json(kept / _RECORD)
-    if _agrees(made_from, sources, size):
+    if "origin" not in made_from and _agrees(made_from, sources, size):
       tokenizer = load_tokenizer(kept)
       if tokenizer.fingerprint == made_from["fingerprint"]:
         return tokenizer

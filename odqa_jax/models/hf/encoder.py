@@ -30,9 +30,6 @@ from odqa_jax.models.hf.bert_config import (
 )
 from odqa_jax.models.layers import Params
 
-# What published folders cannot say about our encoders stands in this file.
-_OURS = "odqa_jax.json"
-_FORMAT = 1
 _LAYOUTS = ("sentence-transformers", "dpr")
 _SIDES = ("question", "passage")
 _DPR_NAMES = {
@@ -81,14 +78,14 @@ def load_encoder(
     FileNotFoundError: there is no config.json or no weights.
   """
   directory = Path(directory).expanduser()
-  ours = _read_ours(directory)
+  ours = folders.read_ours(directory)
   pair = all((directory / side).is_dir() for side in _SIDES)
   load = _load_pair if pair else _load_single
   config, params, facts = load(directory, ours)
   for key in sorted(facts.keys() & ours.keys()):
     facts[key] = ours[key]
     if key.endswith("_length"):
-      folders.check_length(directory / _OURS, key, ours[key], config.bert)
+      folders.check_length(directory, key, ours[key], config.bert)
   bert = dataclasses.replace(config.bert, dtype=dtype, scan=scan)
   return dataclasses.replace(config, bert=bert), params, facts
 
@@ -134,19 +131,18 @@ def save_encoder(
     raise ValueError(
       f"layout='dpr' with pooling={config.pooling!r}, normalise="
       f"{config.normalise}: DPR takes the first token's state as it is; use "
-      "layout='sentence-transformers'."
+      "sentence-transformers."
     )
   if layout == "dpr" and config.bert.variant != "bert":
     raise ValueError(
       f"layout='dpr' for variant={config.bert.variant!r}: DPR's classes hold a "
-      "BERT; use layout='sentence-transformers'."
+      "BERT; use sentence-transformers."
     )
   lengths = {
     "question_length": question_length,
     "passage_length": passage_length,
   }
   ours = {
-    "format": _FORMAT,
     "shared": config.shared,
     "passage_type": config.passage_token_type,
     "projection": config.projection,
@@ -155,7 +151,7 @@ def save_encoder(
   }
   alike = config.shared and not config.passage_token_type
   with folders.new_folder(directory) as folder:
-    folders.write_json(folder / _OURS, ours)
+    folders.write_ours(folder, ours)
     tokenizer.save(folder)
     if alike and layout != "dpr":
       longest = max(lengths.values())
@@ -171,16 +167,6 @@ def save_encoder(
         _save_dpr(folder / side, config, tree, side)
       else:
         _save_one(folder / side, config, tree, lengths[f"{side}_length"])
-
-
-def _read_ours(directory: Path) -> dict[str, Any]:
-  ours = folders.read_json(directory / _OURS, required=False)
-  if ours.get("format", _FORMAT) != _FORMAT:
-    raise ValueError(
-      f"{directory / _OURS}: format {ours['format']} is not {_FORMAT}, the one "
-      "that this version reads; use the version that wrote it."
-    )
-  return ours
 
 
 def _load_tree(

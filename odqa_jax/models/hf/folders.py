@@ -34,6 +34,8 @@ _MOST = {
   "num_decoder_layers": 1000,
 }
 _MOST_OF_ANY = 2**31 - 1
+_OURS = "odqa_jax.json"
+_FORMAT = 1
 # The older paths: every version of sentence-transformers knows them.
 _MODULE_TYPE = "sentence_transformers.models."
 _POOLINGS = {
@@ -53,6 +55,30 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
   return artifact.read_json(path)
 
 
+def read_ours(directory: Path) -> dict[str, Any]:
+  """What `write_ours` has written; {} where it has not.
+
+  Raises:
+    ValueError: it is of another format.
+  """
+  path = directory / _OURS
+  ours = read_json(path, required=False)
+  if ours.get("format", _FORMAT) != _FORMAT:
+    raise ValueError(
+      f"{path}: format {ours['format']} is not {_FORMAT}, the one that this "
+      "version reads; use the version that wrote it."
+    )
+  for key in ours:
+    if key.endswith("_length") and type(ours[key]) is not int:
+      raise ValueError(f"{path}: {key}={ours[key]!r} is no number; mend it.")
+  return ours
+
+
+def write_ours(directory: Path, content: Mapping[str, Any]) -> None:
+  """Writes what the files of other libraries have no place for."""
+  write_json(directory / _OURS, {"format": _FORMAT, **content})
+
+
 @contextlib.contextmanager
 def new_folder(directory: Path) -> Iterator[Path]:
   """A folder to fill, renamed to `directory` once it is complete.
@@ -65,8 +91,11 @@ def new_folder(directory: Path) -> Iterator[Path]:
   partial = directory.with_name(directory.name + ".tmp")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
-  yield partial
-  os.replace(partial, directory)
+  try:
+    yield partial
+    os.replace(partial, directory)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_config(
@@ -228,6 +257,12 @@ def write_modules(
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
   ]
   write_json(directory / "modules.json", modules)
+  # Without a word of it, sentence-transformers compares by the cosine.
+  similarity = "cosine" if config.normalise else "dot"
+  write_json(
+    directory / "config_sentence_transformers.json",
+    {"similarity_fn_name": similarity},
+  )
   write_json(
     directory / "sentence_bert_config.json",
     {"max_seq_length": length, "do_lower_case": False},

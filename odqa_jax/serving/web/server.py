@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
+from odqa_jax.serving.web.worker import GRACE
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What is being answered may finish.
-_GRACE_SECONDS = 5
+# The worker has told all who wait by then.
+_GRACE_SECONDS = round(GRACE) + 2
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

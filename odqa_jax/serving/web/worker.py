@@ -23,6 +23,8 @@ from odqa_jax.serving.views import Record
 from odqa_jax.serving.web.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
+# What is being answered at the end has so many seconds more.
+GRACE = 5.0
 Event = tuple[str, Record] | Exception
 
 
@@ -40,6 +42,13 @@ class Full(Exception):
 
 class Failed(Exception):
   """A question that could not be answered; the log says why."""
+
+
+class Ended(Exception):
+  """The server ends before the question is answered."""
+
+  def __init__(self) -> None:
+    super().__init__("the server ends; ask again later.")
 
 
 class Job:
@@ -100,6 +109,7 @@ class Worker:
     self._waiting: collections.deque[Job] = collections.deque()
     self._changed = threading.Condition()
     self._closed = False
+    self._asked: Sequence[Job] = ()
     # Of the last batch.
     self._seconds = 1.0
     # A daemon, so that a process that is told to end does not wait for it.
@@ -111,20 +121,34 @@ class Worker:
     """Begins to answer."""
     self._thread.start()
 
-  def close(self, seconds: float = 5.0) -> None:
-    """Ends after the batch that is being answered; waits so long for it."""
+  def close(self) -> None:
+    """Ends after the batch that is being answered; waits a while for it."""
     self.dismiss()
     if self._thread.is_alive():
-      self._thread.join(seconds)
+      self._thread.join(GRACE)
 
-  def dismiss(self) -> None:
-    """Takes no more questions, and tells those that wait."""
+  def dismiss(self, seconds: float = GRACE) -> None:
+    """Takes no more questions, and tells those that wait.
+
+    Args:
+      seconds: after which those that are being answered are told too.
+    """
     with self._changed:
+      if self._closed:
+        return
       self._closed = True
       for job in self._waiting:
-        job.tell(Failed("the server ends."))
+        job.tell(Ended())
       self._waiting.clear()
       self._changed.notify()
+    late = threading.Timer(seconds, self._give_up)
+    late.daemon = True
+    late.start()
+
+  def _give_up(self) -> None:
+    """What the thread computes cannot be stopped, but nobody waits for it."""
+    for job in self._asked:
+      job.tell(Ended())
 
   async def ask(
     self, job: Job, seconds: float
@@ -133,6 +157,7 @@ class Worker:
 
     Raises:
       Full: if too many wait.
+      Ended: if the server ends first.
       Failed: if it could not be answered.
       TimeoutError: if it was not within so many seconds.
     """
@@ -174,6 +199,7 @@ class Worker:
     while jobs := self._next():
       start = time.monotonic()
       self._metrics.batch.observe(len(jobs))
+      self._asked = jobs
       self._do(jobs)
       self._seconds = time.monotonic() - start
 

@@ -20,7 +20,7 @@ from odqa_jax.data.mining.pairs import Pairs
 from odqa_jax.data.prepare import prepare
 from odqa_jax.data.questions.sets import Question, QuestionSet, write_questions
 from odqa_jax.data.runs import Ranking, write_run
-from odqa_jax.evaluation.measures import read_qrels
+from odqa_jax.evaluation.relevant import read_qrels
 from odqa_jax.text.wordpiece_training import train_wordpiece
 
 PASSAGES = [

@@ -16,14 +16,14 @@ import pytest
 
 from odqa_jax.data.corpus import build as corpus_build
 from odqa_jax.data.corpus import corpus as corpus_module
-from odqa_jax.data.corpus import tokenise
+from odqa_jax.data.corpus import packing, tokenise
 from odqa_jax.data.corpus.corpus import (
   Corpus,
   Passage,
   build_corpus,
-  pack_questions,
   read_passages,
 )
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.data.corpus.store import sorted_hashes
 from odqa_jax.data.corpus.tokenise import TokenisePassages
 from odqa_jax.data.parts.files import unpack_texts
@@ -244,7 +244,7 @@ def plain_inputs(tokenizer, title, text, length) -> list[int]:
 
 @pytest.mark.parametrize("title", [True, False])
 def test_inputs_equal_plain_packing(tmp_path, tokenizer, monkeypatch, title):
-  monkeypatch.setattr(corpus_module, "_BLOCK_ROWS", 16)
+  monkeypatch.setattr(packing, "_BLOCK_ROWS", 16)
   passages = make_passages(60)
   passages.append(Passage("long", "t" * 40, "x" * 40))
   build_corpus(passages, tmp_path / "c", tokenizer)

@@ -12,7 +12,8 @@ import safetensors.numpy
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.hf.encoder import load_encoder, save_encoder
-from odqa_jax.retrieval.retriever import encode_questions, load_retriever
+from odqa_jax.retrieval.encoding import encode_questions
+from odqa_jax.retrieval.retriever import load_retriever
 from odqa_jax.text.tokenizer import Tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "capital", "é"]

@@ -8,6 +8,7 @@ from small_reader import one_device
 
 from odqa_jax.models import dual_encoder, t5
 from odqa_jax.reading.likelihoods import read_passages
+from odqa_jax.retrieval import encoding as encoding_module
 from odqa_jax.retrieval import retriever as retriever_module
 from odqa_jax.runtime.checkpoint import restore_params
 from odqa_jax.runtime.mesh import replicated
@@ -44,7 +45,7 @@ def answer_size(settings, components):
 
 @pytest.fixture
 def small(monkeypatch):
-  for module in (train_module, retriever_module):
+  for module in (train_module, retriever_module, encoding_module):
     monkeypatch.setattr(module, "make_mesh", lambda *_, **__: one_device())
   sizes = {"width": 32, "layers": 1, "heads": 2, "mlp_dim": 64}
   tiny = dual_encoder.PRESETS["tiny"] | sizes
