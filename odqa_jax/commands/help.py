@@ -54,8 +54,8 @@ class Parser(argparse.ArgumentParser):
   """
 
   def __init__(self, *args: Any, **options: Any) -> None:
-    options.setdefault("formatter_class", Formatter)
-    super().__init__(*args, allow_abbrev=False, **options)
+    chosen = {"formatter_class": Formatter, "allow_abbrev": False} | options
+    super().__init__(*args, **chosen)
     self.commands: tuple[str, ...] = ()
 
   def error(self, message: str) -> NoReturn:

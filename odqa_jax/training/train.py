@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.views import tell_cut
 from odqa_jax.data.examples.batch import check_batch
 from odqa_jax.data.examples.loader import chosen_examples
 from odqa_jax.data.examples.sources import load_examples
@@ -155,6 +156,8 @@ def train(
 
   # ---- Components, task, data ----
   corpus = Corpus(settings.data.corpus)
+  if "retriever" in needs.components and is_primary():
+    tell_cut(corpus, settings.data.passage_length, title=settings.data.title)
   initial = initial_components(settings, needs, corpus, mesh)
   gatherer = make_gatherer(settings, initial, corpus)
   run = settled_run(
