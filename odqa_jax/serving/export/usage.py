@@ -185,6 +185,10 @@ def input_lines(part: Part) -> list[str]:
     lines.append(
       f"Questions were cut to {reading['question_length']} tokens in training."
     )
+  if part.role == "retriever":
+    lines.append(
+      "transformers may report that a pooler is missing; nothing uses one."
+    )
   if not reading.get("title"):
     return [*lines, "Titles are not read."]
   lines.append("Titles are read, with a separator between them and the text.")
