@@ -19,7 +19,8 @@ from small_parts import (
 )
 from small_reader import save_workdir
 
-from odqa_jax.data.corpus.corpus import Corpus, pack_questions
+from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
@@ -412,6 +413,24 @@ def test_the_card_follows_the_training_back(work, corpus, toy_config, tmp_path):
   assert "license: unknown\n" in text and "| Licence | not stated |" in text
   # No folder of this machine is told.
   assert str(tmp_path) not in text and "/tmp/" not in text
+
+
+def test_a_new_reader_is_not_begun_with_the_encoders_weights(
+  work, toy_data, corpus, tmp_path
+):
+  save_workdir(random_system("joint", toy_data), tmp_path / "joint")
+  corpus.tokenizer.save(tmp_path / "joint" / "reader_tokenizer")
+  config = {"init_from": "minilm", "reader": {"init_from": ""}}
+  _edit(tmp_path / "joint" / "checkpoints" / "3", config)
+  for to, start in (
+    ("t5", "random weights"),
+    (
+      "sentence-transformers",
+      "the published model sentence-transformers/all-M",
+    ),
+  ):
+    export_model(tmp_path / "joint", to, tmp_path / to, Stated())
+    assert f"Begun with {start}" in card(tmp_path / to)
 
 
 def _edit(step: Path, config, **more) -> None:
