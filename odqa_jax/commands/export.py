@@ -1,4 +1,7 @@
-"""A trained network, or an index, → a folder that other libraries load."""
+"""A network or an index → a folder for other libraries.
+
+It loads there without this package, and holds a model card.
+"""
 
 import argparse
 from typing import Any
@@ -8,7 +11,7 @@ MODELS = {
   "sentence-transformers": "retriever: SentenceTransformer",
   "dpr": "retriever: DPRQuestionEncoder and DPRContextEncoder",
   "t5": "generative reader: T5ForConditionalGeneration",
-  "cross-encoder": "reranker: CrossEncoder, AutoModelForSequenceClassification",
+  "cross-encoder": "reranker: CrossEncoder, and what loads the next",
   "text-classification": "pruner: AutoModelForSequenceClassification",
   "question-answering": "extractive reader of starts and ends alone: "
   "AutoModelForQuestionAnswering",

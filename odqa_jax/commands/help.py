@@ -53,9 +53,12 @@ class Parser(argparse.ArgumentParser):
     commands: names after which the flags are those of another parser.
   """
 
-  def __init__(self, *args: Any, **options: Any) -> None:
-    options.setdefault("formatter_class", Formatter)
-    super().__init__(*args, allow_abbrev=False, **options)
+  def __init__(self, **options: Any) -> None:
+    given: dict[str, Any] = {
+      "formatter_class": Formatter,
+      "allow_abbrev": False,
+    }
+    super().__init__(**(given | options))
     self.commands: tuple[str, ...] = ()
 
   def error(self, message: str) -> NoReturn:
