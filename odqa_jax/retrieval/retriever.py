@@ -244,6 +244,20 @@ def restored_retriever(
   )
 
 
+def with_titles(retriever: Retriever) -> Retriever:
+  """The retriever whose passages begin with their titles.
+
+  Published models do not say so of themselves, and read texts alone.
+  """
+  config = retriever.encoder.config
+  params, length = to_host(retriever.params), retriever.passage_length
+  return dataclasses.replace(
+    retriever,
+    title=True,
+    fingerprint=passage_fingerprint(config, params, length, True),
+  )
+
+
 def truncate(retriever: Retriever, dimensions: int) -> Retriever:
   """The retriever that keeps the first dimensions of its embeddings.
 
