@@ -53,12 +53,13 @@ class Parser(argparse.ArgumentParser):
     commands: names after which the flags are those of another parser.
   """
 
-  def __init__(self, **options: Any) -> None:
-    given: dict[str, Any] = {
+  def __init__(self, *args: Any, **options: Any) -> None:
+    chosen: dict[str, Any] = {
       "formatter_class": Formatter,
       "allow_abbrev": False,
     }
-    super().__init__(**(given | options))
+    chosen |= options
+    super().__init__(*args, **chosen)
     self.commands: tuple[str, ...] = ()
 
   def error(self, message: str) -> NoReturn:
