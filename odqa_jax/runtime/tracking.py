@@ -150,5 +150,6 @@ def _opened(name: str, run: Tracked) -> Tracker:
     raise ValueError(
       f"config.report.writers: {name} cannot be opened "
       f"({type(error).__name__}: {reason}); log in there, have it work offline "
-      "(README.md says how), or leave it out."
+      "(README.md says how), or leave it out. Where the run there is lost, "
+      f"remove {run.workdir / FILE} to begin another."
     ) from error
