@@ -365,7 +365,8 @@ def check_index(
   """
   given = {"encoder": encoder, "corpus": corpus, "tokenizer": tokenizer}
   wrong = [
-    f"its {name} is {manifest.get(name)}, the {name} given is {value}"
+    f"its {name} is {str(manifest.get(name))[:12]}, the {name} given is "
+    f"{value[:12]}"
     for name, value in given.items()
     if manifest.get(name) != value
   ]

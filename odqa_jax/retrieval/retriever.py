@@ -180,6 +180,10 @@ def folder_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
 def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   """Loads a training workdir, one step of it, or a published folder.
 
+  >>> retriever = load_retriever("minilm")
+  >>> retriever.passage_length
+  256
+
   Args:
     path: the folder, or a name that `resolve_folder` knows.
     dtype: compute dtype for a published folder; a workdir names its own.
@@ -237,6 +241,20 @@ def restored_retriever(
     role_params("retriever", components, params),
     tokenizer,
     **{name: description[name] for name in _READING},
+  )
+
+
+def with_titles(retriever: Retriever) -> Retriever:
+  """The retriever whose passages begin with their titles.
+
+  Published models do not say so of themselves, and read texts alone.
+  """
+  config = retriever.encoder.config
+  params, length = to_host(retriever.params), retriever.passage_length
+  return dataclasses.replace(
+    retriever,
+    title=True,
+    fingerprint=passage_fingerprint(config, params, length, True),
   )
 
 

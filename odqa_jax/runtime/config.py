@@ -184,12 +184,12 @@ def read_recipe(spec: str) -> ConfigDict:
     FileNotFoundError: if there is no such file or recipe.
   """
   name, _, arg = spec.partition(":")
-  path = _found(name)
+  path = recipe_file(name)
   return _run_recipe(_loaded(path), path, arg or None)
 
 
-def _found(name: str) -> Path:
-  """The file that is meant by its path, or by the name of a recipe.
+def recipe_file(name: str) -> Path:
+  """A config file by its path, or a recipe of the package by its name.
 
   Raises:
     FileNotFoundError: if there is none.
@@ -263,7 +263,7 @@ def load_sweep(spec: str) -> list[dict[str, Any]]:
       yields nothing.
     FileNotFoundError: if there is no such file.
   """
-  path = _found(spec.partition(":")[0])
+  path = recipe_file(spec.partition(":")[0])
   module = _loaded(path)
   if not hasattr(module, "sweep"):
     return []

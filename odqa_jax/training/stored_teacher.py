@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.corpus import Corpus, corpus_folder
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.data.examples.unified import UnifiedExamples
 from odqa_jax.data.parts.growing import GrowingArray
@@ -100,7 +100,7 @@ def store_scores(
   Raises:
     ValueError: see `load_teacher` and `UnifiedExamples`.
   """
-  corpus = Corpus(settings.data.corpus)
+  corpus = Corpus(corpus_folder(settings.data.corpus))
   teach = load_teacher(settings.unified.teacher, settings, corpus, mesh)
   examples = load_examples(settings.data, corpus)
   assert isinstance(examples, UnifiedExamples)

@@ -1,6 +1,7 @@
 """Views of a corpus: a part of it, or its passages without their titles."""
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from odqa_jax.data.corpus.corpus import Corpus
+
+# Above every length.
+_ENDLESS = 2**31 - 1
 
 
 class PassageSample:
@@ -71,6 +75,26 @@ class UntitledPassages:
   ) -> tuple[Int[np.ndarray, "n l"], Int[np.ndarray, " n"]]:
     """Token ids and lengths of the packed passages."""
     return self._corpus.passage_inputs(rows, length, title=False)
+
+
+def tell_cut(
+  corpus: Corpus | PassageSample, length: int, *, title: bool
+) -> None:
+  """Says on stderr how many passages an encoder does not read to the end.
+
+  Args:
+    corpus: the passages.
+    length: tokens that it reads of each.
+    title: whether titles are among them.
+  """
+  whole = corpus.packed_lengths(_ENDLESS, title=title)
+  cut = int((whole > length).sum())
+  if cut:
+    print(
+      f"{cut:,} of {len(corpus):,} passages are above {length} tokens; "
+      "what is beyond is not read (config.data.passage_length).",
+      file=sys.stderr,
+    )
 
 
 def sample_passages(
