@@ -54,7 +54,11 @@ class Parser(argparse.ArgumentParser):
   """
 
   def __init__(self, *args: Any, **options: Any) -> None:
-    chosen = {"formatter_class": Formatter, "allow_abbrev": False} | options
+    chosen: dict[str, Any] = {
+      "formatter_class": Formatter,
+      "allow_abbrev": False,
+    }
+    chosen |= options
     super().__init__(*args, **chosen)
     self.commands: tuple[str, ...] = ()
 
