@@ -12,7 +12,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
 
 from odqa_jax import __version__
 from odqa_jax.commands import (
@@ -41,34 +40,35 @@ from odqa_jax.commands import (
   train,
   wikipedia,
 )
+from odqa_jax.commands.help import Parser, whole_parser
 from odqa_jax.runtime.paths import expand_home
 
 # Their imports wait until they run: `--help` and a typo answer at once.
 COMMANDS: dict[str, ModuleType] = {
+  "demo": demo,
   "wikipedia": wikipedia,
   "prepare": prepare,
   "convert": convert,
   "mine": mine,
+  "plan": plan,
   "teach": teach,
   "train": train,
   "sweep": sweep,
+  "report": report,
+  "compare": compare,
   "index": index,
   "search": search,
   "rerank": rerank,
   "evaluate": evaluate,
+  "prune": prune,
+  "fuse": fuse,
   "assemble": assemble,
   "pack": pack,
   "export": export,
   "answer": answer,
   "serve": serve,
-  "fuse": fuse,
-  "prune": prune,
   "footprint": footprint,
   "inspect": inspect,
-  "report": report,
-  "compare": compare,
-  "plan": plan,
-  "demo": demo,
 }
 _OVERRIDDEN = ("teach", "train", "sweep", "plan")
 # Those that run what JAX compiles.
@@ -90,41 +90,25 @@ _COMPILED = (
 _WORDS = ("question",)
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong with the flags in one line, without the usage."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f"{self.prog}: {message} See {self.prog} --help.\n")
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
   """All sub-commands and their flags."""
-  parser = _Parser(
-    prog="odqa", description="Open-domain question answering in JAX."
-  )
-  parser.add_argument(
-    "--version", action="version", version=f"odqa_jax {__version__}"
-  )
-  parser.add_argument("--coordinator", help="host:port of process 0")
-  parser.add_argument("--num-processes", type=int)
-  parser.add_argument("--process-id", type=int)
-  parser.add_argument(
-    "--distributed",
-    action="store_true",
-    help="let JAX read the cluster from Slurm or the TPU runtime",
-  )
-  commands = parser.add_subparsers(dest="command", required=True)
-  for name, module in COMMANDS.items():
-    about = module.__doc__
-    module.add_flags(commands.add_parser(name, help=about, description=about))
-  return parser
+  return whole_parser(__version__, COMMANDS)
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Takes `--config.a.b=3` out of the arguments, as `a.b=3`."""
+  """Takes `--config.a.b=3`, or `--config.a.b 3`, out of the arguments."""
   prefix = "--config."
-  overrides = [a[len(prefix) :] for a in argv if a.startswith(prefix)]
-  return [a for a in argv if not a.startswith(prefix)], overrides
+  rest: list[str] = []
+  overrides: list[str] = []
+  left = iter(argv)
+  for argument in left:
+    if not argument.startswith(prefix):
+      rest.append(argument)
+      continue
+    item = argument.removeprefix(prefix)
+    value = None if "=" in item else next(left, None)
+    overrides.append(item if value is None else f"{item}={value}")
+  return rest, overrides
 
 
 def expand_paths(args: argparse.Namespace) -> None:

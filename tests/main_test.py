@@ -181,7 +181,7 @@ def test_formats_are_told_and_can_be_forced(capsys, tmp_path):
 @pytest.mark.parametrize(
   "flags, message",
   [
-    (["serach"], "invalid choice: 'serach'"),
+    (["serach"], "did you mean 'search'"),
     (["demo", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     (["index", "--corpus", "c"], "--checkpoint, --out"),
     (["demo", "--config.seed=3"], "belongs to `odqa train`"),

@@ -1,4 +1,7 @@
-"""Answers questions with a reader."""
+"""Answers questions: typed, from a pipe, or a whole set.
+
+Without --question and --questions it asks for them.
+"""
 
 import argparse
 from typing import Any
@@ -17,9 +20,19 @@ from odqa_jax.commands.flags import (
 # Passages that are found for an extractive reader.
 _FOUND = 100
 
+_EXAMPLE = """\
+example:
+  odqa answer --system system
+  odqa answer --system system --question "who wrote Emma"
+  odqa answer --system system --json < questions.txt > answers.jsonl
+  odqa answer --checkpoint work/individual --index work/individual_index \\
+    --corpus data --questions dev.jsonl --out answers.jsonl
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa answer`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add_system(parser)
   add_spans(parser)
@@ -41,7 +54,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "trained, 100 for an extractive one",
   )
   add("--beams", type=int, default=1, help="1 is greedy")
-  add("--batch-size", type=int, help="questions at a time")
+  add(
+    "--batch-size",
+    type=int,
+    help="questions at a time; by default what suits the devices",
+  )
   add_exclude_self(parser)
   add_backend(parser)
 

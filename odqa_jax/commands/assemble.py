@@ -1,11 +1,24 @@
-"""Makes a system folder of checkpoints, index and corpus."""
+"""Makes a system folder of checkpoints, index and corpus.
+
+It holds where its parts lie, and their hashes: a part that has changed since is
+refused. odqa answer, serve, evaluate and pack take it as --system.
+"""
 
 import argparse
 from typing import Any
 
+_EXAMPLE = """\
+example:
+  odqa assemble --retriever work/sup --index work/index --corpus data \\
+    --reader work/fid --reranker work/reranker \\
+    --extractive-reader work/extractive --fusion fusion.json --out system
+  odqa answer --system system
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa assemble`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--retriever", required=True, help="a checkpoint; see odqa index")
   add("--index", required=True, help="made by it")

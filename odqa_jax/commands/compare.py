@@ -1,4 +1,7 @@
-"""Puts several trainings, or results of questions, side by side."""
+"""Puts several trainings, or results of questions, side by side.
+
+Differences come with confidence intervals.
+"""
 
 import argparse
 import sys
@@ -7,15 +10,19 @@ from typing import Any
 
 from odqa_jax.commands.flags import split_names
 
+_EXAMPLE = """\
+examples:
+  odqa compare work/a0 work/a1 work/b0 work/b1 --group --out figures
+  odqa compare base=base.jsonl new=new.jsonl
+
+The first is of trainings, two seeds of each config as one line; the second of
+answers, or runs, of one question set, each against the first.
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa compare`."""
-  parser.epilog = (
-    "Trainings, three seeds of each config as one line: odqa compare work/a0 "
-    "work/a1 work/a2 work/b0 work/b1 work/b2 --group --out figures. Answers, "
-    "or runs, of one question set, each against the first: odqa compare "
-    "base=base.jsonl new=new.jsonl"
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "runs",

@@ -1,13 +1,22 @@
-"""A dataset folder → files in the formats of other tools."""
+"""A dataset folder → files in the formats of other tools.
+
+odqa_jax/data/README.md says what each format holds.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_format, split_names
 
+_EXAMPLE = """\
+example:
+  odqa convert --corpus data --questions dev --to beir --out beir
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa convert`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--corpus", required=True, help="a dataset or corpus folder")
   add("--questions", default="", help="sets of it, other sets, or files: A[,…]")

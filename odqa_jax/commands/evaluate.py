@@ -1,4 +1,7 @@
-"""Measures run files, a system or checkpoint, or BM25, side by side."""
+"""Measures runs, a system, a checkpoint and BM25, side by side.
+
+The table goes to stderr, all figures as JSON to stdout.
+"""
 
 import argparse
 from collections.abc import Mapping
@@ -21,9 +24,17 @@ from odqa_jax.commands.flags import (
 # Of figures in JSON: what rounding hides is less than a question in a million.
 _DIGITS = 6
 
+_EXAMPLE = """\
+example:
+  odqa evaluate --run first=dev.trec --run second=new.trec \\
+    --questions dev.jsonl --corpus data --bm25
+  odqa evaluate --system system --questions dev.jsonl --card figures.json
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa evaluate`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--run",
@@ -36,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add_system(parser)
   add_spans(parser)
-  add("--questions", required=True)
+  add("--questions", required=True, help="a file or prepared set")
   add_format(parser)
   add("--qrels", help="TREC or BEIR judgements for the gold-passage measures")
   add("--relevant", type=int, default=1, help="least grade that is relevant")

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from odqa_jax.runtime.dtypes import long_dtype
+
 if TYPE_CHECKING:
   from odqa_jax.serving.extraction import Sources
 
@@ -21,23 +23,38 @@ _PARTS = (
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
+_SHORT = {long: short for short, long in DTYPES.items()} | {"float16": "f16"}
+
+
+def short_dtype(name: str) -> str:
+  """As flags spell it; another name as it is."""
+  return _SHORT.get(long_dtype(name), name)
+
+
 def add_backend(parser: argparse.ArgumentParser) -> None:
   """Adds `--backend`."""
   parser.add_argument(
     "--backend",
     default="exact",
-    help="exact: rows on the devices; host: on its disk; scann[:key=value,…]",
+    metavar="NAME",
+    help="of the search. exact: rows on the devices; host: on its disk; "
+    "scann[:key=value,…]",
   )
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
   """Adds `--format` and `--columns`."""
-  parser.add_argument(
-    "--format", help="of raw question files; none: told by their content"
+  add = parser.add_argument_group("how question files are read").add_argument
+  add(
+    "--format",
+    metavar="NAME",
+    help="of raw question files, see odqa_jax/data/README.md; by default told "
+    "by their content",
   )
-  parser.add_argument(
+  add(
     "--columns",
     default="",
+    metavar="FIELD=COLUMN,…",
     help="of a table (Parquet, CSV, TSV, JSON lines) of questions: "
     "question=COLUMN[,answers=COLUMN][,id=…][,positive_ids=…]",
   )
@@ -68,7 +85,7 @@ def split_names(names: str) -> list[str]:
 
 def add_system(parser: argparse.ArgumentParser) -> None:
   """Adds `--system`, and the parts that may be named instead."""
-  add = parser.add_argument
+  add = parser.add_argument_group("what answers, or searches").add_argument
   add("--system", help="from odqa assemble or pack; instead of the parts")
   add(
     "--checkpoint",
@@ -82,24 +99,29 @@ def add_system(parser: argparse.ArgumentParser) -> None:
 
 def add_spans(parser: argparse.ArgumentParser) -> None:
   """Adds what an extractive reader needs besides `add_system`."""
-  add = parser.add_argument
-  add("--retriever", help="extractive reader: what searches; with --index")
-  add("--reranker", help="extractive reader: what orders the --k found anew")
-  add("--reranked", help="extractive reader: of --run, by odqa rerank")
-  add("--reader", help="extractive reader: one that writes, beside it")
-  add("--read-k", type=int, help="passages that are read, of the --k found")
-  add("--spans", type=int, default=10, help="extractive reader: compared")
+  group = parser.add_argument_group("with an extractive reader")
+  add = group.add_argument
+  add("--retriever", help="what searches; with --index")
+  add("--reranker", help="what orders the --k found anew")
+  add("--reranked", help="of --run, by odqa rerank")
+  add("--reader", help="one that writes, beside it")
+  add(
+    "--read-k",
+    type=int,
+    help="passages that are read, of the --k found; by default all",
+  )
+  add("--spans", type=int, default=10, help="spans that are compared")
   add(
     "--rank-weight",
     type=float,
-    help="extractive reader of loss=dpr, or unified: λ, how much the passages' "
+    help="of one of loss=dpr, or unified: λ, how much the passages' "
     "ranks weigh in all spans' scores; by default the best passage answers",
   )
   add("--scoring", help="it and --read-k, from odqa evaluate --tune-scoring")
   add(
     "--merge",
     action="store_true",
-    help="extractive reader: equal answers are one, with all their probability",
+    help="equal answers are one, with all their probability",
   )
 
 

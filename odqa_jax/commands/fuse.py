@@ -1,4 +1,8 @@
-"""Tunes the fusion of retriever, reranker and readers."""
+"""Tunes the fusion of retriever, reranker and readers.
+
+It weighs what each says of a span, and decides between a span and what a reader
+wrote. All subsets of the components are measured.
+"""
 
 import argparse
 from typing import Any
@@ -9,9 +13,19 @@ from odqa_jax.commands.flags import (
   split_names,
 )
 
+_EXAMPLE = """\
+example:
+  odqa answer --checkpoint work/extractive --retriever work/sup \\
+    --index work/index --corpus data --reader work/fid --questions dev.jsonl \\
+    --out answers.jsonl --candidates candidates.jsonl
+  odqa fuse --candidates candidates.jsonl --questions dev.jsonl \\
+    --out fusion.json
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa fuse`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--candidates", required=True, help="of a dev set: candidates.jsonl")
   add("--questions", required=True, help="the dev set")

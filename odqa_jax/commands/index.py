@@ -1,25 +1,49 @@
-"""Encodes a corpus."""
+"""Encodes the passages of a corpus with a retriever.
+
+The folder is searched by odqa search, answer and serve. A build that was
+stopped goes on with the same command.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from odqa_jax.commands.flags import DTYPES
+from odqa_jax.commands.flags import DTYPES, short_dtype
+
+_EXAMPLE = """\
+example:
+  odqa index --checkpoint work/sup --corpus data --out work/index
+  odqa index --checkpoint minilm --corpus data --dtype bf16 --out minilm_index
+"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa index`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
-  parser.epilog = (
-    "odqa index --checkpoint minilm --corpus data --out work/index. The index "
-    "knows both from then on."
+  add(
+    "--checkpoint",
+    required=True,
+    help="of a retriever: a training workdir, a step of it, a Hugging Face or "
+    "sentence-transformers folder, a name of the Hub, or minilm",
   )
-  add("--checkpoint", required=True, help="a workdir, a model folder, minilm")
   add("--corpus", required=True, help="a dataset or corpus folder")
-  add("--out", required=True)
-  add("--dtype", choices=list(DTYPES), default="f32")
-  add("--dimensions", type=int, help="keep the first ones only")
-  add("--batch-tokens", type=int, help="per encoder call")
+  add("--out", required=True, help="the folder of the index")
+  add(
+    "--dtype",
+    type=short_dtype,
+    choices=list(DTYPES),
+    default="f32",
+    help="of the embeddings: bf16 takes half the room, int8 a quarter of it on "
+    "the devices",
+  )
+  add("--dimensions", type=int, help="keep the first N; by default all")
+  add(
+    "--batch-tokens",
+    type=int,
+    help="with padding, in one call of the encoder; by default what suits the "
+    "devices",
+  )
   add(
     "--title",
     action="store_true",

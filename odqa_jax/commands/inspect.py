@@ -1,12 +1,22 @@
-"""Tells what a file or folder is, on a page."""
+"""Tells what a file or folder is, on a page.
+
+It exits with 2 where something is damaged.
+"""
 
 import argparse
 import json
 from typing import Any
 
+_EXAMPLE = """\
+example:
+  odqa inspect data
+  odqa inspect work/sup --verify
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa inspect`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("path", help="an artifact, dataset, workdir, model folder, run or file")
   add("--json", action="store_true", help="the page as JSON")

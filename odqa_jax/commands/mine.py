@@ -1,20 +1,30 @@
-"""Mines hard negatives with a retriever, with BM25, or with both."""
+"""Mines hard negatives with a retriever, BM25, or both.
+
+They go into the pairs of a dataset folder, which odqa train reads.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_backend, split_names
 
+_EXAMPLE = """\
+example:
+  odqa mine --data data --sets train --retriever work/sup --index work/index \\
+    --bm25 --negatives 8
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa mine`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--data", required=True, help="a dataset folder; its pairs are written")
   add("--sets", required=True, help="NAME[,NAME…] of its question sets")
   add("--retriever", help="a checkpoint, which searches its index")
   add("--index", help="of the retriever")
   add("--bm25", action="store_true", help="alone, or by turns with --retriever")
-  add("--negatives", type=int, default=8, help="for a question, at most")
+  add("--negatives", type=int, default=8, help="of a question, at most")
   add("--depth", type=int, default=100, help="passages looked at, of each")
   add(
     "--add",

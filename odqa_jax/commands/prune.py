@@ -1,13 +1,25 @@
-"""Cuts corpus and index to the passages that matter; shows what it costs."""
+"""Cuts corpus and index to the passages that matter.
+
+--curve draws what that costs: recall against the share that is kept.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_choose_on_test, split_names
 
+_EXAMPLE = """\
+example:
+  odqa prune --checkpoint work/pruner --corpus data --index work/index \\
+    --keep 1700000 --keep-gold data/questions/train --out pruned
+  odqa prune --scores pruned/scores.npy --corpus data --run dev.json \\
+    --questions dev.jsonl --curve curve.png
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa prune`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--corpus", required=True, help="a dataset or corpus folder")
   add("--index", help="of the corpus, cut as well")

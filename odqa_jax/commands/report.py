@@ -1,17 +1,22 @@
-"""Writes a training run as one page of HTML."""
+"""Writes a training run as one page of HTML.
+
+The page needs no network and no other file.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+_EXAMPLE = """\
+example:
+  odqa report work/reader --run dev.json --answers answers.jsonl \\
+    --out reader.html
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa report`."""
-  parser.epilog = (
-    "The page needs no network and no other file. With what the trained system "
-    "has found and answered: odqa report work/reader --run dev.json --answers "
-    "answers.jsonl --out reader.html"
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("workdir", help="of odqa train; the run may still go on")
   add("--out", help="NAME.html; by default report.html in the workdir")

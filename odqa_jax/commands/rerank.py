@@ -1,13 +1,23 @@
-"""Puts the passages of a run in the order of a trained reranker."""
+"""Puts the passages of a run in the order of a reranker.
+
+Both orders are measured where the questions have answers or gold passages.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_format
 
+_EXAMPLE = """\
+example:
+  odqa rerank --checkpoint work/reranker --run dev.json --questions dev.jsonl \\
+    --corpus data --out reranked.json
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa rerank`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--checkpoint", required=True, help="of a reranker, or published")
   add("--run", required=True, help="from odqa search: run.trec or run.json")
@@ -15,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_format(parser)
   add("--corpus", required=True, help="the one searched: a dataset or corpus")
   add("--k", type=int, help="the run's best passages alone; by default all")
-  add("--out", required=True, help="run.trec or run.json")
+  add("--out", required=True, help="NAME.trec, or NAME.json with texts")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,24 +1,31 @@
-"""Finds the best passages for every question."""
+"""Finds the best passages for every question.
+
+What it writes is measured by odqa evaluate --run, and read by odqa rerank,
+odqa answer --run and the training of readers.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_backend, add_exclude_self, add_format
 
+_EXAMPLE = """\
+example:
+  odqa search --index work/index --questions dev.jsonl --out dev.trec
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa search`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
-  parser.epilog = (
-    "odqa search --index work/index --questions dev.jsonl --out dev.trec"
-  )
   add("--index", required=True, help="it knows its checkpoint and corpus")
   add("--checkpoint", help="if it is elsewhere now than odqa index had it")
   add("--corpus", help="a dataset or corpus folder, likewise")
   add("--questions", required=True, help="a file or prepared set")
   add_format(parser)
-  add("--k", type=int, default=100)
-  add("--out", required=True, help="run.trec or run.json")
+  add("--k", type=int, default=100, help="passages of a question")
+  add("--out", required=True, help="NAME.trec, or NAME.json with texts")
   add_exclude_self(parser)
   add_backend(parser)
 

@@ -1,4 +1,8 @@
-"""Answers questions in a browser, and to programs."""
+"""Answers questions in a browser, and to programs.
+
+The page is http://127.0.0.1:8000/, what programs ask is described in
+/api/openapi.json. It needs the extra serve.
+"""
 
 import argparse
 from typing import Any
@@ -8,13 +12,25 @@ from odqa_jax.commands.flags import add_backend, add_format, split_names
 # Questions on the page.
 _EXAMPLES = 6
 
+_EXAMPLE = """\
+example:
+  odqa serve --system system --questions dev.jsonl
+  odqa serve --system system --compare other --port 8080
+  curl -s 127.0.0.1:8000/api/answer -d '{"question": "who wrote Emma"}'
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa serve`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add("--system", required=True, help="from odqa assemble")
   add("--compare", help="another system, shown beside it")
-  add("--host", default="127.0.0.1", help="others than this machine may ask")
+  add(
+    "--host",
+    default="127.0.0.1",
+    help="the address that is listened at; 0.0.0.0 lets other machines ask",
+  )
   add("--port", type=int, default=8000, help="0: any that is free")
   add("--hosts", default="", help="more names of the server, between commas")
   add(
@@ -23,8 +39,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="passages that are found, and the most that may be asked for; by "
     "default as odqa answer",
   )
-  add("--read-k", type=int, help="passages that are read, of the --k found")
-  add("--spans", type=int, default=10, help="extractive reader: compared")
+  add(
+    "--read-k",
+    type=int,
+    help="passages that are read, of the --k found; by default all",
+  )
+  add(
+    "--spans", type=int, default=10, help="that an extractive reader compares"
+  )
   add("--questions", help="a file or prepared set; some are shown as examples")
   add_format(parser)
   add("--batch-size", type=int, default=8, help="questions answered together")

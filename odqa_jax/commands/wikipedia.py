@@ -1,13 +1,23 @@
-"""A Wikipedia dump → passages of 100 words."""
+"""A Wikipedia dump → passages of 100 words.
+
+They are what odqa prepare --corpus takes. It needs the extra wikipedia.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import split_names
 
+_EXAMPLE = """\
+example:
+  odqa wikipedia --dump enwiki-latest-pages-articles.xml.bz2 \\
+    --out psgs_w100.tsv.gz
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa wikipedia`."""
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--dump",
@@ -15,11 +25,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="FILE[,FILE…]: *-pages-articles.xml, plain or compressed",
   )
   add("--out", required=True, help="as psgs_w100.tsv; .tsv or .tsv.gz")
-  add("--words", type=int, default=100, help="in a passage")
+  add("--words", type=int, default=100, help="of a passage")
   add(
     "--limit",
     type=int,
-    help="read the first so many pages that may be articles",
+    help="read the first so many pages that may be articles; by default all",
   )
   add(
     "--runner",

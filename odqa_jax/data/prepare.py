@@ -109,7 +109,7 @@ def _check_targets(out: Path, names: Sequence[str]) -> None:
 def prepare(
   *,
   corpus: Sequence[str],
-  questions: Sequence[str],
+  questions: Sequence[str] = (),
   out: str | Path,
   tokenizer: str = "",
   vocabulary_size: int | None = None,
@@ -128,6 +128,12 @@ def prepare(
   qrels: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Makes a dataset folder from raw files.
+
+  >>> figures = prepare(
+  ...   corpus=["passages.jsonl"], questions=["dev.jsonl"], out="data"
+  ... )
+  >>> figures["passages"], figures["questions"]
+  (200, {'dev': 100})
 
   Args:
     corpus: files, names of embedded corpora (`CORPORA`), or of TFDS's.

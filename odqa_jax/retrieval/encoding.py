@@ -64,9 +64,11 @@ class Retriever:
   ) -> Float32[np.ndarray, "n e"]:
     """Embeds texts; the score of two of them is their dot product.
 
-    >>> retriever = load_retriever("minilm")  # doctest: +SKIP
-    >>> retriever.encode(["who wrote emma"]).shape  # doctest: +SKIP
-    (1, 384)
+    >>> retriever = load_retriever("minilm")
+    >>> retriever.encode(["who wrote Emma", "where is Aruba"]).shape
+    (2, 384)
+    >>> retriever.encode(["Emma is a novel."], "passage").dtype
+    dtype('float32')
 
     Args:
       texts: any number, of any length; what is too long is cut.

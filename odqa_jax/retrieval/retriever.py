@@ -180,6 +180,10 @@ def folder_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
 def load_retriever(path: str | Path, *, dtype: str = "float32") -> Retriever:
   """Loads a training workdir, one step of it, or a published folder.
 
+  >>> retriever = load_retriever("minilm")
+  >>> retriever.passage_length
+  256
+
   Args:
     path: the folder, or a name that `resolve_folder` knows.
     dtype: compute dtype for a published folder; a workdir names its own.

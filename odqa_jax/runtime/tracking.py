@@ -15,7 +15,7 @@ from odqa_jax.runtime.kept_settings import ReportSettings
 from odqa_jax.runtime.writers import TRACKERS, Tracked, Tracker
 
 Row = Mapping[str, Any]
-_FILE = "tracking.json"
+FILE = "tracking.json"
 
 
 class SentOnce:
@@ -96,7 +96,7 @@ def open_trackers(
   Raises:
     ValueError: if a service cannot be opened.
   """
-  path = workdir / _FILE
+  path = workdir / FILE
   known = read_json(path) if path.is_file() and not anew else {}
   for state in known.values():
     if state["in_use"]:

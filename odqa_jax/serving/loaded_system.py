@@ -137,6 +137,13 @@ def load_system(
 ) -> System:
   """Loads a system folder, a pack, or a reader with its corpus and index.
 
+  >>> system = load_system("system", k=4)
+  >>> (answer,) = system.answer(["what is known of the old castle"])
+  >>> answer.question
+  'what is known of the old castle'
+  >>> len(answer.passages), 0 < answer.confidence <= 1
+  (4, True)
+
   Args:
     path: from `odqa assemble` or `odqa pack`; or the workdir of a reader that
       was trained with its retriever, and then with the next two.

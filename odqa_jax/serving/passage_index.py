@@ -147,14 +147,11 @@ def build_index(
 ) -> PassageIndex:
   """Encodes a corpus, or texts, and opens the index.
 
-  >>> retriever = load_retriever("model")
-  >>> index = build_index(
-  ...   retriever,
-  ...   ["Emma is a novel by Jane Austen.", "Aruba is an island."],
-  ... )
-  >>> found = index.search(["who wrote Emma"], k=1)
-  >>> found[0][0].text
-  'Emma is a novel by Jane Austen.'
+  >>> retriever = load_retriever("minilm")
+  >>> index = build_index(retriever, ["Emma is a novel by Jane Austen."])
+  >>> (found,) = index.search(["who wrote Emma"], k=1)
+  >>> found[0].id, found[0].text
+  ('0', 'Emma is a novel by Jane Austen.')
 
   Args:
     retriever: what encodes.
@@ -223,6 +220,16 @@ def open_index(
   backend: str = "exact",
 ) -> PassageIndex:
   """Opens what `build_index` or `odqa index` has made.
+
+  >>> retriever = load_retriever("minilm")
+  >>> texts = [Passage("austen", "Emma", "A novel by Jane Austen.")]
+  >>> made = build_index(retriever, texts, "novels")
+  >>> index = open_index(retriever, "novels")
+  >>> figures = index.measure(
+  ...   [Question("1", "who wrote Emma", ("Jane Austen",))]
+  ... )
+  >>> figures["recall"]
+  {'1': 1.0}
 
   Args:
     retriever: whose index it is.

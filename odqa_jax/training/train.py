@@ -19,9 +19,7 @@ from ml_collections import ConfigDict
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.views import tell_cut
 from odqa_jax.data.examples.batch import check_batch
-from odqa_jax.data.examples.loader import (
-  chosen_examples,
-)
+from odqa_jax.data.examples.loader import chosen_examples
 from odqa_jax.data.examples.sources import load_examples
 from odqa_jax.reading.gather import PassageGatherer
 from odqa_jax.runtime.checkpoint import (
@@ -32,8 +30,6 @@ from odqa_jax.runtime.checkpoint import (
 from odqa_jax.runtime.config import (
   check_same_config,
   flatten,
-  load_config,
-  read_recipe,
 )
 from odqa_jax.runtime.files import write_json
 from odqa_jax.runtime.interruption import Interrupted, stop_requested
@@ -47,8 +43,8 @@ from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
 from odqa_jax.runtime.report import Report, parameter_table, versions
 from odqa_jax.runtime.run_record import Recipe, RunRecord
-from odqa_jax.runtime.settings import Settings, read_settings
-from odqa_jax.runtime.writers import check_writers
+from odqa_jax.runtime.settings import Settings
+from odqa_jax.training.asked import ask
 from odqa_jax.training.contents import (
   check_same_contents,
   contents,
@@ -56,22 +52,20 @@ from odqa_jax.training.contents import (
   origins,
 )
 from odqa_jax.training.fitting import chosen_before, is_open, recomputed
-from odqa_jax.training.initial import Initial, initial_components
+from odqa_jax.training.initial import initial_components
 from odqa_jax.training.length_groups import grouped_task
-from odqa_jax.training.measuring import dev_choices, make_dev_evaluator
+from odqa_jax.training.measuring import make_dev_evaluator
 from odqa_jax.training.memory import Held, Run, memory_limit
 from odqa_jax.training.meters import Meter, Window, check_finite
-from odqa_jax.training.named_data import unused_keys, with_corpora
-from odqa_jax.training.optimizer import freezing_rules, frozen, learning_rate
-from odqa_jax.training.pipelines import make_pipeline
+from odqa_jax.training.optimizer import learning_rate
+from odqa_jax.training.pipelines import (
+  make_gatherer,
+  make_pipeline,
+  trains_passages,
+)
 from odqa_jax.training.program import TrainState, training_program
 from odqa_jax.training.stored_teacher import open_teacher
-from odqa_jax.training.tasks.table import (
-  check_names,
-  check_teacher_named,
-  make_task,
-)
-from odqa_jax.training.tasks.task import Task
+from odqa_jax.training.tasks.table import make_task
 from odqa_jax.training.tokens import (
   make_device_gatherer,
   settled,
@@ -93,36 +87,6 @@ def number_of_steps(settings: Settings, examples: int) -> int:
   if not settings.epochs:
     return settings.steps
   return math.ceil(settings.epochs * examples / settings.batch_size)
-
-
-def trains_passages(settings: Settings, task: Task, params: Any) -> bool:
-  """Whether any weight of the passage encoder is trained.
-
-  Args:
-    settings: whose `optimizer.multipliers` may freeze some.
-    task: what the objective leaves as it is.
-    params: of all components, arrays or shapes.
-  """
-  rules = freezing_rules(settings.optimizer, task.frozen)
-  sides = frozen(params, rules)["retriever"]
-  side = sides.get("shared", sides.get("passage"))
-  return not all(jax.tree.leaves(side))
-
-
-def make_gatherer(
-  settings: Settings, initial: Initial, corpus: Corpus
-) -> PassageGatherer | None:
-  """Gathers passages for tasks with a reader."""
-  if initial.inputs is None:
-    return None
-  return PassageGatherer(
-    corpus=corpus,
-    inputs=initial.inputs,
-    passage_length=settings.data.passage_length,
-    title=settings.data.title,
-    null_document=settings.retrieval.null_document,
-    buckets=settings.data.reader_buckets,
-  )
 
 
 def settled_run(
@@ -147,24 +111,6 @@ def settled_run(
   return made
 
 
-def _loaded(
-  config: ConfigDict | str | Path,
-  overrides: Mapping[str, Any],
-  recipe: Recipe | None,
-) -> tuple[ConfigDict, Recipe | None]:
-  """See `train`."""
-  if not isinstance(config, ConfigDict):
-    name = str(config)
-    changed = [f"{key}={value}" for key, value in overrides.items()]
-    return load_config(name, changed), Recipe(name, read_recipe(name).to_dict())
-  if overrides:
-    raise ValueError(
-      f"{', '.join(overrides)}: what is changed is for a recipe; set it in the "
-      "config that is given."
-    )
-  return config, recipe
-
-
 def train(
   config: ConfigDict | str | Path,
   workdir: str | Path,
@@ -173,6 +119,14 @@ def train(
   recipe: Recipe | None = None,
 ) -> dict[str, Any]:
   """Trains to `config.steps`, taking up what the workdir holds.
+
+  >>> figures = train(
+  ...   "configs/ict.py:debug",
+  ...   "work/ict",
+  ...   {"data.corpus": "data/corpus", "steps": 2},
+  ... )
+  >>> figures["steps"]
+  2
 
   Args:
     config: a recipe as for `odqa train --config`, "configs/ict.py:size=tiny";
@@ -191,20 +145,12 @@ def train(
     FloatingPointError: on a loss or gradient that is not finite.
     Interrupted: after Ctrl-C or SIGTERM, with everything saved.
   """
-  config, recipe = _loaded(config, overrides or {}, recipe)
   workdir = Path(workdir)
   started = time.monotonic()
 
   # ---- Settings ----
-  settings = read_settings(config)
-  needs = check_names(settings)
-  check_teacher_named(settings, needs)
-  choices = dev_choices(settings)
-  check_writers(settings.report)
-  settings = with_corpora(settings)
-  if is_primary():
-    for line in unused_keys(settings, needs):
-      print(line, file=sys.stderr)
+  asked = ask(config, overrides or {}, recipe)
+  config, settings, needs = asked.config, asked.settings, asked.needs
   mesh = make_mesh(settings.mesh)
   probe_writable(workdir)
 
@@ -316,7 +262,7 @@ def train(
         "steps": steps,
         "seed": settings.seed,
         "task": settings.task,
-        "recipe": recipe and recipe._asdict(),
+        "recipe": asked.recipe and asked.recipe._asdict(),
         "data": described(settings, extra["contents"]),
         "examples": used,
         "examples_left_out": dict(examples.left_out),
@@ -421,5 +367,5 @@ def train(
     "examples_left_out": left_out,
     "parameters": sum(x.size for x in jax.tree.leaves(abstract.params)),
     "initial": initial.loaded_from,
-    "chosen_on": [str(choice) for choice in choices],
+    "chosen_on": [str(choice) for choice in asked.choices],
   }

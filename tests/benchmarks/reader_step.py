@@ -29,10 +29,10 @@ from odqa_jax.runtime.mesh import make_mesh, to_global
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training.initial import initial_components
 from odqa_jax.training.optimizer import make_optimizer
+from odqa_jax.training.pipelines import make_gatherer
 from odqa_jax.training.program import TrainState, make_layout, train_step
 from odqa_jax.training.retrieval import BatchRetrieval
 from odqa_jax.training.tasks.table import check_names, make_task
-from odqa_jax.training.train import make_gatherer
 
 
 def timed(run, repeats: int) -> list[float]:

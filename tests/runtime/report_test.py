@@ -341,7 +341,7 @@ def test_loss_plot_has_a_panel_for_each_kind_of_metric(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   drawn: list[Any] = []
-  monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+  monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
   rows: list[dict[str, Any]] = [{"step": s, "loss": 9.0 / s} for s in (1, 2, 3)]
   rows[1] |= {"dev/recall@1": 0.25, "dev/loss": 2.0, "dev/average_rank": 12.0}
   rows[2] = {"step": 3, "loss": None, "dev/average_rank": 0.5}
@@ -358,7 +358,7 @@ def test_recall_plot_draws_a_bar_per_system_and_cutoff(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   drawn: list[Any] = []
-  monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+  monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
   rows: list[dict[str, Any]] = [
     {"name": "BM25", "recall": {"1": 0.2, "20": 0.6, "5": 0.4}},
     {"name": "dense", "recall": {"1": 0.3}},

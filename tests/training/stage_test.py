@@ -10,8 +10,9 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.examples.loader import train_batches
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.input_pipeline import RetrievalPipeline
+from odqa_jax.training.pipelines import trains_passages
 from odqa_jax.training.retrieval import BatchRetrieval
-from odqa_jax.training.train import number_of_steps, trains_passages
+from odqa_jax.training.train import number_of_steps
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,9 @@ _ACCEPTED = (
 class Passage:
   """One piece of evidence.
 
+  >>> Passage("austen", "Emma", "A novel by Jane Austen.").title
+  'Emma'
+
   Attributes:
     id: unique within a corpus.
     title: of the article it comes from; may be empty.

@@ -34,6 +34,9 @@ FEATURES = {n: TEXT for n in _TEXTS} | {n: [TEXT] for n in _LISTS}
 class Question:
   """One question, checked when it is made.
 
+  >>> Question("1", "who wrote Emma", ("Jane Austen",)).answers
+  ('Jane Austen',)
+
   Attributes:
     id: its name in run files; no white space.
     question: the text.

@@ -21,10 +21,10 @@ _MARKED = 25
 # Of `page.css`.
 _COLOURS = 7
 
-Line = tuple[Sequence[int], Sequence[float]]
+Line = tuple[Sequence[int], Sequence[int | float]]
 
 
-def number(value: float | None, *, percent: bool = False) -> str:
+def number(value: int | float | None, *, percent: bool = False) -> str:
   """A figure in few digits."""
   if value is None:
     return "–"
@@ -111,12 +111,12 @@ class _Frame:
     self._first = min(steps)
     self._last = max(max(steps), self._first + 1)
 
-  def x(self, step: float) -> float:
+  def x(self, step: int | float) -> float:
     """Place of a step."""
     share = (step - self._first) / (self._last - self._first)
     return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
 
-  def y(self, value: float) -> float:
+  def y(self, value: int | float) -> float:
     """Place of a value."""
     share = (value - self._low) / (self._high - self._low)
     return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
@@ -144,7 +144,7 @@ class _Frame:
     return parts
 
   def path(
-    self, steps: Sequence[int], values: Sequence[float], class_: str
+    self, steps: Sequence[int], values: Sequence[int | float], class_: str
   ) -> Element:
     """A line through the points, or through their means where they are many."""
     points = zip(_thinned(steps), _thinned(values), strict=True)
@@ -152,7 +152,7 @@ class _Frame:
     return element("path", d=f"M{'L'.join(places)}", class_=class_)
 
   def line(
-    self, steps: Sequence[int], values: Sequence[float], i: int
+    self, steps: Sequence[int], values: Sequence[int | float], i: int
   ) -> list[Element]:
     """A line of the legend, with its points where they are few."""
     colour = f"c{i % _COLOURS}"
@@ -165,14 +165,14 @@ class _Frame:
     return parts
 
 
-def _tick(value: float) -> str:
+def _tick(value: int | float) -> str:
   """A label that fits beside the axis."""
   if 0 < abs(value) < 1e-3:
     return f"{value:.1e}".replace("e-0", "e-")
   return f"{value:.4g}"
 
 
-def _thinned(values: Sequence[float]) -> Float64[np.ndarray, " n"]:
+def _thinned(values: Sequence[int | float]) -> Float64[np.ndarray, " n"]:
   """Means of equal parts, of which there are few enough to draw."""
   every = np.asarray(values, np.float64)
   if len(every) <= _POINTS:

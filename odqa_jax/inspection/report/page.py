@@ -115,7 +115,7 @@ def _cards(run: TrainingRun) -> Element:
   )
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
   """A time as people say it."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)

@@ -113,7 +113,7 @@ def read_workdir(path: str | Path) -> TrainingRun:
   )
 
 
-def is_share(name: str, values: Sequence[float]) -> bool:
+def is_share(name: str, values: Sequence[int | float]) -> bool:
   """Whether a metric is a share of something, which is told in percent."""
   other = ("loss", "learning_rate", "norm", "lambda", "examples")
   named = any(word in name for word in other) or name.startswith("time/")

@@ -99,6 +99,11 @@ def _reader(path: Path) -> Part:
   if is_pretrained_folder(path):
     config, params = load_t5(path)
     vocabulary = reader_vocabulary(load_any_tokenizer(path))
+    if vocabulary.size > config.vocab_size:
+      raise ValueError(
+        f"{path}: its vocabulary has {vocabulary.size} ids, and its weights "
+        f"{config.vocab_size} rows; export the checkpoint that it is from."
+      )
     return Part(path, "reader", T5(config), params, vocabulary, {})
   folder, step = find_step(path)
   extra = read_extra(folder, step)

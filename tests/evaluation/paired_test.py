@@ -1,0 +1,85 @@
+"""Outcomes of questions, and systems compared on those that they share."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from odqa_jax.evaluation.outcomes import (
+  Found,
+  Outcome,
+  read_file,
+  read_outcomes,
+)
+from odqa_jax.evaluation.paired import compare_outcomes
+
+
+def outcome(name, answer=None, hits=(), references=("new york",)):
+  passages = tuple(Found(f"p{i}", "", "", None, h) for i, h in enumerate(hits))
+  return Outcome(name, "which?", references, answer, {}, passages)
+
+
+def test_measures_are_those_that_can_be_known():
+  assert outcome("a", "New York!").measures() == {"em": 1.0, "f1": 1.0}
+  told = outcome("a", "york", (False, True)).measures()
+  assert told == {"em": 0.0, "f1": pytest.approx(2 / 3), "recall@1": 0.0}
+  five = outcome("a", None, (False, True, False, False, False)).measures()
+  assert five == {"recall@1": 0.0, "recall@5": 1.0}
+  assert outcome("a", "x", (True,), references=()).measures() == {}
+  assert outcome("a", None, (None, True)).measures() == {}
+  assert outcome("a", None, (False,)).first_hit == 0
+
+
+def test_only_common_questions_count():
+  first = [outcome(f"q{i}", "new york" if i < 3 else "no") for i in range(6)]
+  second = [outcome(f"q{i}", "new york") for i in range(2, 9)]
+  one, other = compare_outcomes({"a": first, "b": second})
+  assert one["em"]["questions"] == other["em"]["questions"] == 4
+  assert one["em"]["value"] == 0.25
+  assert other["em"]["difference"] == 0.75
+  assert other["em"]["p"] == pytest.approx(2 / 2**3)
+  low, high = other["em"]["difference_95"]
+  assert 0 <= low < 0.75 < high <= 1
+
+
+def test_a_share_of_tokens_is_tested_by_permutation():
+  """Against all signs of the differences, of which few enough are there."""
+  texts = ["new york", "york", "new", "no", "york x", "new york x y"]
+  first = [outcome(f"q{i}", "no") for i in range(6)]
+  second = [outcome(f"q{i}", text) for i, text in enumerate(texts)]
+  told = compare_outcomes({"a": first, "b": second})[1]["f1"]
+  values = np.array([o.measures()["f1"] for o in second])
+  signs = np.array(list(itertools.product((1, -1), repeat=6)))
+  means = np.abs(signs @ values / 6)
+  exact = (means >= values.mean() - 1e-12).mean()
+  assert told["difference"] == pytest.approx(values.mean())
+  assert told["p"] == pytest.approx(exact)
+
+
+def test_a_measure_that_one_system_lacks_is_compared_among_the_others():
+  read = [outcome("q", "no", (True,))]
+  rows = compare_outcomes(
+    {"run": [outcome("q", None, (False,))], "read": read, "again": read}
+  )
+  assert "em" not in rows[0]
+  assert "p" not in rows[1]["em"] and "p" in rows[2]["em"]
+  assert rows[1]["recall@1"]["difference"] == 1.0
+
+
+def test_passages_of_a_run_go_to_its_answers(tmp_path):
+  run, told = tmp_path / "run.json", tmp_path / "answers.jsonl"
+  context = {"id": "p", "title": "t", "text": "in New York", "score": 1}
+  record = {"id": "q", "question": "which?", "answers": ["new york"]}
+  run.write_text(json.dumps([record | {"ctxs": [context]}]))
+  answer = {"id": "q", "question": "which?", "references": ["new york"]}
+  told.write_text(json.dumps(answer | {"answer": "york"}) + "\n")
+  (found,) = read_outcomes(answers=told, run=run)
+  assert (found.answer, found.first_hit, found.right) == ("york", 1, False)
+  assert found.passages[0] == Found("p", "t", "in New York", 1.0, True)
+  (alone,) = read_file(run)
+  assert alone.answer is None and alone.passages == found.passages
+  assert read_file(told)[0].passages == ()
+  told.write_text(json.dumps(answer | {"answer": "york", "id": "z"}) + "\n")
+  with pytest.raises(ValueError, match="has none of the 1 questions"):
+    read_outcomes(answers=told, run=run)
