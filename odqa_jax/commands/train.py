@@ -5,6 +5,7 @@ A setting is changed by --config.KEY=VALUE; --list-settings has them all. More
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Trains with the overrides `--config.a.b=3`."""
   from odqa_jax.runtime.config import load_config, read_recipe, saved_config
+  from odqa_jax.runtime.mesh import is_primary
   from odqa_jax.runtime.paths import check_folder, leaving_no_empty_folder
   from odqa_jax.runtime.run_record import Recipe
 
@@ -71,4 +73,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   check_folder(args.workdir)
   with leaving_no_empty_folder(args.workdir):
-    return train(config, args.workdir, recipe=recipe)
+    figures = train(config, args.workdir, recipe=recipe)
+  if is_primary():
+    print(_where_to_look(args.workdir, config.report.writers), file=sys.stderr)
+  return figures
+
+
+def _where_to_look(workdir: str, writers: str) -> str:
+  """What shows a run that is done."""
+  told = f"curves: {Path(workdir) / 'loss.png'}; a page: odqa report {workdir}"
+  if "tensorboard" in writers:
+    told += f"; pip install tensorboard && tensorboard --logdir {workdir}"
+  return told
