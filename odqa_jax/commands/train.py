@@ -1,4 +1,8 @@
-"""Trains by a config; resumes by itself."""
+"""Trains by a config; resumes by itself.
+
+A setting is changed by --config.KEY=VALUE; --list-settings has them all. More
+--config.steps than a run was begun with extend it.
+"""
 
 import argparse
 import sys
@@ -16,21 +20,24 @@ class _ListSettings(argparse.Action):
     parser.exit()
 
 
+_EXAMPLE = """\
+example:
+  odqa train --config ict:debug --workdir work/ict \\
+    --config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4
+  odqa train --workdir work/ict --config.steps=2000
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa train`."""
-  parser.epilog = (
-    "A setting of the config is changed by --config.KEY=VALUE: odqa train "
-    "--config ict:debug --workdir work/ict "
-    "--config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4. "
-    "More --config.steps than a run was begun with extend it."
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--config",
     help="a recipe or your own file: NAME or FILE.py[:key=value,…]; by default "
     "that of the workdir's run",
   )
-  add("--workdir", help="what is in it is gone on with")
+  add("--workdir", help="the folder of the run; what is in it is gone on with")
   add(
     "--print-config",
     action="store_true",

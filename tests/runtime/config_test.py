@@ -1,15 +1,20 @@
 """Configs: presets, overrides, and what users get wrong."""
 
+import importlib.metadata
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+import odqa_jax
 from odqa_jax.runtime.config import (
   apply_overrides,
   base_config,
+  check_same_config,
   load_config,
+  load_sweep,
   parse_arg,
+  recipe_folder,
   saved_config,
 )
 
@@ -265,6 +270,8 @@ RECIPES = {
     "data.passage_length": 256,
     "data.hard_negatives": 1,
     "init_from": "minilm",
+    "model.pooling": "mean",
+    "model.normalise": True,
     "model.shared": True,
     "model.preset": "init",
     "objective.temperature": 0.05,
@@ -316,6 +323,38 @@ def test_individual_without_the_passage_encoder_needs_no_fresh_index():
   config = load_config(f"{path}:context=false")
   assert not config.objective.passage_encoder
   assert config.retrieval.refresh == "none"
+
+
+def test_recipes_are_known_by_name_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert load_config("minilm:debug").steps == 10
+  with pytest.raises(FileNotFoundError, match="did you mean 'minilm'"):
+    load_config("minlm")
+  # A file of that name in the folder comes first.
+  (tmp_path / "minilm").write_text("broken(")
+  with pytest.raises(ValueError):
+    load_config("minilm")
+
+
+def test_a_wheels_recipes_are_found(tmp_path, monkeypatch):
+  """Where `odqa_jax` lies in no checkout, its files are asked."""
+  recipe = tmp_path / "share" / "odqa_jax" / "configs" / "ict.py"
+  recipe.parent.mkdir(parents=True)
+  recipe.touch()
+
+  class Listed(PurePosixPath):
+    def locate(self):
+      return tmp_path / self
+
+  files = [Listed("odqa_jax/main.py"), Listed(recipe.relative_to(tmp_path))]
+  monkeypatch.setattr(importlib.metadata, "files", lambda name: files)
+  monkeypatch.setattr(odqa_jax, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+  assert recipe_folder() == recipe.parent
+
+
+def test_debug_and_a_size_are_refused():
+  with pytest.raises(ValueError, match="size=large,debug: debug makes"):
+    load_config("ict:size=large,debug")
 
 
 def test_parse_arg_reads_types():
@@ -424,3 +463,30 @@ def test_folders_without_a_saved_config(text, message, tmp_path):
     (tmp_path / "config.json").write_text(text)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     saved_config(tmp_path)
+
+
+def test_a_run_of_an_older_version_had_the_defaults_of_what_it_did_not_know():
+  config = load_config(str(CONFIGS[0]))
+  old = config.to_dict()
+  del old["data"]["leaky"], old["unified"]
+  check_same_config(old, config)
+  with config.unlocked():
+    config.data.leaky = True
+    config.unified.temperature = 2.0
+  with pytest.raises(ValueError) as told:
+    check_same_config(old, config)
+  assert "config.data.leaky was False and is True" in str(told.value)
+  assert "config.unified.temperature was 3.0 and is 2.0" in str(told.value)
+  # What the old one has and this one not is no default.
+  with pytest.raises(ValueError, match=r"config\.was_once was 3 and is None"):
+    check_same_config({**old, "was_once": 3}, load_config(str(CONFIGS[0])))
+
+
+def test_sweeps_are_read(tmp_path):
+  recipe = tmp_path / "recipe.py"
+  recipe.write_text("def get_config(arg): ...\n")
+  assert load_sweep(f"{recipe}:debug") == []
+  recipe.write_text("def sweep():\n  yield {'seed': 1}\n  yield {}\n")
+  assert load_sweep(str(recipe)) == [{"seed": 1}, {}]
+  rates = [each["optimizer.learning_rate"] for each in load_sweep("minilm")]
+  assert rates == [1e-5, 2e-5, 5e-5]

@@ -65,12 +65,15 @@ def _builder_class(
     code_path = None
 
     def _info(self) -> Any:
-      return tfds.core.DatasetInfo(
+      info = tfds.core.DatasetInfo(
         builder=self,
         features=_tfds_feature(features),
         # TFDS would order examples by a hash of their keys.
         disable_shuffling=True,
       )
+      # It would look for the set in a bucket, and leave a temporary folder.
+      info.initialize_from_bucket = lambda: None
+      return info
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
       del dl_manager
