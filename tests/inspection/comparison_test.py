@@ -73,7 +73,7 @@ def test_runs_of_different_length_with_last_and_best(tmp_path, capsys):
 def test_seeds_of_one_config_are_a_line_with_a_band(tmp_path):
   paths = {
     f"{rate}{seed}": training(
-      tmp_path / f"{rate}{seed}", 8 + 4 * seed, seed=seed, rate=rate
+      tmp_path / f"{rate}{seed}", 16 - 4 * seed, seed=seed, rate=rate
     )
     for rate in (1e-4, 1e-3)
     for seed in (0, 1, 2)
