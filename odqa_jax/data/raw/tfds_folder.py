@@ -53,6 +53,12 @@ def _builder_class(
 
   tfds_name = _tfds_name(name)
 
+  class Info(tfds.core.DatasetInfo):  # type: ignore[misc]
+    """Of a dataset that nobody has published."""
+
+    def initialize_from_bucket(self) -> None:
+      """Does not look for it, for which TFDS would leave a folder in /tmp."""
+
   class RecordBuilder(  # type: ignore[call-arg, misc]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
   ):
@@ -65,7 +71,7 @@ def _builder_class(
     code_path = None
 
     def _info(self) -> Any:
-      return tfds.core.DatasetInfo(
+      return Info(
         builder=self,
         features=_tfds_feature(features),
         # TFDS would order examples by a hash of their keys.
