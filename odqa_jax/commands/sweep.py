@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     print(f"task {task} of SLURM_ARRAY_TASK_ID", file=sys.stderr)
   if task is not None:
     return _run_one(args, members, task)
-  if args.distributed or args.num_processes is not None:
+  if not args.table and (args.distributed or args.num_processes is not None):
     raise ValueError(
       "with several processes one training runs at a time: give --task N, or "
       "a Slurm array."
