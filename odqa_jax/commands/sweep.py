@@ -118,7 +118,7 @@ def _run_all(args: argparse.Namespace, members: Sequence[Any]) -> list[str]:
     code = _in_a_process(_command(args, i))
     if code == _STOPPED:
       raise Interrupted(
-        f"stopped in {place}, saved; the same command goes on from there."
+        f"stopped in {place}; the same command goes on from there."
       )
     if code:
       print(f"{place}: failed, exit code {code}", file=sys.stderr)
@@ -159,7 +159,9 @@ def _in_a_process(command: list[str]) -> int:
     try:
       while True:
         try:
-          return child.wait(timeout=0.2)
+          code = child.wait(timeout=0.2)
+          # Nothing else is begun, even if it was at its end.
+          return _STOPPED if told else code
         except subprocess.TimeoutExpired:
           if is_requested() and not told:
             told = True
