@@ -4,8 +4,8 @@ Not from the paper: a start from a small public model that a laptop can train.
 Unit vectors make scores cosines, so τ is 0.05, the scale that the model was
 trained with, in place of sqrt(d).
 
-    odqa prepare --corpus FILE --questions FILE --pairs NAME --out data \
-      --tokenizer minilm
+    odqa prepare --corpus FILE --questions FILE --qrels FILE --pairs NAME \
+      --tokenizer minilm --out data
     odqa train --config configs/minilm.py --workdir work/minilm \
       --config.data.corpus=data/corpus \
       --config.data.questions=data/questions/NAME \
@@ -39,6 +39,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = "minilm"
   config.model.preset = args.size
   config.model.shared = True
+  config.model.pooling = "mean"
+  config.model.normalise = True
   config.model.dropout = 0.0
 
   config.data.question_length = 64

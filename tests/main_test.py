@@ -96,7 +96,11 @@ BAD_CORPORA = {
     '{"id": "1", "title": "", "text": "a b"}\n{"id": \n',
     ":2",
   ),
-  "empty text": ("c.jsonl", '{"id": "1", "title": "t", "text": " "}\n', ":1"),
+  "empty text": (
+    "c.jsonl",
+    '{"id": "1", "title": "t", "text": " "}\n',
+    "no passage",
+  ),
   "twice": (
     "c.jsonl",
     '{"id": "1", "title": "", "text": "a b"}\n' * 2,

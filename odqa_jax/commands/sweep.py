@@ -1,4 +1,7 @@
-"""Trains a recipe with many settings and seeds; one table of all."""
+"""Trains a recipe with many settings and seeds: one table.
+
+What has failed or was stopped is taken up by the same command.
+"""
 
 import argparse
 from collections.abc import Sequence

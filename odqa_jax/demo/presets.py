@@ -139,12 +139,12 @@ class SystemPreset:
   retriever_steps: int = 40
   retriever_batch: int = 32
   retriever_rate: float = 2e-4
-  reader_steps: int = 90
-  reader_batch: int = 8
-  reader_rate: float = 3e-4
+  reader_steps: int = 100
+  reader_batch: int = 16
+  reader_rate: float = 5e-4
   head_factor: float = 5.0
   pair_length: int = 96
-  passages: int = 4
+  passages: int = 2
   read_k: int = 5
 
 

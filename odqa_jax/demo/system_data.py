@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from odqa_jax.data.embedded.sets import EMBEDDED
 from odqa_jax.data.questions.sets import Question, question_record
 from odqa_jax.demo.presets import SystemPreset
 from odqa_jax.runtime.files import replace_file
+
+Item = TypeVar("Item")
 
 CORPORA = ("vital_articles", "factbook_facts")
 # As ids of the first corpus begin.
@@ -21,7 +24,7 @@ ASKED = (
 )
 
 
-def spread(items: Sequence[Question], count: int) -> list[Question]:
+def spread(items: Sequence[Item], count: int) -> list[Item]:
   """At most `count` of them, evenly spaced."""
   count = min(count, len(items))
   return [items[i * len(items) // count] for i in range(count)]

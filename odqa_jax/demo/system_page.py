@@ -60,9 +60,10 @@ def show_records(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _around(passage: Mapping[str, Any]) -> str:
-  """The text about its first highlight."""
-  text, room = passage["text"], _WIDTH - len(passage["title"]) - 4
-  start = min((h[0] for h in passage["highlights"]), default=0)
+  """The text about the answer."""
+  text, room = passage["text"], _WIDTH - len(passage["title"]) - 5
+  places = [h["start"] for h in passage["highlights"] if h["answer"]]
+  start = min(places, default=0)
   begin = max(min(start - room // 3, len(text) - room), 0)
   return ("…" if begin else "") + _cut(text[begin:], room)
 

@@ -96,5 +96,6 @@ def _set(
   for name in names:
     block, leaf = name.split(".")
     value = getattr(getattr(settings, block), leaf)
-    if value != getattr(getattr(before, block), leaf):
+    # None of it is what a task without it has.
+    if value and value != getattr(getattr(before, block), leaf):
       yield f"config.{name}={value!r} has no effect: config.{why}."

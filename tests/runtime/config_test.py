@@ -1,10 +1,12 @@
 """Configs: presets, overrides, and what users get wrong."""
 
+import importlib.metadata
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+import odqa_jax
 from odqa_jax.runtime.config import (
   apply_overrides,
   base_config,
@@ -12,6 +14,7 @@ from odqa_jax.runtime.config import (
   load_config,
   load_sweep,
   parse_arg,
+  recipe_folder,
   saved_config,
 )
 
@@ -267,6 +270,8 @@ RECIPES = {
     "data.passage_length": 256,
     "data.hard_negatives": 1,
     "init_from": "minilm",
+    "model.pooling": "mean",
+    "model.normalise": True,
     "model.shared": True,
     "model.preset": "init",
     "objective.temperature": 0.05,
@@ -318,6 +323,38 @@ def test_individual_without_the_passage_encoder_needs_no_fresh_index():
   config = load_config(f"{path}:context=false")
   assert not config.objective.passage_encoder
   assert config.retrieval.refresh == "none"
+
+
+def test_recipes_are_known_by_name_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert load_config("minilm:debug").steps == 10
+  with pytest.raises(FileNotFoundError, match="did you mean 'minilm'"):
+    load_config("minlm")
+  # A file of that name in the folder comes first.
+  (tmp_path / "minilm").write_text("broken(")
+  with pytest.raises(ValueError):
+    load_config("minilm")
+
+
+def test_a_wheels_recipes_are_found(tmp_path, monkeypatch):
+  """Where `odqa_jax` lies in no checkout, its files are asked."""
+  recipe = tmp_path / "share" / "odqa_jax" / "configs" / "ict.py"
+  recipe.parent.mkdir(parents=True)
+  recipe.touch()
+
+  class Listed(PurePosixPath):
+    def locate(self):
+      return tmp_path / self
+
+  files = [Listed("odqa_jax/main.py"), Listed(recipe.relative_to(tmp_path))]
+  monkeypatch.setattr(importlib.metadata, "files", lambda name: files)
+  monkeypatch.setattr(odqa_jax, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+  assert recipe_folder() == recipe.parent
+
+
+def test_debug_and_a_size_are_refused():
+  with pytest.raises(ValueError, match="size=large,debug: debug makes"):
+    load_config("ict:size=large,debug")
 
 
 def test_parse_arg_reads_types():

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
-from odqa_jax.runtime import plots
+from odqa_jax.runtime import plots, progress
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import humanise, progress_bar
 from odqa_jax.runtime.report import (
@@ -295,6 +296,45 @@ def test_a_resumed_run_does_not_count_what_was_done_before(
     clock.now += 10
     update(1010)
   assert "1 steps/s, 16:30 left" in capsys.readouterr().err
+
+
+def test_a_rate_over_a_moment_is_not_shown(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  """225 questions after 9 seconds are not thousands a second."""
+  clock = _Clock()
+  with progress_bar("read", 400, "questions", clock=clock) as update:
+    clock.now += 9
+    update(64)
+    clock.now += 0.01
+    update(225)
+  assert capsys.readouterr().err == "read: 225/400 questions (56%), 0:09\n"
+
+
+def test_of_what_is_over_the_time_is_shown(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  clock = _Clock()
+  with progress_bar("read", 400, "questions", clock=clock) as update:
+    for done in (100, 400):
+      clock.now += 4
+      update(done)
+  assert capsys.readouterr().err == "read: 400/400 questions (100%), 0:08\n"
+
+
+def test_lines_come_while_nothing_is_done(
+  capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """As while a first step compiles."""
+  monkeypatch.setattr(progress, "_BEAT_SECONDS", 0.01)
+  clock, said = _Clock(), ""
+  with progress_bar("train", 20, "steps", clock=clock) as update:
+    update(0, status="compiling")
+    clock.now += 10
+    while not said:
+      time.sleep(0.01)
+      said = capsys.readouterr().err
+  assert said == "train: 0/20 steps (0%), 0:10, status compiling\n"
 
 
 def test_it_serves_as_the_callback_of_a_long_function(

@@ -118,6 +118,11 @@ def _train(sources: Sequence[Source], size: int) -> Tokenizer:
   )
   with progress_bar("sample", 0, "passages") as update:
     sample = sample_passages(_passages(sources, update))
+  if not sample:
+    names = ", ".join(str(source.name) for source in sources)
+    raise ValueError(
+      f"{names}: no passage with a text; a corpus needs one; check the files."
+    )
   texts = [text for p in sample for text in (p.title, p.text)]
   with progress_bar("vocabulary", 0, "texts") as update:
     return train_wordpiece(texts, size, update)

@@ -53,12 +53,6 @@ def _builder_class(
 
   tfds_name = _tfds_name(name)
 
-  class Info(tfds.core.DatasetInfo):  # type: ignore[misc]
-    """Of a dataset that nobody has published."""
-
-    def initialize_from_bucket(self) -> None:
-      """Does not look for it, for which TFDS would leave a folder in /tmp."""
-
   class RecordBuilder(  # type: ignore[call-arg, misc]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
   ):
@@ -71,12 +65,15 @@ def _builder_class(
     code_path = None
 
     def _info(self) -> Any:
-      return Info(
+      info = tfds.core.DatasetInfo(
         builder=self,
         features=_tfds_feature(features),
         # TFDS would order examples by a hash of their keys.
         disable_shuffling=True,
       )
+      # It would look for the set in a bucket, and leave a temporary folder.
+      info.initialize_from_bucket = lambda: None
+      return info
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
       del dl_manager

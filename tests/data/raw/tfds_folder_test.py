@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -50,3 +51,11 @@ def test_all_records_come_back_in_order(tmp_path: Path) -> None:
   assert source[2]["of"]["id"] == [b"x"]
   builder = tfds.builder_from_directory(str(tmp_path))
   assert builder.info.splits["rows"].num_examples == len(RECORDS)
+
+
+def test_no_temporary_folder_is_left(tmp_path: Path, monkeypatch) -> None:
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+  for name in ("temporary", "set"):
+    (tmp_path / name).mkdir()
+  write_dataset(tmp_path / "set", "toy", "rows", FEATURES, RECORDS[:3])
+  assert not list((tmp_path / "temporary").iterdir())
