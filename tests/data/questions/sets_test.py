@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,13 +151,3 @@ def test_damaged_set_is_written_anew(tmp_path: Path) -> None:
   _cut_records(tmp_path / "set")
   write_questions(QUESTIONS, tmp_path / "set", "set")
   assert list(QuestionSet(tmp_path / "set")) == QUESTIONS
-
-
-def test_nothing_is_left_in_the_folder_for_temporary_files(
-  tmp_path, monkeypatch
-):
-  (tmp_path / "temporary").mkdir()
-  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-  write_questions([Question("0", "who?", ("me",))], tmp_path / "dev", "dev")
-  assert QuestionSet(tmp_path / "dev")[0].id == "0"
-  assert not [*(tmp_path / "temporary").iterdir()]
