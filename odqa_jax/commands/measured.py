@@ -25,6 +25,7 @@ from odqa_jax.serving.extraction import (
 )
 from odqa_jax.serving.pack_answers import measure_pack
 from odqa_jax.serving.packed.system import PackedSystem, open_packed
+from odqa_jax.serving.system_folder import SYSTEM
 from odqa_jax.serving.tuning import tune_scoring
 
 
@@ -97,12 +98,20 @@ def ask(
     reader_corpus=args.reader_corpus and Corpus(args.reader_corpus),
     **_options(args),
   )
-  facts = {"checkpoint": {"path": args.checkpoint}, "k": k}
+  facts = _system(args) | part_facts({"checkpoint": args.checkpoint})
+  facts["k"] = k
   if "read_k" in asked.measured.figures:
     facts["read_k"] = asked.measured.figures["read_k"]
   facts["chosen_on"] = {"step": step_facts(checkpoint)["chosen_on"]}
   facts |= _index(args, checkpoint, args.index, questions, corpus)
   return System(*asked.measured, facts, asked.ranking)
+
+
+def _system(args: argparse.Namespace) -> dict[str, Any]:
+  """The file that names the parts of a system, whose hashes it has."""
+  if args.system is None:
+    return {}
+  return part_facts({"system": str(Path(args.system) / SYSTEM)})
 
 
 def _index(
@@ -164,6 +173,13 @@ def ask_pack(
     **_options(args),
   )
   facts = part_facts({"pack": args.system}) | {"k": k, "read_k": read_k}
+  options = system.pack.about["options"]
+  facts["packed"] = options
+  facts["index"] = {
+    "dtype": options["index"],
+    "backend": "the pack",
+    "loss": "not measured",
+  }
   return System(*asked.measured, facts, asked.ranking), system
 
 
@@ -217,7 +233,7 @@ def _span_facts(
   """The parts of an extractive reader, and what they were chosen on."""
   names = ("checkpoint", "retriever", "reranker", "reader", "run", "fusion")
   parts = {name: getattr(args, name) for name in names}
-  facts: dict[str, Any] = part_facts(parts) | {"k": k}
+  facts = _system(args) | part_facts(parts) | {"k": k}
   facts |= {"read_k": args.read_k, "rank_weight": args.rank_weight}
   chosen = {
     f"step of the {name}": step_facts(resolve_folder(path))["chosen_on"]

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     print(f"task {task} of SLURM_ARRAY_TASK_ID", file=sys.stderr)
   if task is not None:
     return _run_one(args, members, task)
-  if args.distributed or args.num_processes is not None:
+  if not args.table and (args.distributed or args.num_processes is not None):
     raise ValueError(
       "with several processes one training runs at a time: give --task N, or "
       "a Slurm array."
@@ -121,7 +121,7 @@ def _run_all(args: argparse.Namespace, members: Sequence[Any]) -> list[str]:
     code = _in_a_process(_command(args, i))
     if code == _STOPPED:
       raise Interrupted(
-        f"stopped in {place}, saved; the same command goes on from there."
+        f"stopped in {place}; the same command goes on from there."
       )
     if code:
       print(f"{place}: failed, exit code {code}", file=sys.stderr)
@@ -162,7 +162,9 @@ def _in_a_process(command: list[str]) -> int:
     try:
       while True:
         try:
-          return child.wait(timeout=0.2)
+          code = child.wait(timeout=0.2)
+          # Nothing else is begun, even if it was at its end.
+          return _STOPPED if told else code
         except subprocess.TimeoutExpired:
           if is_requested() and not told:
             told = True

@@ -101,10 +101,13 @@ def test_a_pack_is_evaluated_as_its_system(capsys, made):
   for name in ("system", "exact.odqa"):
     code, out, err = run(
       capsys, "evaluate", "--system", made / name, "--questions",
-      made / "q.jsonl", "--k", 7, "--merge",
+      made / "q.jsonl", "--k", 7, "--merge", "--card", made / "card.json",
     )  # fmt: skip
     assert code == 0, err
     found.append(json.loads(last_line(out)))
+    (system,) = json.loads((made / "card.json").read_text())["systems"].values()
+    whole = "not measured" if name.endswith("odqa") else "none, all rows"
+    assert system["index"]["loss"].startswith(whole)
   assert found[0] == found[1]
   assert [*found[0]["system"]["read"]] == ["1", "5", "7"]
 
