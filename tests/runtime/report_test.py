@@ -334,7 +334,7 @@ def test_lines_come_while_nothing_is_done(
     while not said:
       time.sleep(0.01)
       said = capsys.readouterr().err
-  assert said == "train: 0/20 steps (0%), 0:10, status compiling\n"
+  assert said == "train: 0/20 steps (0%), 0:10, compiling\n"
 
 
 def test_it_serves_as_the_callback_of_a_long_function(
