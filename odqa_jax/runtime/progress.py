@@ -118,8 +118,8 @@ def progress_bar(
 
   Yields:
     `update(done, total=None, **fields)`: the count so far, perhaps a better
-    total, and numbers to show, or words; `time/x_per_s` reads `x/s`. It can be passed on
-    as the `progress(done, total)` callback of a long function.
+    total, and numbers to show, or words; `time/x_per_s` reads `x/s`. It can be
+    passed on as the `progress(done, total)` callback of a long function.
   """
   console = Console(stderr=True)
   pace = _Pace(total, unit, clock)

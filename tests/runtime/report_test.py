@@ -331,9 +331,10 @@ def test_lines_come_while_nothing_is_done(
   with progress_bar("train", 20, "steps", clock=clock) as update:
     update(0, status="compiling")
     clock.now += 10
-    while not said:
+    for _ in range(3000):
       time.sleep(0.01)
-      said = capsys.readouterr().err
+      if said := capsys.readouterr().err:
+        break
   assert said == "train: 0/20 steps (0%), 0:10, compiling\n"
 
 
