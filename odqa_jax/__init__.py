@@ -20,6 +20,7 @@ if TYPE_CHECKING:
   from odqa_jax.data.prepare import prepare
   from odqa_jax.data.questions.sets import Question
   from odqa_jax.retrieval.retriever import load_retriever
+  from odqa_jax.serving.loaded_reader import load_reader
   from odqa_jax.serving.loaded_system import load_system
   from odqa_jax.serving.passage_index import build_index, open_index
   from odqa_jax.training.train import train
@@ -29,6 +30,7 @@ __all__ = [
   "Passage",
   "Question",
   "build_index",
+  "load_reader",
   "load_retriever",
   "load_system",
   "open_index",
@@ -40,6 +42,7 @@ _MODULES = {
   "Passage": "data.corpus.passages",
   "Question": "data.questions.sets",
   "build_index": "serving.passage_index",
+  "load_reader": "serving.loaded_reader",
   "load_retriever": "retrieval.retriever",
   "load_system": "serving.loaded_system",
   "open_index": "serving.passage_index",

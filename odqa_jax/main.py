@@ -9,6 +9,7 @@ to do), 130 when stopped by Ctrl-C or SIGTERM.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -126,6 +127,11 @@ def expand_paths(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses, runs, reports; returns the exit code."""
+  if "_ARGCOMPLETE" in os.environ:
+    # A shell asks; it does so after what the extra `completion` has set up.
+    import argcomplete
+
+    argcomplete.autocomplete(make_parser())
   rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
   args = make_parser().parse_args(rest)
   try:

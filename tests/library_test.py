@@ -10,11 +10,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small_parts import save_parts
+from small_parts import random_system, save_extractive_reader, save_parts
+from small_reader import save_workdir
 from small_retriever import small_retriever
 
 import odqa_jax
-from odqa_jax import Passage, Question, build_index, load_system, open_index
+from odqa_jax import (
+  Passage,
+  Question,
+  build_index,
+  load_reader,
+  load_system,
+  open_index,
+)
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.models.dual_encoder import BertConfig, DualEncoder, EncoderConfig
@@ -109,17 +117,23 @@ def test_the_example_of_encode_runs(beside):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["load_system", "prepare", "train"])
+@pytest.mark.parametrize(
+  "name", ["load_reader", "load_system", "prepare", "train"]
+)
 def test_examples_of_the_names_that_take_long_run(beside, toy_data, name):
   if name == "prepare":
     (beside / "data").unlink()
   if name == "load_system":
     assemble(beside / "system", save_parts(toy_data, beside / "parts"))
+  if name == "load_reader":
+    save_extractive_reader(
+      Corpus(toy_data / "corpus"), beside / "work" / "reader"
+    )
   run_examples(name, getattr(odqa_jax, name))
 
 
 def test_all_examples_are_run():
-  slow = {"load_system", "prepare", "train"}
+  slow = {"load_reader", "load_system", "prepare", "train"}
   assert {*QUICK, *slow} == {*odqa_jax.__all__}
 
 
@@ -191,3 +205,44 @@ def test_a_system_answers_with_values(toy_data, tmp_path):
     system.search(["who"], k=0)
   with pytest.raises(ValueError, match="corpus and index go together"):
     load_system(tmp_path / "system", corpus=toy_data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["extractive", "writes"])
+def test_a_reader_answers_as_the_system_does_from_its_passages(
+  toy_data, tmp_path, kind
+):
+  if kind == "extractive":
+    assemble(tmp_path / "system", save_parts(toy_data, tmp_path / "parts"))
+    system = load_system(tmp_path / "system", k=4)
+    reader = load_reader(tmp_path / "parts" / "extractive")
+  else:
+    workdir = save_workdir(random_system("joint", toy_data), tmp_path / "work")
+    system = load_system(
+      workdir, corpus=toy_data, index=tmp_path / "index", k=4
+    )
+    reader = load_reader(workdir)
+  asked = ["what is the first thing", "who", "which castle"]
+  wanted = system.answer(asked)
+  given = [
+    [Passage(p.id, p.title, p.text) for p in answer.passages]
+    for answer in wanted
+  ]
+  found = reader.read(asked, given)
+  for mine, theirs, some in zip(found, wanted, given, strict=True):
+    assert mine.text == theirs.text
+    assert mine.confidence == pytest.approx(theirs.confidence, rel=1e-3)
+    assert [p.id for p in mine.passages] == [p.id for p in some]
+  # Questions with other numbers of passages, and texts without names.
+  few = reader.read(asked, [given[0], given[1][:1], ["the old castle"]])
+  assert few[0].text == wanted[0].text
+  assert [len(a.passages) for a in few] == [4, 1, 1]
+  assert few[2].passages[0].id == "0"
+  for questions, passages, message in (
+    (["who"], [[]], "'who' has no passages"),
+    (["who"], [["a"], ["b"]], "2 lists of passages"),
+    ([" "], [["a"]], "a question is empty"),
+    (["who"], [[" "]], "the text is empty"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      reader.read(questions, passages)

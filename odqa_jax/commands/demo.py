@@ -1,25 +1,31 @@
-"""The whole pipeline, on this machine."""
+"""The whole pipeline, on this machine.
+
+Real articles are searched within two minutes; a reader trained in three more
+answers. The same command goes on after Ctrl-C.
+"""
 
 import argparse
 from typing import Any
 
+_EXAMPLE = """\
+example:
+  odqa demo --serve
+  odqa demo --preset scratch --workdir scratch
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa demo`."""
-  parser.epilog = (
-    "odqa demo --serve: real articles, searched within two minutes; a reader "
-    "trained in three more; then the page. The same command goes on after "
-    "Ctrl-C."
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
-  add("--workdir", default="demo", help="by default demo")
+  add("--workdir", default="demo", help="of all that is made")
   add(
     "--preset",
     default="default",
     help="default: a system from MiniLM; scratch: every objective, from "
     "random weights; full: scratch, trained longer; quick: its code, untrained",
   )
-  add("--seed", type=int, default=0)
+  add("--seed", type=int, default=0, help="of all that is random")
   add("--serve", action="store_true", help="then opens the page (odqa serve)")
   add("--port", type=int, default=8000, help="of the page")
 

@@ -1,4 +1,9 @@
-"""A trained network, or an index, → a folder that other libraries load."""
+"""Writes a trained network, or an index, for other libraries.
+
+The folder has the tokenizer's files and a README.md, the model card, which says
+what the checkpoint knows of its training, how the folder is loaded, and what
+--metrics holds. It can be put on the Hugging Face Hub as it is.
+"""
 
 import argparse
 from typing import Any
@@ -8,10 +13,9 @@ MODELS = {
   "sentence-transformers": "retriever: SentenceTransformer",
   "dpr": "retriever: DPRQuestionEncoder and DPRContextEncoder",
   "t5": "generative reader: T5ForConditionalGeneration",
-  "cross-encoder": "reranker: CrossEncoder, AutoModelForSequenceClassification",
+  "cross-encoder": "reranker: CrossEncoder, or AutoModelForSequence…",
   "text-classification": "pruner: AutoModelForSequenceClassification",
-  "question-answering": "extractive reader of starts and ends alone: "
-  "AutoModelForQuestionAnswering",
+  "question-answering": "extractive reader: AutoModelForQuestionAnswering",
   "odqa": "extractive reader with all its heads: odqa_jax",
 }
 INDEXES = {
@@ -21,18 +25,20 @@ INDEXES = {
 }
 
 
+_EXAMPLE = """\
+example:
+  odqa export --checkpoint work/sup --to sentence-transformers --out sup \\
+    --license apache-2.0 --language en --metrics figures.json
+  hf upload ME/sup sup
+  odqa export --index work/index --corpus data --to parquet --out embeddings
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa export`."""
   named = (MODELS | INDEXES).items()
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.epilog = (
-    "formats:\n"
-    + "\n".join(f"  {name:<22} {about}" for name, about in named)
-    + "\n\nexample:\n  odqa export --checkpoint work/sup --to "
-    "sentence-transformers --out sup-st\n  hf upload ME/sup sup-st\n\n"
-    "A README.md in it, the model card, says what the checkpoint was made of,\n"
-    "how it is loaded, and what --metrics holds."
-  )
+  formats = "\n".join(f"  {name:<22} {about}" for name, about in named)
+  parser.epilog = f"formats:\n{formats}\n\n{_EXAMPLE}"
   add = parser.add_argument
   add(
     "--checkpoint",

@@ -56,7 +56,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     default="",
     metavar="FIELD=COLUMN,…",
     help="of a table (Parquet, CSV, TSV, JSON lines) of questions: "
-    "question=COLUMN[,answers=COLUMN][,id=…][,positive_ids=…]",
+    "question=COLUMN[,answers=…][,id=…][,positive_ids=…]",
   )
 
 

@@ -1,13 +1,24 @@
-"""Does it fit, and what bounds it? Compiles for devices that are not there."""
+"""Does it fit, and what bounds it? For devices elsewhere.
+
+The programs of a config are compiled for TPUs or GPUs that are not at hand; it
+tells their memory, and the least seconds that they take.
+"""
 
 import argparse
 from typing import Any
 
-from odqa_jax.commands.flags import DTYPES
+from odqa_jax.commands.flags import DTYPES, short_dtype
+
+_EXAMPLE = """\
+example:
+  odqa plan --config supervised --topology v5e-8
+  odqa plan --recipes all --topology h100:8
+"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa plan`."""
+  parser.epilog = _EXAMPLE
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--config", help="NAME or FILE.py[:key=value,…]")
   what.add_argument(
@@ -18,16 +29,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add = parser.add_argument
   add("--topology", required=True, help="v5e:2x4, v5p-8, v6e-8, h100:8, …")
-  add("--passages", type=int, default=21_015_324)
-  add("--width", type=int, help="of the index; none: the encoder's")
-  add("--index-dtype", choices=list(DTYPES))
+  add("--passages", type=int, default=21_015_324, help="of the corpus")
+  add("--width", type=int, help="of the index; by default the encoder's")
+  add(
+    "--index-dtype",
+    type=short_dtype,
+    choices=list(DTYPES),
+    help="of the index; by default the config's",
+  )
   add("--questions", type=int, default=64, help="searched at once")
-  add("--k", type=int, default=100)
-  add("--programs", help="of --config, of search,encode,train; none: all")
-  add("--hbm-gb", type=float, help="GiB of a chip; none: as known")
-  add("--vocabulary", type=int, help="tokens; none: BERT's or RoBERTa's")
+  add("--k", type=int, default=100, help="passages that a search finds")
+  add("--programs", help="of --config, of search,encode,train; by default all")
+  add("--hbm-gb", type=float, help="GiB of a chip; by default as known")
+  add(
+    "--vocabulary", type=int, help="tokens; by default those of BERT or RoBERTa"
+  )
   # Of 100 words and a title: 138 word pieces of BERT, 156 of T5.
-  add("--passage-tokens", type=int, default=160, help="on average")
+  add(
+    "--passage-tokens", type=int, default=160, help="of a passage, on average"
+  )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

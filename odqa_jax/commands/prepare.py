@@ -1,18 +1,28 @@
-"""Raw files → a dataset folder."""
+"""Raw files → a dataset folder, which all other commands read.
+
+Formats are told by content; odqa_jax/data/README.md has them all. Every part is
+complete or absent, and a second run on the same input does nothing.
+"""
 
 import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import add_format, split_names
 
+_EXAMPLE = """\
+examples:
+  odqa prepare --corpus passages.tsv.gz --questions train.jsonl,dev.jsonl \\
+    --pairs train --out data
+  odqa prepare --corpus passages.jsonl --questions queries.jsonl \\
+    --qrels qrels.tsv --pairs queries --tokenizer minilm --out data
+
+BM25, which mines hard negatives, reads titles as well as texts.
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa prepare`."""
-  parser.epilog = (
-    "odqa prepare --corpus passages.jsonl --questions queries.jsonl --qrels "
-    "qrels.tsv --pairs queries --tokenizer minilm --out data. BM25, which "
-    "mines hard negatives, reads titles as well as texts."
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--corpus",
@@ -20,7 +30,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="FILE[,FILE…], tfds:…, or of a package: vital_articles, factbook, "
     "factbook_short, factbook_facts",
   )
-  add("--questions", default="", help="FILE[,…] or [tfds:]NAME:SPLIT")
+  add(
+    "--questions",
+    default="",
+    help="FILE[,…]; or NAME:SPLIT of a package, as factbook:dev; or "
+    "tfds:NAME:SPLIT",
+  )
   add(
     "--qrels",
     default="",
@@ -28,10 +43,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--questions by their ids, which --pairs learns from",
   )
   add("--out", required=True, help="the dataset folder")
-  add("--tokenizer", default="", help="a folder; none: train one")
-  add("--vocabulary-size", type=int, help="of a trained one; none: 8192")
+  add(
+    "--tokenizer",
+    default="",
+    help="of the retriever: a Hugging Face folder, vocab.txt, a training "
+    "workdir, a name of the Hub, or minilm; by default one is trained on the "
+    "corpus",
+  )
+  add(
+    "--vocabulary-size",
+    type=int,
+    help="word pieces that are trained; by default 8192",
+  )
   add_format(parser)
-  add("--corpus-format", help="of the passage files; none: told likewise")
+  add(
+    "--corpus-format",
+    help="of the passage files; by default told by their content",
+  )
   add(
     "--corpus-columns",
     default="",
@@ -51,7 +79,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="go on though dev or test questions are train questions",
   )
   add("--reader-tokenizer", default="", help="a T5 folder: a second store")
-  add("--runner", default="local", help="local[:PROCESSES] or beam[:OPTION…]")
+  add(
+    "--runner",
+    default="local",
+    help="who makes the parts: local[:PROCESSES] or beam[:OPTION…]",
+  )
   add(
     "--spans",
     nargs="?",

@@ -1,27 +1,32 @@
-"""Trains a recipe with many settings and seeds; one table of all."""
+"""Trains a recipe with many settings and seeds: one table.
+
+What has failed or was stopped is taken up by the same command.
+"""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
+_EXAMPLE = """\
+The config file has a function sweep() that yields dicts of overrides, such as
+{"optimizer.learning_rate": 1e-5}. Each is trained in a folder of its own below
+--workdir; --config.KEY=VALUE sets a key of all of them. The same command goes
+on with what is not finished. Without sweep() only seeds differ.
+
+example:
+  odqa sweep --config minilm --workdir work/rates --seeds 3 \\
+    --config.data.corpus=data --config.data.questions=data/questions/train \\
+    --config.data.pairs=data/pairs/train --config.evaluate.best=ndcg@10 \\
+    --config.evaluate.questions=data/questions/dev
+  odqa sweep --config minilm --workdir work/rates --seeds 3 --table
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa sweep`."""
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.epilog = (
-    "The config file has a function sweep() that yields dicts of overrides,\n"
-    'as {"optimizer.learning_rate": 1e-5}; each is trained in a folder of its\n'
-    "own below --workdir. The same command goes on with what is not\n"
-    "finished. --config.KEY=VALUE sets a key of all of them.\n\n"
-    "examples:\n"
-    "  odqa sweep --config configs/minilm.py --workdir work/sweep --seeds 3\n"
-    "  odqa sweep --config configs/minilm.py --workdir work/sweep --seeds 3 "
-    "--table\n"
-    "  sbatch --array=0-8 launch/slurm.sbatch sweep --config "
-    "configs/minilm.py \\\n    --workdir work/sweep --seeds 3"
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
-  add("--config", required=True, help="configs/NAME.py[:key=value,…]")
+  add("--config", required=True, help="NAME or FILE.py[:key=value,…]")
   add("--workdir", required=True, help="of all trainings, a folder for each")
   add("--seeds", type=int, help="trainings of each setting, config.seed on")
   add(

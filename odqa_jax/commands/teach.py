@@ -1,16 +1,28 @@
-"""Stores what a teacher says of the passages that a student will read."""
+"""Stores what a teacher says of what a student will read.
+
+Then train with the same config and --config.unified.teacher=DIR, the folder
+that was written.
+"""
 
 import argparse
 from typing import Any
 
+from odqa_jax.commands.flags import short_dtype
+
 _DTYPES = {"f16": "float16", "f32": "float32"}
+
+_EXAMPLE = """\
+example:
+  odqa teach --config unified --out teacher \\
+    --config.unified.teacher=work/dpr --config.init_from=work/shared \\
+    --config.data.corpus=data/corpus --config.data.run=train.json \\
+    --config.data.questions=data/questions/train
+"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa teach`."""
-  parser.epilog = (
-    "Then train with the same config and --config.unified.teacher=DIR."
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--config",
@@ -20,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--out", required=True, help="the folder to write")
   add(
     "--dtype",
+    type=short_dtype,
     choices=_DTYPES,
     default="f16",
     help="of the scores of tokens; those of passages are f32",

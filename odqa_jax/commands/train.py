@@ -1,6 +1,11 @@
-"""Trains by a config; resumes by itself."""
+"""Trains by a config; resumes by itself.
+
+A setting is changed by --config.KEY=VALUE; --list-settings has them all. More
+--config.steps than a run was begun with extend it.
+"""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +20,24 @@ class _ListSettings(argparse.Action):
     parser.exit()
 
 
+_EXAMPLE = """\
+example:
+  odqa train --config ict:debug --workdir work/ict \\
+    --config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4
+  odqa train --workdir work/ict --config.steps=2000
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `odqa train`."""
-  parser.epilog = (
-    "A setting of the config is changed by --config.KEY=VALUE: odqa train "
-    "--config ict:debug --workdir work/ict "
-    "--config.data.corpus=data/corpus --config.optimizer.learning_rate=1e-4. "
-    "More --config.steps than a run was begun with extend it."
-  )
+  parser.epilog = _EXAMPLE
   add = parser.add_argument
   add(
     "--config",
     help="a recipe or your own file: NAME or FILE.py[:key=value,…]; by default "
     "that of the workdir's run",
   )
-  add("--workdir", help="what is in it is gone on with")
+  add("--workdir", help="the folder of the run; what is in it is gone on with")
   add(
     "--print-config",
     action="store_true",
@@ -46,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Trains with the overrides `--config.a.b=3`."""
   from odqa_jax.runtime.config import load_config, read_recipe, saved_config
+  from odqa_jax.runtime.mesh import is_primary
   from odqa_jax.runtime.paths import check_folder, leaving_no_empty_folder
   from odqa_jax.runtime.run_record import Recipe
 
@@ -64,4 +73,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   check_folder(args.workdir)
   with leaving_no_empty_folder(args.workdir):
-    return train(config, args.workdir, recipe=recipe)
+    figures = train(config, args.workdir, recipe=recipe)
+  if is_primary():
+    print(_where_to_look(args.workdir, config.report.writers), file=sys.stderr)
+  return figures
+
+
+def _where_to_look(workdir: str, writers: str) -> str:
+  """What shows a run that is done."""
+  told = f"curves: {Path(workdir) / 'loss.png'}; a page: odqa report {workdir}"
+  if "tensorboard" in writers:
+    told += f"; pip install tensorboard && tensorboard --logdir {workdir}"
+  return told

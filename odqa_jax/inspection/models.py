@@ -78,6 +78,10 @@ def step_page(path: Path) -> Page:
     **{name: _component(name, c) for name, c in extra["components"].items()},
     "reading": extra.get("reading"),
     "begun from": config.get("init_from") or "random weights",
+    "of the Hub": [
+      f"{key}: {o['name']} of revision {o['revision']}"
+      for key, o in extra.get("origins", {}).items()
+    ],
     "optimiser": {
       "steps": config.get("steps"),
       "batch": config.get("batch_size"),

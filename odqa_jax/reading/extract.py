@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.examples.batch import Batch
 from odqa_jax.data.examples.pair_inputs import Packed, PairInputs
 from odqa_jax.models.extractive_reader import ExtractiveReader
@@ -116,7 +116,7 @@ def holds_span_reader(path: str | Path) -> bool:
   return ROLE in roles(read_extra(folder, step)["components"])
 
 
-def load_span_reader(path: str | Path, corpus: Corpus) -> SpanReader:
+def load_span_reader(path: str | Path, corpus: PassageTexts) -> SpanReader:
   """Loads an extractive reader, for any corpus: it is read as text.
 
   Args:
@@ -133,7 +133,7 @@ def span_reader(
   described: Mapping[str, Any],
   params: Any,
   tokenizer: Tokenizer | BytePairTokenizer,
-  corpus: Corpus,
+  corpus: PassageTexts,
 ) -> SpanReader:
   """A reader of a corpus, by its description in a checkpoint.
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy.special import log_softmax
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.runs import Ranking
 from odqa_jax.reading.candidates import Candidates, Generated, Span
@@ -241,7 +241,7 @@ def _extracted(
 
 
 def _scored(
-  corpus: Corpus,
+  corpus: PassageTexts,
   spans: PassageSpans,
   scores: Mapping[str, Float64[np.ndarray, " m"]],
   *,

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.models.roles import UNIFIED, roles
 from odqa_jax.models.unified_reader import HEADS
@@ -46,7 +46,7 @@ def holds_unified(path: str | Path) -> bool:
   return UNIFIED in read_extra(folder, step)["components"]
 
 
-def load_unified(path: str | Path, corpus: Corpus) -> Unified:
+def load_unified(path: str | Path, corpus: PassageTexts) -> Unified:
   """Loads both sides of a checkpoint, which is read once.
 
   Args:

@@ -87,7 +87,8 @@ class ReaderSettings:
 
   preset: str = _key("base", "its size; init: that of the weights loaded")
   init_from: str = _key(
-    "", "a T5 folder or workdir; none: `init_from`'s reader, or random"
+    "",
+    "a T5 folder, Hub name or workdir; none: `init_from`'s reader, or random",
   )
   dropout: float = _key(0.1, "rate", least=0)
   dtype: str = _key("float32", "of its computations", choices=FLOATS)
@@ -202,7 +203,8 @@ class Settings:
   log_every: int = _key(50, "steps between two lines of metrics", least=1)
   init_from: str = _key(
     "",
-    "first weights: a published folder, minilm, a workdir; none: random",
+    "first weights: a published folder, a Hub name, minilm, a workdir; none: "
+    "random",
   )
   data: DataSettings = dataclasses.field(default_factory=DataSettings)
   model: ModelSettings = ModelSettings()

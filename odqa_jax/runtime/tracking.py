@@ -147,8 +147,9 @@ def _opened(name: str, run: Tracked) -> Tracker:
   # Each library has errors of its own.
   except Exception as error:
     reason = " ".join(str(error).split())
+    again = f" To begin another run there, remove {run.workdir / FILE}."
     raise ValueError(
       f"config.report.writers: {name} cannot be opened "
       f"({type(error).__name__}: {reason}); log in there, have it work offline "
-      "(README.md says how), or leave it out."
+      f"(README.md says how), or leave it out.{again if run.id else ''}"
     ) from error

@@ -57,9 +57,11 @@ class SystemAnswer:
 
 
 def _passage(record: Record) -> FoundPassage:
-  """With the score of the last component that ordered the passages."""
-  *_, score = record["scores"].values()
-  return FoundPassage(record["id"], record["title"], record["text"], score)
+  """With the score of the last component that ordered the passages, if any."""
+  known = [0.0, *(x for x in record["scores"].values() if x is not None)]
+  return FoundPassage(
+    record["id"], record["title"], record["text"], float(known[-1])
+  )
 
 
 @dataclasses.dataclass(frozen=True)

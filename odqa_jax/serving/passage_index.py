@@ -29,6 +29,7 @@ from odqa_jax.retrieval.retriever import (
   write_index,
 )
 from odqa_jax.retrieval.searchable import Searchable
+from odqa_jax.retrieval.source import read_source
 from odqa_jax.runtime.dtypes import read_dtype
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import progress_bar
@@ -234,7 +235,8 @@ def open_index(
   Args:
     retriever: whose index it is.
     index: the folder.
-    corpus: of it; None for what was made of texts, which holds its own.
+    corpus: of it; None: what was made of texts holds its own, and an index of
+      `odqa index` knows its own.
     backend: where the rows are held, and how they are searched: "exact",
       "host" or "scann".
 
@@ -245,12 +247,16 @@ def open_index(
   """
   folder = Path(index)
   if corpus is None:
-    if not (folder / _CORPUS).is_dir():
+    known = read_source(folder)
+    if known is not None:
+      corpus = known.corpus
+    elif (folder / _CORPUS).is_dir():
+      corpus, folder = folder / _CORPUS, folder / _INDEX
+    else:
       raise ValueError(
-        f"{folder}: no corpus lies in it; name the one that was indexed: "
+        f"{folder} does not say its corpus; name the one that was indexed: "
         "open_index(retriever, index, corpus)."
       )
-    corpus, folder = folder / _CORPUS, folder / _INDEX
   opened = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
   rows = folders.open_index(retriever, opened, str(folder), backend)
   return PassageIndex(retriever, opened, rows)

@@ -293,13 +293,16 @@ def retriever_evaluator(system, tmp_path, run):
   )
 
 
-def test_a_retriever_is_measured_by_recall_alone(toy_data, dev, tmp_path):
-  options = settings(dev, **{"evaluate.best": "gold@5"})
+def test_a_retriever_is_measured_by_what_it_finds(toy_data, dev, tmp_path):
+  options = settings(dev, **{"evaluate.best": "ndcg@10"})
   system, run = parts("individual", toy_data, options)
   evaluate = retriever_evaluator(system, tmp_path, run)
   figures = evaluate(system.params, None)
   assert list(figures) == [
     *(f"{m}@{c}" for m in ("recall", "gold") for c in (1, 5, 20, 100)),
+    "ndcg@10",
+    "mrr@10",
+    "map",
     "dev_passages",
   ]
   _, bad = parts("individual", toy_data, settings(dev))

@@ -12,10 +12,11 @@ import pytest
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus, Passage
 from odqa_jax.data.questions.sets import Question
-from odqa_jax.data.runs import Ranking, read_run, write_run
+from odqa_jax.data.runs import Ranking, read_run, write_run, written_id
 from odqa_jax.evaluation.measures import (
   evaluate_ranking,
   evaluate_run,
+  measure_ranking,
   recall_table,
 )
 from odqa_jax.text.wordpiece_training import train_wordpiece
@@ -204,6 +205,57 @@ def test_qrels_count_instead_of_positive_ids_and_keep_their_grades(
   first = (1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3))
   second = 1 / math.log2(3)
   assert figures["ndcg@10"] == pytest.approx((first + second) / 3)
+
+
+def test_measures_of_a_threshold_equal_their_definitions(
+  tmp_path: Path, corpus: Corpus
+) -> None:
+  """By loops over ranks, of rankings and grades drawn at random."""
+  rng = np.random.default_rng(0)
+  questions = [Question(f"q{i}", "Who?", ()) for i in range(30)]
+  rows = np.stack([rng.permutation(4) for _ in questions])
+  ranking = Ranking(tuple(q.id for q in questions), rows, -1.0 * rows)
+  grades = rng.integers(0, 4, (30, 4))
+  names = [written_id(corpus, corpus.id(row)) for row in range(4)]
+  lines = [
+    f"q{i} 0 {names[row]} {grade}"
+    for i, each in enumerate(grades)
+    for row, grade in enumerate(each)
+  ]
+  (tmp_path / "qrels").write_text("\n".join(lines) + "\n")
+  for least in (1, 2, 3):
+    figures, values = measure_ranking(
+      ranking,
+      questions,
+      corpus,
+      qrels=tmp_path / "qrels",
+      cutoffs=(2, 3),
+      least_grade=least,
+    )
+    for i in range(30):
+      right = [bool(grades[i, row] >= least) for row in rows[i]]
+      count = sum(right)
+      precisions = [sum(right[: n + 1]) / (n + 1) for n in range(4) if right[n]]
+      average = sum(precisions) / count if count else 0.0
+      assert values["map"][i] == pytest.approx(average)
+      first = 1 / (right.index(True) + 1) if count else 0.0
+      assert values["mrr@10"][i] == pytest.approx(first)
+      for k in (2, 3):
+        assert values[f"gold@{k}"][i] == any(right[:k])
+        share = sum(right[:k]) / count if count else 0.0
+        assert values[f"gold_recall@{k}"][i] == pytest.approx(share)
+    assert figures["map"] == pytest.approx(values["map"].mean())
+    assert figures["gold_recall"]["2"] == values["gold_recall@2"].mean()
+  with pytest.raises(ValueError, match="recall@5 cannot be measured on 2"):
+    measure_ranking(RANKING, QUESTIONS, corpus, cutoffs=(5,))
+
+
+def test_values_are_of_the_questions_that_count(corpus: Corpus) -> None:
+  figures, values = measure_ranking(RANKING, QUESTIONS, corpus)
+  recall = values["recall@1"]
+  assert recall[:3].tolist() == [1, 0, 0] and np.isnan(recall[3])
+  assert np.nanmean(recall) == figures["recall"]["1"]
+  assert np.isnan(values["map"]).tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize(

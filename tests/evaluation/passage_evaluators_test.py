@@ -166,7 +166,7 @@ def test_a_reranker_is_measured_by_its_order(toy_data, dev, limit, k):
     f"{name}@{cutoff}": wanted[name][cutoff]
     for name in ("recall", "gold")
     for cutoff in ("1", "5")
-  }
+  } | {name: wanted[name] for name in ("ndcg@10", "mrr@10", "map")}
   if not limit:
     assert figures["recall@1"] != before["recall"]["1"]
     assert parts.measured(parts.params(1)) != figures

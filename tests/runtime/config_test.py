@@ -10,7 +10,9 @@ import odqa_jax
 from odqa_jax.runtime.config import (
   apply_overrides,
   base_config,
+  check_same_config,
   load_config,
+  load_sweep,
   parse_arg,
   recipe_folder,
   saved_config,
@@ -461,3 +463,30 @@ def test_folders_without_a_saved_config(text, message, tmp_path):
     (tmp_path / "config.json").write_text(text)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     saved_config(tmp_path)
+
+
+def test_a_run_of_an_older_version_had_the_defaults_of_what_it_did_not_know():
+  config = load_config(str(CONFIGS[0]))
+  old = config.to_dict()
+  del old["data"]["leaky"], old["unified"]
+  check_same_config(old, config)
+  with config.unlocked():
+    config.data.leaky = True
+    config.unified.temperature = 2.0
+  with pytest.raises(ValueError) as told:
+    check_same_config(old, config)
+  assert "config.data.leaky was False and is True" in str(told.value)
+  assert "config.unified.temperature was 3.0 and is 2.0" in str(told.value)
+  # What the old one has and this one not is no default.
+  with pytest.raises(ValueError, match=r"config\.was_once was 3 and is None"):
+    check_same_config({**old, "was_once": 3}, load_config(str(CONFIGS[0])))
+
+
+def test_sweeps_are_read(tmp_path):
+  recipe = tmp_path / "recipe.py"
+  recipe.write_text("def get_config(arg): ...\n")
+  assert load_sweep(f"{recipe}:debug") == []
+  recipe.write_text("def sweep():\n  yield {'seed': 1}\n  yield {}\n")
+  assert load_sweep(str(recipe)) == [{"seed": 1}, {}]
+  rates = [each["optimizer.learning_rate"] for each in load_sweep("minilm")]
+  assert rates == [1e-5, 2e-5, 5e-5]

@@ -20,6 +20,7 @@ from small_parts import (
 from small_reader import save_workdir
 
 from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.packing import pack_questions
 from odqa_jax.models.bert import BertConfig
 from odqa_jax.models.dual_encoder import DualEncoder, EncoderConfig
 from odqa_jax.models.extractive_reader import ExtractiveReader, SpanConfig
@@ -28,7 +29,7 @@ from odqa_jax.models.hf.heads import save_network
 from odqa_jax.reading.pair_scores import score_pairs
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.reading.trained_scorer import load_trained_scorer
-from odqa_jax.retrieval.retriever import load_retriever
+from odqa_jax.retrieval.retriever import compiled_encoders, load_retriever
 from odqa_jax.runtime import hub
 from odqa_jax.runtime.artifact import write_manifest
 from odqa_jax.runtime.files import read_json
@@ -72,7 +73,7 @@ def small_bert(corpus: Corpus) -> BertConfig:
   return BertConfig(
     vocab_size=corpus.tokenizer.vocab_size,
     width=8,
-    layers=2,
+    layers=1,
     heads=2,
     mlp_dim=16,
     max_positions=64,
@@ -101,16 +102,12 @@ def passages(corpus: Corpus) -> list[str]:
 def our_embeddings(path: Path, corpus: Corpus, questions: list[str]):
   """Of questions and of the passages `ROWS`, by the JAX network."""
   found = load_retriever(path)
-  config, tokenizer = found.encoder.config, found.tokenizer
-  encoder = DualEncoder(config)
-  asked = []
-  for tokens in tokenizer.encode_batch(questions):
-    ids = [tokenizer.cls_id, *tokens, tokenizer.sep_id]
-    row = jnp.array([ids]), jnp.array([len(ids)])
-    asked.append(encoder.encode_question(found.params, *row)[0])
+  ask, find = compiled_encoders(found.encoder.config)
+  tokens = found.tokenizer.encode_batch(questions)
+  asked = pack_questions(tokens, 16, found.tokenizer)
   inputs = corpus.passage_inputs(ROWS, found.passage_length)
-  return np.array(asked), np.array(
-    encoder.encode_passage(found.params, *map(jnp.asarray, inputs))
+  return np.array(ask(found.params, *asked)), np.array(
+    find(found.params, *inputs)
   )
 
 
@@ -157,7 +154,7 @@ def test_sentence_transformers_embeds_alike(kind, corpus, tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", ["cls", "types", "dense", "truncated"])
+@pytest.mark.parametrize("kind", ["types", "dense", "truncated"])
 def test_the_dpr_pair_embeds_alike(kind, corpus, tmp_path):
   transformers = pytest.importorskip("transformers")
   torch = pytest.importorskip("torch")
@@ -416,6 +413,24 @@ def test_the_card_follows_the_training_back(work, corpus, toy_config, tmp_path):
   assert "license: unknown\n" in text and "| Licence | not stated |" in text
   # No folder of this machine is told.
   assert str(tmp_path) not in text and "/tmp/" not in text
+
+
+def test_a_new_reader_is_not_begun_with_the_encoders_weights(
+  work, toy_data, corpus, tmp_path
+):
+  save_workdir(random_system("joint", toy_data), tmp_path / "joint")
+  corpus.tokenizer.save(tmp_path / "joint" / "reader_tokenizer")
+  config = {"init_from": "minilm", "reader": {"init_from": ""}}
+  _edit(tmp_path / "joint" / "checkpoints" / "3", config)
+  for to, start in (
+    ("t5", "random weights"),
+    (
+      "sentence-transformers",
+      "the published model sentence-transformers/all-M",
+    ),
+  ):
+    export_model(tmp_path / "joint", to, tmp_path / to, Stated())
+    assert f"Begun with {start}" in card(tmp_path / to)
 
 
 def _edit(step: Path, config, **more) -> None:

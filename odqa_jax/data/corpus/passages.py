@@ -72,6 +72,33 @@ class PassageTexts(Protocol):
     """Row of the passage with an id; None if there is none."""
 
 
+class PassageList:
+  """Passages in memory; the id of each is the number of its row."""
+
+  def __init__(self, passages: Sequence[Passage]) -> None:
+    self._passages = passages
+
+  def __len__(self) -> int:
+    return len(self._passages)
+
+  def id(self, row: int) -> str:
+    """Id of the passage in a row."""
+    return str(row)
+
+  def title(self, row: int) -> str:
+    """Its title."""
+    return self._passages[row].title
+
+  def text(self, row: int) -> str:
+    """Its text."""
+    return self._passages[row].text
+
+  def find(self, passage_id: str) -> int | None:
+    """Row of the passage with an id; None if there is none."""
+    row = int(passage_id) if passage_id.isdecimal() else -1
+    return row if 0 <= row < len(self) else None
+
+
 def check_passage(passage: Passage) -> Passage:
   """Returns `passage` if it can be stored.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from odqa_jax.data.corpus.corpus import Corpus
+from odqa_jax.data.corpus.passages import PassageTexts
 from odqa_jax.data.examples.batch import Batch
 from odqa_jax.text.pairs import Pair, PairVocabulary
 
@@ -42,7 +42,7 @@ class PairInputs:
   def __init__(
     self,
     vocabulary: PairVocabulary,
-    corpus: Corpus,
+    corpus: PassageTexts,
     *,
     length: int,
     title: bool,

@@ -264,7 +264,7 @@ def _machine(run: TrainingRun) -> Element:
     return section("Machine and times", _unknown())
   rows = [
     [
-      s["started"],
+      element("time", s["started"][:16].replace("T", " ")),
       f"{s['from_step']:,} → {s['to_step']:,}",
       duration(s["seconds"]),
       s["ended"] or ("killed" if s is not sessions[-1] else run.state),
@@ -280,7 +280,7 @@ def _machine(run: TrainingRun) -> Element:
     ["processes", str(last["processes"])],
     *([name, version] for name, version in sessions[-1]["versions"].items()),
   ]
-  head = ["begun", "steps", "time", "ended", "devices"]
+  head = ["begun (UTC)", "steps", "time", "ended", "devices"]
   return section(
     "Machine and times",
     table(head, rows, right=(1, 2)),

@@ -15,6 +15,8 @@ from odqa_jax.inspection.report.elements import (
 _RANKS = ((1, 1), (2, 5), (6, 20), (21, 100), (101, 10**9))
 # Of a question's passages; those that matter for its answer come besides.
 _FIRST = 2
+# Characters of a passage.
+_LONGEST = 2000
 
 
 def questions_section(outcomes: Sequence[Outcome], samples: int) -> Element:
@@ -184,12 +186,13 @@ def _passage(outcome: Outcome, rank: int, found: Found) -> Element:
 def _marked(outcome: Outcome, found: Found) -> list[Child]:
   """The text with the span of the answer marked."""
   span, text = outcome.span, found.text
+  cut: list[Child] = [text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"]
   if found.id != span.get("passage"):
-    return [text]
+    return cut
   start, end = span.get("start"), span.get("end")
   if not isinstance(start, int) or not isinstance(end, int):
-    return [text]
+    return cut
   # Another text under the same id has no such place.
   if text[start:end] != outcome.answer:
-    return [text]
+    return cut
   return [text[:start], element("mark", text[start:end]), text[end:]]

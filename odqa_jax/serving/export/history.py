@@ -10,7 +10,7 @@ from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.files import Damage, read_json
-from odqa_jax.runtime.hub import origin
+from odqa_jax.runtime.hub import is_hub_name, origin
 
 # What "minilm" is called on the Hub.
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -72,6 +72,8 @@ def history_of(path: Path, role: str) -> History:
     name, key = _initial(stage, role)
     before = _before(name, stage.made_from.get("contents", {}).get(key))
     if before is None:
+      if role == "reader" and key == "init_from":
+        return History(tuple(stages), *_start_of_reader(name))
       return History(tuple(stages), *_start(stage, name, key))
     path = before
   found = origin(path)
@@ -132,6 +134,19 @@ def _start(stage: Stage, name: str, key: str) -> tuple[str | None, str]:
   if not name:
     return None, "random weights"
   return None, f"`{told(name)}`"
+
+
+def _start_of_reader(name: str) -> tuple[None, str]:
+  """Likewise, of a reader where `reader.init_from` names nothing.
+
+  Then that of a workdir is taken, if it has one; an encoder has none.
+  """
+  if not name or name == "minilm" or is_hub_name(name):
+    return None, "random weights"
+  path = Path(name)
+  if path.is_dir() and is_pretrained_folder(path):
+    return None, "random weights"
+  return None, f"`{told(name)}`, or random weights if that had no reader"
 
 
 def _data(made_from: Mapping[str, Any]) -> dict[str, str]:

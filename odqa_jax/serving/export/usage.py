@@ -19,11 +19,13 @@ class Shown(NamedTuple):
     name: of the folder.
     pair: whether the encoders lie in `question/` and `passage/`.
     passage: a passage as text, put together as in training.
+    reading: what a generative reader's tokenizer is given.
   """
 
   name: str
   pair: bool
   passage: str
+  reading: str
 
 
 def usage_section(to: str, name: str, folder: Path, part: Part) -> str:
@@ -35,7 +37,8 @@ def usage_section(to: str, name: str, folder: Path, part: Part) -> str:
     folder: as it was written.
     part: what is in it.
   """
-  shown = Shown(name, (folder / "question").is_dir(), _passage(part))
+  pair = (folder / "question").is_dir()
+  shown = Shown(name, pair, _passage(part), _reading(part))
   code, command = _EXAMPLES[to](shown)
   lines = ["## How to load", ""]
   if code:
@@ -49,6 +52,14 @@ def _passage(part: Part) -> str:
   # Of byte-level pieces a space belongs to the word behind it.
   bytes_ = isinstance(part.tokenizer, BytePairTokenizer)
   return f"title{SEP if bytes_ else ' [SEP] '}text of the passage"
+
+
+def _reading(part: Part) -> str:
+  passage = _passage(part)
+  if isinstance(part.tokenizer, WordPieceVocabulary):
+    return f'"{_QUESTION}", "{passage}"'
+  title = "title: title " if part.reading.get("title") else ""
+  return f'"question: {_QUESTION} {title}context: text of the passage"'
 
 
 def _sentences(shown: Shown) -> tuple[list[str], str]:
@@ -97,6 +108,9 @@ def _t5(shown: Shown) -> tuple[list[str], str]:
     "",
     f'tokenizer = AutoTokenizer.from_pretrained("{shown.name}")',
     f'reader = T5ForConditionalGeneration.from_pretrained("{shown.name}")',
+    f'inputs = tokenizer({shown.reading}, return_tensors="pt")',
+    "answer = reader.generate(**inputs, max_new_tokens=32)[0]",
+    "print(tokenizer.decode(answer, skip_special_tokens=True))",
   ]
   command = (
     "odqa train --config configs/fid.py --workdir work/fid "
@@ -184,6 +198,10 @@ def input_lines(part: Part) -> list[str]:
   if part.role != "passage_classifier":
     lines.append(
       f"Questions were cut to {reading['question_length']} tokens in training."
+    )
+  if part.role == "retriever":
+    lines.append(
+      "transformers may report that a pooler is missing; nothing uses one."
     )
   if not reading.get("title"):
     return [*lines, "Titles are not read."]
