@@ -7,10 +7,11 @@ for line in unused_keys(settings, needs):
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from odqa_jax.data.corpus.corpus import corpus_folder
 from odqa_jax.data.examples.sources import SOURCES
-from odqa_jax.runtime.artifact import MADE_BY
+from odqa_jax.runtime.artifact import MADE_BY, MANIFEST
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.tasks.task import Needs
 
@@ -55,6 +56,11 @@ def with_corpora(settings: Settings) -> Settings:
         f"{maker} makes."
       )
   folder = str(corpus_folder(data.corpus))
+  if not (Path(folder) / MANIFEST).is_file():
+    raise ValueError(
+      f"config.data.corpus={data.corpus!r} holds no corpus ({MANIFEST}); name "
+      "what odqa prepare --out has made."
+    )
   searched = settings.evaluate.corpus
   return dataclasses.replace(
     settings,
