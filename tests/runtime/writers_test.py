@@ -224,11 +224,13 @@ def test_trackio_has_the_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_has_the_run(tmp_path, monkeypatch):
-  pytest.importorskip("wandb")
+  wandb = pytest.importorskip("wandb")
   from wandb.proto.wandb_internal_pb2 import Record
 
   monkeypatch.setenv("WANDB_MODE", "offline")
   run = send(tmp_path / "work", "wandb")
+  # Its process may still write; this waits for its end.
+  wandb.teardown()
   sent = []
   for path in sorted(
     (tmp_path / "work" / "wandb").glob("offline-run-*/run-*.wandb")
