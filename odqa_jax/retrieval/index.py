@@ -42,6 +42,8 @@ from odqa_jax.runtime.files import read_json, replacing, write_json
 from odqa_jax.runtime.mesh import is_primary, replicate, row_sharding, sync
 
 _HUGE_PAGE = 2**21
+# Digits of a sha256.
+_HASH = 64
 # Fills `out` with the rows that begin at a given one.
 Fill = Callable[[int, np.ndarray], None]
 
@@ -365,8 +367,8 @@ def check_index(
   """
   given = {"encoder": encoder, "corpus": corpus, "tokenizer": tokenizer}
   wrong = [
-    f"its {name} is {str(manifest.get(name))[:12]}, the {name} given is "
-    f"{value[:12]}"
+    f"its {name} is {_short(str(manifest.get(name)))}, the {name} given is "
+    f"{_short(value)}"
     for name, value in given.items()
     if manifest.get(name) != value
   ]
@@ -375,6 +377,11 @@ def check_index(
       f"this index does not belong here: {'; '.join(wrong)}. Open the one "
       "that was built from these, or rebuild it with `odqa index`."
     )
+
+
+def _short(fingerprint: str) -> str:
+  """The head of a hash; words stay whole."""
+  return fingerprint[:12] if len(fingerprint) == _HASH else fingerprint
 
 
 def export_npy(directory: str | Path, path: str | Path) -> None:
