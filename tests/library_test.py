@@ -237,7 +237,8 @@ def test_a_reader_answers_as_the_system_does_from_its_passages(
   few = reader.read(asked, [given[0], given[1][:1], ["the old castle"]])
   assert few[0].text == wanted[0].text
   assert [len(a.passages) for a in few] == [4, 1, 1]
-  assert few[2].passages[0].id == "0"
+  (passage,) = few[2].passages
+  assert (passage.id, passage.text) == ("0", "the old castle")
   for questions, passages, message in (
     (["who"], [[]], "'who' has no passages"),
     (["who"], [["a"], ["b"]], "2 lists of passages"),
