@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh machine to a trained retriever: makes .venv, installs, runs
-# `odqa demo`. Arguments are passed on: launch/demo.sh --preset quick --seed 1
+# From a fresh machine to a system that answers: makes .venv, installs, runs
+# `odqa demo`. Arguments are passed on: launch/demo.sh --serve --seed 1
 set -u
 caller=$PWD
 . "$(dirname "$0")/venv.sh" demo

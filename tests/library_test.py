@@ -172,7 +172,7 @@ def test_texts_are_found_again_and_can_be_kept(toy_data, tmp_path):
     made.search("which")
   with pytest.raises(ValueError, match="k=0: at least 1"):
     made.search(["which"], k=0)
-  with pytest.raises(ValueError, match="no corpus lies in it"):
+  with pytest.raises(ValueError, match="does not say its corpus"):
     open_index(retriever, tmp_path / "kept" / "index")
   with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
     build_index(retriever, passages, dtype="bflot16")

@@ -53,6 +53,14 @@ def test_whole_pipeline_by_commands(capsys, tmp_path, toy_data):
       "--out", tmp_path / name,
     )  # fmt: skip
     assert code == 0
+  code, out, _ = run(
+    capsys, "report", work, "--run", tmp_path / "run.json",
+    "--out", tmp_path / "page.html",
+  )  # fmt: skip
+  assert code == 0 and json.loads(last_line(out))["questions"] == 100
+  page = (tmp_path / "page.html").read_text()
+  # The recipe said 10 steps as well; what it did not say is bold.
+  assert f"<b><code>{questions}</code></b>" in page
   measured = []
   for name in ("run.trec", "run.json"):
     code, out, _ = run(

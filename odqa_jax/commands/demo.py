@@ -49,6 +49,7 @@ def _serve(figures: dict[str, Any], port: int) -> None:
     ValueError: if none was.
   """
   from odqa_jax.commands import serve
+  from odqa_jax.demo.presets import SYSTEM
 
   if "system" not in figures:
     raise ValueError(
@@ -56,8 +57,6 @@ def _serve(figures: dict[str, Any], port: int) -> None:
     )
   parser = argparse.ArgumentParser()
   serve.add_flags(parser)
-  serve.run(
-    parser.parse_args(
-      ["--system", figures["system"], "--k", "10", "--port", str(port)]
-    )
-  )
+  sizes = ["--k", str(SYSTEM.k), "--read-k", str(SYSTEM.read_k)]
+  flags = ["--system", figures["system"], *sizes, "--port", str(port)]
+  serve.run(parser.parse_args(flags))

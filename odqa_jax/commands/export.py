@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add("--language", help="for the card, a code: en, de, …")
   add(
     "--metrics",
-    help="for the card: FILE.json of odqa evaluate, its last line or its card",
+    help="for the card: FILE.json, --card or the last line of odqa evaluate",
   )
 
 

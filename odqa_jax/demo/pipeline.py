@@ -105,12 +105,12 @@ def run_system(root: Path, minilm: Path, seed: int) -> dict[str, Any]:
   count = rows[0]["questions"]
   tell(f"\n{count} questions about countries that training never saw:\n")
   tell(show_rows(rows))
-  system = open_answering(folder, k=SYSTEM.read_k)
+  system = open_answering(folder, k=SYSTEM.k, read_k=SYSTEM.read_k)
   held_out = QuestionSet(root / "data" / "questions" / HELD_OUT)
   step = max(len(held_out) // 4, 1)
   asked = [held_out[i].question for i in range(step // 2, len(held_out), step)]
   tell(show_records(system.answer([*asked, *ASKED])))
-  tell(next_steps(folder, root))
+  tell(next_steps(folder, root, SYSTEM))
   return _report(root, SYSTEM, seed, rows, stages) | {"system": str(folder)}
 
 

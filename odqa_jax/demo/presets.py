@@ -127,7 +127,10 @@ class SystemPreset:
     head_factor: what the rate of its new layers is of that.
     pair_length: tokens of question and passage together.
     passages: of each question that the reader learns from.
-    read_k: passages that it reads.
+    k: passages that the system finds.
+    read_k: the first of these, which it reads. A reader that has learnt from
+      so few passages knows where in one an answer stands, but not yet in which:
+      on the countries of the dev split EM is 62 with one, 46 with three.
   """
 
   country_questions: int = 2400
@@ -145,7 +148,8 @@ class SystemPreset:
   head_factor: float = 5.0
   pair_length: int = 96
   passages: int = 2
-  read_k: int = 5
+  k: int = 10
+  read_k: int = 1
 
 
 SYSTEM = SystemPreset()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from odqa_jax.data.corpus.passages import PassageTexts
+from odqa_jax.demo.presets import SystemPreset
 from odqa_jax.runtime.mesh import is_primary
 from odqa_jax.runtime.report import text_table
 
@@ -89,13 +90,14 @@ def _share(value: float | None, interval: Sequence[float] | None) -> str:
   return f"{100 * value:.1f} ±{50 * (interval[1] - interval[0]):.0f}"
 
 
-def next_steps(system: Path, root: Path) -> str:
+def next_steps(system: Path, root: Path, preset: SystemPreset) -> str:
   """What to do with what was made."""
+  sizes = f"--k {preset.k} --read-k {preset.read_k}"
   odqa = "odqa" if shutil.which("odqa") else sys.argv[0]
   return f"""\
 The system is {system}. Ask it:
-  {odqa} answer --system {system} --k 10
-  {odqa} serve --system {system} --k 10
+  {odqa} answer --system {system} {sizes}
+  {odqa} serve --system {system} {sizes}
 Your own passages and questions ({root / "questions"} shows how they look):
   {odqa} prepare --corpus passages.jsonl --questions train.jsonl \\
     --pairs train --tokenizer minilm --out data

@@ -40,7 +40,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 _IDENTITY = "identity.json"
 # How each kind is made, for messages.
-_COMMANDS = {
+MADE_BY = {
   "corpus": "odqa prepare --corpus",
   "questions": "odqa prepare --questions",
   "pairs": "odqa prepare --pairs",
@@ -245,7 +245,7 @@ def read_manifest(directory: str | Path, kind: str) -> dict[str, Any]:
   """
   directory = Path(directory)
   path = directory / MANIFEST
-  remedy = f"make one with `{_COMMANDS[kind]}`"
+  remedy = f"make one with `{MADE_BY[kind]}`"
   if not path.is_file():
     raise ValueError(f"{directory} holds no {kind} ({MANIFEST}); {remedy}.")
   content = read_json(path)
@@ -257,7 +257,7 @@ def read_manifest(directory: str | Path, kind: str) -> dict[str, Any]:
       f"{path}: kind {found[0]!r} of format {found[1]!r}, and this version of "
       f"odqa_jax reads kind {kind!r} of format {FORMAT}; {remedy}."
     )
-  remedy = f"delete {directory} and make it again with `{_COMMANDS[kind]}`"
+  remedy = f"delete {directory} and make it again with `{MADE_BY[kind]}`"
   written = json.dumps(content, indent=2).encode() + b"\n"
   if not sealed or path.read_bytes() != written:
     raise Damage(f"{path}: does not match its checksum; {remedy}.")
@@ -313,7 +313,7 @@ class Artifact:
           f"{self.directory / name}: bytes {start} to {end} do not match their "
           "checksum; delete "
           f"{self.directory} and make it again with "
-          f"`{_COMMANDS[self.manifest['kind']]}`."
+          f"`{MADE_BY[self.manifest['kind']]}`."
         )
       self._sound[name][number] = True
 

@@ -95,7 +95,8 @@ class _Pace:
         parts.append(f"{_duration((self.total - self.done) / rate)} left")
     for name, value in fields.items():
       label = name.rpartition("/")[2].replace("_per_", "/").replace("_", " ")
-      parts.append(f"{label} {humanise(value)}")
+      word = isinstance(value, str)
+      parts.append(str(value) if word else f"{label} {humanise(value)}")
     return ", ".join(parts)
 
 
@@ -117,8 +118,8 @@ def progress_bar(
 
   Yields:
     `update(done, total=None, **fields)`: the count so far, perhaps a better
-    total, and numbers to show; `time/x_per_s` reads `x/s`. It can be passed on
-    as the `progress(done, total)` callback of a long function.
+    total, and numbers to show, or words; `time/x_per_s` reads `x/s`. It can be
+    passed on as the `progress(done, total)` callback of a long function.
   """
   console = Console(stderr=True)
   pace = _Pace(total, unit, clock)

@@ -7,9 +7,11 @@ for line in unused_keys(settings, needs):
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from odqa_jax.data.corpus.corpus import corpus_folder
 from odqa_jax.data.examples.sources import SOURCES
+from odqa_jax.runtime.artifact import MADE_BY, MANIFEST
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.tasks.task import Needs
 
@@ -47,11 +49,18 @@ def with_corpora(settings: Settings) -> Settings:
   needed = [n for n in SOURCES[data.source].reads if n not in _OPTIONAL]
   for name in ("corpus", *needed):
     if not getattr(data, name):
+      maker = MADE_BY.get(name.rpartition("_")[2], "odqa search")
       raise ValueError(
         f"config.data.{name} is not set, and config.data.source="
-        f"{data.source!r} reads it; give --config.data.{name}=PATH."
+        f"{data.source!r} reads it; give --config.data.{name}=PATH of what "
+        f"{maker} makes."
       )
   folder = str(corpus_folder(data.corpus))
+  if not (Path(folder) / MANIFEST).is_file():
+    raise ValueError(
+      f"config.data.corpus={data.corpus!r} holds no corpus ({MANIFEST}); name "
+      "what odqa prepare --out has made."
+    )
   searched = settings.evaluate.corpus
   return dataclasses.replace(
     settings,

@@ -41,7 +41,7 @@ from odqa_jax.runtime.mesh import (
 )
 from odqa_jax.runtime.plots import plot_loss
 from odqa_jax.runtime.progress import progress_bar
-from odqa_jax.runtime.report import Report, parameter_table, versions
+from odqa_jax.runtime.report import Report, parameter_table
 from odqa_jax.runtime.run_record import Recipe, RunRecord
 from odqa_jax.runtime.settings import Settings
 from odqa_jax.training.asked import ask
@@ -213,7 +213,6 @@ def train(
     "corpus": corpus.fingerprint,
     "contents": contents(settings),
     "origins": origins(settings),
-    "versions": versions(),
     "best": best,
     "micro_batches": settings.parts,
     "remat": recomputed(run),

@@ -6,10 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from odqa_jax.main import COMMANDS, main, make_parser, split_overrides
+from odqa_jax.runtime.config import load_config
+
+ROOT = Path(__file__).parents[2]
 
 
 def flags(name):
@@ -109,6 +113,12 @@ def test_a_typo_is_told_with_what_was_meant(capsys, args, said):
 def test_types_are_known_by_both_names(written, taken):
   args = ["index", "--checkpoint", "m", "--corpus", "c", "--out", "o"]
   assert make_parser().parse_args([*args, "--dtype", written]).dtype == taken
+
+
+@pytest.mark.parametrize("written", ["bf16", "bfloat16"])
+def test_settings_know_types_by_both_names_too(written):
+  config = load_config(str(ROOT / "configs/ict.py"), [f"model.dtype={written}"])
+  assert config.model.dtype == "bfloat16"
 
 
 def test_settings_may_follow_a_space():

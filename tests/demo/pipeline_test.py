@@ -23,6 +23,7 @@ TINY = SystemPreset(
   reader_batch=2,
   pair_length=40,
   passages=2,
+  k=4,
   read_k=2,
 )
 

@@ -1,5 +1,6 @@
 """What the demo prints of figures and answers."""
 
+from odqa_jax.demo.presets import SYSTEM
 from odqa_jax.demo.system_page import next_steps, show_records, show_rows
 
 
@@ -51,7 +52,7 @@ def test_an_answer_is_shown_where_it_stands():
 def test_the_next_steps_are_commands_of_odqa(tmp_path):
   from odqa_jax.main import make_parser, split_overrides
 
-  text = next_steps(tmp_path / "system", tmp_path).replace("\\\n", " ")
+  text = next_steps(tmp_path / "system", tmp_path, SYSTEM).replace("\\\n", " ")
   commands = [row.split() for row in text.splitlines() if row[:2] == "  "]
   assert [words[1] for words in commands] == [
     "answer", "serve", "prepare", "train"

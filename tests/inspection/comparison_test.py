@@ -60,7 +60,9 @@ def test_runs_of_different_length_with_last_and_best(tmp_path, capsys):
   recall = rows["dev/recall@20", "a"]
   assert (recall["best"], recall["at"], recall["steps"]) == (0.5, [8], 12)
   assert recall["last"] == pytest.approx(0.46)
-  assert rows["loss", "b"]["last"] == pytest.approx(4.4)
+  loss = rows["loss", "b"]
+  assert loss["last"] == loss["best"] == pytest.approx(4.4)
+  assert loss["at"] == [6]
   assert "46.0%" in told.err and "50.0%" in told.err
   assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
   assert json.loads((out / "comparison.json").read_text())["runs"]
@@ -71,7 +73,7 @@ def test_runs_of_different_length_with_last_and_best(tmp_path, capsys):
 def test_seeds_of_one_config_are_a_line_with_a_band(tmp_path):
   paths = {
     f"{rate}{seed}": training(
-      tmp_path / f"{rate}{seed}", 8 + 4 * seed, seed=seed, rate=rate
+      tmp_path / f"{rate}{seed}", 16 - 4 * seed, seed=seed, rate=rate
     )
     for rate in (1e-4, 1e-3)
     for seed in (0, 1, 2)

@@ -16,6 +16,7 @@ from odqa_jax.models.hf.minilm import resolve_folder
 from odqa_jax.runtime import hub
 from odqa_jax.runtime.files import Damage
 from odqa_jax.runtime.settings import read_settings
+from odqa_jax.serving.system_folder import part_hash
 from odqa_jax.training.contents import origins
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -85,6 +86,17 @@ def test_a_flipped_byte_in_the_cache_is_found(cache, encoder_folder):
   weights(folder).resolve().write_bytes(content)
   with pytest.raises(Damage, match=r"sha256 is .* fetch it again"):
     hub.origin(folder)
+
+
+def test_a_part_stays_the_same_when_other_files_come(cache, encoder_folder):
+  folder = cache_model(cache, NAME, encoder_folder)
+  before = part_hash(folder)
+  (folder / "onnx").mkdir()
+  (folder / "onnx" / "config.json").write_text("{}")
+  (folder / "README.md").write_text("# small")
+  assert part_hash(folder) == before
+  (folder / "config.json").write_text("{}")
+  assert part_hash(folder) != before
 
 
 def test_offline_one_line_says_what_to_do(cache, capsys, toy_data, tmp_path):

@@ -401,8 +401,10 @@ def test_the_card_follows_the_training_back(work, corpus, toy_config, tmp_path):
     tmp_path / "second" / "checkpoints" / "3",
     config,
     contents={"init_from": read_json(step / "manifest.json")["sha256"]},
-    versions={"jax": "0.10.2"},
   )
+  session = {"started": "2026-11-26", "seconds": 4.0, "hardware": {"cores": 2}}
+  record = {"sessions": [session, session | {"versions": {"jax": "0.10.2"}}]}
+  (tmp_path / "second" / "run.json").write_text(json.dumps(record))
   out = tmp_path / "out"
   export_model(tmp_path / "second", "cross-encoder", out, Stated())
   text = card(out)
@@ -410,6 +412,7 @@ def test_the_card_follows_the_training_back(work, corpus, toy_config, tmp_path):
   assert f"someone/small of revision {COMMIT[:12]}" in text
   assert text.index("/second\n") < text.index("/first\n")
   assert "data/corpus (200 entries, " in text and "jax 0.10.2" in text
+  assert "| seconds | 8 |" in text and "| hardware | cores 2 |" in text
   assert "license: unknown\n" in text and "| Licence | not stated |" in text
   # No folder of this machine is told.
   assert str(tmp_path) not in text and "/tmp/" not in text

@@ -41,6 +41,9 @@ def test_a_key_of_another_task_is_told(setting):
 
 def test_a_dataset_stands_for_its_corpus(tmp_path):
   (tmp_path / "corpus").mkdir()
+  with pytest.raises(ValueError, match=r"config\.data\.corpus='.*no corpus"):
+    with_corpora(settings_of("supervised", [*PAIRS, f"data.corpus={tmp_path}"]))
+  (tmp_path / "corpus" / "manifest.json").touch()
   for given in (tmp_path, tmp_path / "corpus"):
     corpora = [f"data.corpus={given}", f"evaluate.corpus={given}"]
     found = with_corpora(settings_of("supervised", [*PAIRS, *corpora]))

@@ -23,6 +23,7 @@ from odqa_jax.runtime.checkpoint import read_extra, restore_params
 from odqa_jax.runtime.config import saved_config
 from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.mesh import make_mesh, padded_size, replicated, to_global
+from odqa_jax.runtime.run_record import read_record
 from odqa_jax.runtime.settings import read_settings
 from odqa_jax.training import program as program_module
 from odqa_jax.training import train as train_module
@@ -427,11 +428,19 @@ def test_refusals_come_before_the_first_step(toy_config, tmp_path):
   refused(toy_config(**{"data.source": "x"}), tmp_path, "known: answers, found")
   refused(toy_config(**{"model.preset": "x"}), tmp_path, "config.model.preset")
   refused(toy_config(init_from=str(tmp_path)), tmp_path, "holds no checkpoint")
+  refused(toy_config(**{"report.writers": "cvs"}), tmp_path, "mean 'csv'")
   assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_changed_config_is_refused_on_resume(toy_config, tmp_path):
   train(toy_config(), tmp_path)
+  record = read_record(tmp_path)
+  told = {row["key"]: row["counts"]["count"] for row in record["data"]}
+  assert told == {
+    "data.corpus": 200, "data.questions": 100, "data.pairs": 100
+  }  # fmt: skip
+  (session,) = record["sessions"]
+  assert (session["to_step"], session["ended"]) == (6, "finished")
   refused(
     toy_config(**{"optimizer.learning_rate": 5e-4, "seed": 7}),
     tmp_path,

@@ -63,7 +63,8 @@ class PairExamples:
     pairs = self.sets[which]
     index -= int(self.ends[which]) - len(pairs)
     positives = pairs.positive(index)
-    negatives = rng.permutation(pairs.negatives(index))
+    # A copy: NumPy refuses to shuffle what is mapped, if there is none of it.
+    negatives = rng.permutation(np.array(pairs.negatives(index)))
     rows = [int(positives[0]), *negatives[: self.hard_negatives].tolist()]
     while len(rows) <= self.hard_negatives:
       row = int(rng.integers(len(self.corpus)))

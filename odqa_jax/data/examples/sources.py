@@ -133,11 +133,6 @@ def salient_examples(
 ) -> Examples:
   """Sentences with masked entities, for tasks with a reader."""
   assert isinstance(vocabulary, ReaderVocabulary)
-  if not data.spans:
-    raise ValueError(
-      "config.data.source=salient needs config.data.spans, the folder that "
-      "odqa prepare --spans makes."
-    )
   return SalientExamples(
     corpus,
     Spans.open(data.spans),

@@ -147,12 +147,25 @@ def _stage_rows(stage: Stage) -> list[tuple[str, Any]]:
   rows.insert(1, ("steps made", stage.step))
   rows += [(f"data.{key}", value) for key, value in stage.data.items()]
   rows.append(("corpus, sha256 of its texts", made_from["corpus"]))
-  used = made_from.get("versions") or {}
-  told = ", ".join(f"{name} {version}" for name, version in used.items())
-  rows.append(("versions", told or UNKNOWN))
+  rows += _run_rows(stage.record)
   rows.append(("chosen by", made_from.get("best") or "being the last step"))
   rows += [(f"{k}, while training", v) for k, v in stage.metrics.items()]
   return rows
+
+
+def _run_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """When and on what it ran, as run.json says."""
+  sessions = record.get("sessions") or [{}]
+  machines = [_told(session.get("hardware")) for session in sessions]
+  seconds = sum(session.get("seconds", 0) for session in sessions)
+  recipe = record.get("recipe") or {}
+  return [
+    ("recipe", recipe.get("name") or UNKNOWN),
+    ("begun", sessions[0].get("started") or UNKNOWN),
+    ("seconds", seconds or UNKNOWN),
+    ("hardware", "; ".join(dict.fromkeys(machines))),
+    ("versions", _told(sessions[-1].get("versions"))),
+  ]
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
@@ -190,9 +203,9 @@ def _rest(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _told(value: Any) -> str:
   """Nested facts in one line."""
-  if isinstance(value, Mapping):
+  if value and isinstance(value, Mapping):
     return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
-  return UNKNOWN if value in (None, "") else str(value)
+  return UNKNOWN if value in (None, "", {}) else str(value)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

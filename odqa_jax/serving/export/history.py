@@ -11,6 +11,7 @@ from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.files import Damage, read_json
 from odqa_jax.runtime.hub import is_hub_name, origin
+from odqa_jax.runtime.run_record import read_record
 
 # What "minilm" is called on the Hub.
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -26,6 +27,7 @@ class Stage:
     made_from: what the checkpoint says of itself; see `training.train`.
     metrics: by which it was chosen, measured on the way.
     data: config key → what is known of the data it names.
+    record: what run.json says; {} where there is none.
   """
 
   name: str
@@ -33,6 +35,7 @@ class Stage:
   made_from: Mapping[str, Any]
   metrics: Mapping[str, float]
   data: Mapping[str, str]
+  record: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ def _stage(folder: Path, step: int) -> Stage:
     made_from=made_from,
     metrics=manifest["metrics"],
     data=_data(made_from),
+    record=read_record(folder.parent),
   )
 
 
