@@ -19,6 +19,7 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.data.runs import read_run
 from odqa_jax.evaluation.tables import rounded
+from odqa_jax.models.hf import minilm
 from odqa_jax.models.hf.heads import save_network
 from odqa_jax.reading import span_answers
 from odqa_jax.reading.answer import Answer
@@ -28,7 +29,6 @@ from odqa_jax.reading.span_answers import Passages
 from odqa_jax.reading.span_likelihoods import Written
 from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.retrieval.retriever import load_retriever
-from odqa_jax.serving import extraction as extraction_module
 from odqa_jax.serving.extraction import (
   Sources,
   measure_spans,
@@ -403,8 +403,8 @@ def test_a_published_reranker_is_a_part(made, toy_data, tmp_path):
 
 
 def test_a_retriever_may_be_a_name(made, monkeypatch):
-  folders = {"minilm": made / "retriever"}
-  monkeypatch.setattr(extraction_module, "resolve_folder", folders.get)
+  folder = made / "retriever"
+  monkeypatch.setattr(minilm, "fetch_minilm", lambda cache: folder)
   reader = str(made / "extractive")
   sources = Sources(reader, retriever="minilm", index="index")
   version = component_version(made / "retriever")
