@@ -144,7 +144,7 @@ def resolve_folder(name: str | Path, *, weights: bool = True) -> Path:
   Raises:
     ImportError, OSError, ValueError: what has to be fetched cannot be.
   """
-  if name == "minilm":
+  if str(name) == "minilm":
     return fetch_minilm(CACHE)
   path = Path(name)
   if path.exists() or not is_hub_name(str(name)):
