@@ -136,7 +136,8 @@ def test_commands_of_the_documentation_are_understood(line):
     assert all(load_config(config, overrides) for config in configs)
   elif args.command in ("train", "sweep", "teach", "plan"):
     name, _, presets = args.config.partition(":")
-    load_config(f"{ROOT / name}:{presets}", overrides)
+    file = ROOT / name
+    load_config(f"{file if file.suffix else name}:{presets}", overrides)
   else:
     assert not overrides
 
