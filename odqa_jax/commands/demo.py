@@ -5,6 +5,7 @@ answers. The same command goes on after Ctrl-C.
 """
 
 import argparse
+import json
 from typing import Any
 
 _EXAMPLE = """\
@@ -32,31 +33,33 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   """Runs the demo."""
+  import jax
+
   from odqa_jax.demo.pipeline import run_demo
   from odqa_jax.runtime.paths import check_folder
 
   check_folder(args.workdir)
+  if jax.process_count() > 1:
+    raise ValueError("--num-processes: odqa demo runs as one process.")
+  if args.serve and args.preset != "default":
+    raise ValueError(
+      f"--serve shows the system of --preset default, and {args.preset} makes "
+      "none; leave one of them out."
+    )
   figures = run_demo(args.workdir, args.preset, args.seed)
-  if args.serve:
-    _serve(figures, args.port)
+  if args.serve and "system" in figures:
+    print(json.dumps(figures), flush=True)
+    _serve(figures["system"], args.port)
   return figures
 
 
-def _serve(figures: dict[str, Any], port: int) -> None:
-  """Opens the page on the system that was made.
-
-  Raises:
-    ValueError: if none was.
-  """
+def _serve(system: str, port: int) -> None:
+  """Opens the page on the system that was made."""
   from odqa_jax.commands import serve
   from odqa_jax.demo.presets import SYSTEM
 
-  if "system" not in figures:
-    raise ValueError(
-      "--serve shows the system of --preset default; this preset makes none."
-    )
   parser = argparse.ArgumentParser()
   serve.add_flags(parser)
   sizes = ["--k", str(SYSTEM.k), "--read-k", str(SYSTEM.read_k)]
-  flags = ["--system", figures["system"], *sizes, "--port", str(port)]
+  flags = ["--system", system, *sizes, "--port", str(port)]
   serve.run(parser.parse_args(flags))

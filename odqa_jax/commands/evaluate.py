@@ -23,6 +23,8 @@ from odqa_jax.commands.flags import (
 
 # Of figures in JSON: what rounding hides is less than a question in a million.
 _DIGITS = 6
+# What stands in the JSON beside systems.
+_JSON_NAMES = ("corpus", "leaky", "card", "differences")
 
 _EXAMPLE = """\
 example:
@@ -144,7 +146,7 @@ def _named_files(given: list[str], name: str) -> dict[str, str]:
     if not equals or Path(item).exists():
       stem = Path(item).name.partition(".")[0]
       key, path = (name if len(given) == 1 else stem), item
-    if not key or not path or key in (*named, "corpus", "leaky"):
+    if not key or not path or key in named:
       raise ValueError(
         f"--{name} {item}: each needs a file and a name of its own; write "
         f"--{name} NAME=FILE."
@@ -179,6 +181,11 @@ def _check(
     raise ValueError("--choose-on-test is for --tune-scoring FILE.")
   if args.card is not None:
     check_card(args.card)
+  for name in runs.keys() & {*searching, "reranked", *_JSON_NAMES}:
+    raise ValueError(
+      f"--run {runs[name]}: {name!r} names other figures here; write --run "
+      "NAME=FILE with another name."
+    )
   args.cutoffs = _cutoffs(args.cutoffs)
   saved = _named_files(args.save_run, "save-run")
   if len(saved) == 1 and "save-run" in saved and len(searching) == 1:

@@ -51,7 +51,8 @@ def show_records(records: Sequence[Mapping[str, Any]]) -> str:
   """
   lines = []
   for record in records:
-    surely = f"   (confidence {record['confidence']:.0%})"
+    sure = record["confidence"]
+    surely = "" if sure is None else f"   (confidence {sure:.0%})"
     lines.append(f"\n? {record['question']}")
     lines.append(f"= {record['answer'] or 'no answer was found'}{surely}")
     marked = [p for p in record["passages"] if p["n"] in record["marks"]]
@@ -105,5 +106,6 @@ Your own passages and questions ({root / "questions"} shows how they look):
     --config.data.corpus=data/corpus \\
     --config.data.questions=data/questions/train \\
     --config.data.pairs=data/pairs/train
-Training from random weights, to the end: {odqa} demo --preset scratch
+Training from random weights, to the end: \
+{odqa} demo --preset scratch --workdir {root}_scratch
 """

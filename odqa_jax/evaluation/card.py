@@ -39,7 +39,7 @@ _HAS_ANSWER = (
   "a passage's text, without its title, has an answer's tokens in a row (NFD, "
   "lower case); patterns are searched for"
 )
-_SPLITS = ("train", "dev", "validation", "valid", "test")
+_SPLITS = ("train", "dev", "validation", "valid")
 
 
 def question_facts(
@@ -109,10 +109,11 @@ def step_facts(checkpoint: str | Path) -> dict[str, Any]:
   if best is None:
     return facts
   evaluate = config.get("evaluate", {})
-  pool = config.get("data", {}).get("pool_questions", "")
-  name = evaluate.get("questions") or pool
-  said = f"{set_names(name)[0]}, by {best}"
-  if evaluate.get("on_test"):
+  names = [evaluate.get("questions", "")]
+  if config.get("task") == "filter":
+    names = config["data"]["pool_questions"].split(",")
+  said = f"{', '.join(set_names(name)[0] for name in names)}, by {best}"
+  if any(map(is_test_set, names)):
     said += " (a test set, by config.evaluate.on_test)"
   return facts | {"chosen_on": said}
 

@@ -164,6 +164,11 @@ def measure_ranking(
   check_aligned(ranking, questions)
   k = ranking.rows.shape[1]
   chosen = [c for c in CUTOFFS if c <= k] if cutoffs is None else [*cutoffs]
+  if max(chosen, default=0) > k:
+    raise ValueError(
+      f"recall@{max(chosen)} cannot be measured on {k} passages a question; "
+      "search for more with --k."
+    )
   figures: dict[str, Any] = {"questions": len(questions), "k": k}
   values: Values = {}
   answered = [i for i, q in enumerate(questions) if q.answers]

@@ -48,6 +48,7 @@ class Outcome:
     answer: that was given; None where nothing was asked to answer.
     span: where the answer was read: "passage", "start", "end"; or empty.
     passages: that were found, best first.
+    k: passages of the longest list in the file; 0 where nothing was searched.
   """
 
   id: str
@@ -56,6 +57,7 @@ class Outcome:
   answer: str | None
   span: Mapping[str, Any]
   passages: tuple[Found, ...]
+  k: int = 0
 
   @functools.cached_property
   def right(self) -> bool | None:
@@ -67,7 +69,8 @@ class Outcome:
   @functools.cached_property
   def first_hit(self) -> int | None:
     """Rank of the first passage with an answer, 0 for none; None if unknown."""
-    if not self.passages or any(p.hit is None for p in self.passages):
+    searched = self.k or self.passages
+    if not searched or any(p.hit is None for p in self.passages):
       return None
     return next((i for i, p in enumerate(self.passages, 1) if p.hit), 0)
 
@@ -79,7 +82,8 @@ class Outcome:
       values["f1"] = f1(self.answer, self.references)
     if self.references and (rank := self.first_hit) is not None:
       for k in CUTOFFS:
-        if k <= len(self.passages):
+        # A short list has found nothing more; a short file was cut.
+        if k <= max(self.k, len(self.passages)):
           values[f"recall@{k}"] = float(0 < rank <= k)
     return values
 
@@ -98,6 +102,8 @@ def read_outcomes(
       question in common.
   """
   found = {} if run is None else _read(run, _run_outcome)
+  k = max((len(outcome.passages) for outcome in found.values()), default=0)
+  found = {n: dataclasses.replace(each, k=k) for n, each in found.items()}
   if answers is None:
     return list(found.values())
   told = _read(answers, _answer_outcome)
@@ -107,7 +113,7 @@ def read_outcomes(
       "run of the same set."
     )
   return [
-    dataclasses.replace(outcome, passages=found[name].passages)
+    dataclasses.replace(outcome, passages=found[name].passages, k=found[name].k)
     if name in found
     else outcome
     for name, outcome in told.items()
@@ -185,7 +191,7 @@ def _found(passage: Mapping[str, Any], answers: tuple[str, ...]) -> Found:
     hit = has_answer(text, answers) if text and answers else None
   score = passage.get("score")
   return Found(
-    id=str(next(passage[key] for key in ID_KEYS if key in passage)),
+    id=str(passage[next((key for key in ID_KEYS if key in passage), "id")]),
     title=str(passage.get("title") or ""),
     text=text,
     score=None if score is None else float(score),

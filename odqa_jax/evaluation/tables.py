@@ -3,7 +3,6 @@
 print_figures({"bm25": measured, "ours": other}, compare(...))
 """
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ from rich.table import Table
 from odqa_jax.evaluation.comparison import Comparison, Difference
 from odqa_jax.evaluation.measures import Values
 
-# Wide enough for a table that goes to a file.
-_FILE_WIDTH = 200
+# Wider than any table.
+_WIDEST = 10_000
 
 
 def means(values: Values) -> dict[str, float]:
@@ -87,10 +86,10 @@ def print_figures(
   systems: Mapping[str, Values], comparison: Comparison
 ) -> None:
   """Prints the table on stderr."""
-  console = Console(
-    stderr=True, width=None if sys.stderr.isatty() else _FILE_WIDTH
-  )
-  console.print(figures_table(systems, comparison))
+  table = figures_table(systems, comparison)
+  # A narrow terminal wraps lines; no figure is cut.
+  width = Console(width=_WIDEST).measure(table).maximum
+  Console(stderr=True, width=width).print(table)
 
 
 def rounded(value: Any, digits: int) -> Any:

@@ -67,13 +67,17 @@ def labels(names: Sequence[str]) -> dict[str, str]:
     else:
       bare.append(name)
       found[name] = name
-  if len(set(found.values())) < len(names):
+  paths = {Path(path).absolute() for path in found.values()}
+  if len(paths) < len(names):
     raise ValueError("one of these is there twice; name each run once.")
   short = _short([Path(name).absolute() for name in bare])
-  return {
+  named = {
     short[bare.index(label)] if label in bare else label: path
     for label, path in found.items()
   }
+  if len(named) < len(found):
+    raise ValueError("two of these have one label; give LABEL=PATH.")
+  return named
 
 
 def _short(paths: Sequence[Path]) -> list[str]:

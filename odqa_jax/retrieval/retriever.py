@@ -293,7 +293,7 @@ def truncate(retriever: Retriever, dimensions: int) -> Retriever:
 def fit_to_index(
   retriever: Retriever, corpus: Corpus, manifest: Mapping[str, Any]
 ) -> Retriever:
-  """The retriever with as many dimensions as an index that belongs to it.
+  """The retriever with the dimensions and titles of an index of it.
 
   Raises:
     ValueError: if the index belongs to another checkpoint or corpus.
@@ -301,6 +301,10 @@ def fit_to_index(
   width = manifest["width"]
   if width < retriever.encoder.config.output_dim:
     retriever = truncate(retriever, width)
+  if not retriever.title and manifest["encoder"] != retriever.fingerprint:
+    titled = with_titles(retriever)
+    if titled.fingerprint == manifest["encoder"]:
+      retriever = titled
   check_index(
     manifest,
     encoder=retriever.fingerprint,

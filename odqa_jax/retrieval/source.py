@@ -23,11 +23,13 @@ class IndexSource(NamedTuple):
     checkpoint: a folder, or a known name.
     corpus: a folder.
     title: whether titles were read against the checkpoint's own habit.
+    named: whether the checkpoint is a name, and no folder.
   """
 
   checkpoint: str
   corpus: str
   title: bool
+  named: bool = False
 
 
 def write_source(
@@ -57,9 +59,12 @@ def read_source(directory: str | Path) -> IndexSource | None:
     for name in ("checkpoint", "corpus")
   )
   return IndexSource(
-    os.path.normpath(checkpoint) if os.sep in checkpoint else checkpoint,
+    checkpoint
+    if "name" in record["checkpoint"]
+    else os.path.normpath(checkpoint),
     os.path.normpath(corpus),
     bool(record["title"]),
+    named="name" in record["checkpoint"],
   )
 
 
@@ -71,6 +76,8 @@ def given_source(
   Raises:
     ValueError: naming what must be said.
   """
+  if not Path(directory).is_dir():
+    raise ValueError(f"{directory}: no such index; make one with `odqa index`.")
   known = read_source(directory)
   found = IndexSource(
     checkpoint or (known.checkpoint if known else ""),
@@ -84,7 +91,8 @@ def given_source(
       raise ValueError(
         f"{directory} does not say its {name}; give --{name} DIR."
       )
-    if not said and os.sep in value and not Path(value).exists():
+    named = name == "checkpoint" and known is not None and known.named
+    if not said and not named and not Path(value).exists():
       raise ValueError(
         f"{directory} was made with the {name} {value}, which is not there; "
         f"give --{name} DIR, where it is now."

@@ -105,8 +105,8 @@ def _snapshot(
       f"{name}: no such folder; as a name of the Hugging Face Hub it needs "
       f"{error.name}: pip install 'odqa_jax[hub]'."
     ) from error
-  if cached := _cached_commit(repository, revision, weights):
-    return cached
+  # Of the library below, which has had two names.
+  http_error: Any = errors.HfHubHTTPError.__bases__[0]
   try:
     return Path(
       snapshot_download(
@@ -120,6 +120,7 @@ def _snapshot(
   except errors.LocalEntryNotFoundError as error:
     # The cache has a part of it, which may be all that is needed.
     partial = getattr(error, "snapshot_path", None)
+    partial = partial or _cached_commit(repository, revision, weights)
     if partial is not None:
       return Path(partial)
     raise ValueError(
@@ -143,6 +144,13 @@ def _snapshot(
     raise ValueError(
       f"{name}: neither a folder, nor a model of the Hugging Face Hub; check "
       "the spelling, or, of a private one, `hf auth login`."
+    ) from error
+  except http_error as error:
+    if isinstance(error, OSError):
+      raise
+    raise ValueError(
+      f"{name}: the Hub is not reached ({_why(error)}); mend the network or "
+      f"its proxy, or fetch it elsewhere: hf download {repository}."
     ) from error
 
 

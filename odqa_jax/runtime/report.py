@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 import odqa_jax
 from odqa_jax.runtime.files import replace_file
+from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.kept_settings import ReportSettings
 from odqa_jax.runtime.progress import humanise, progress_bar
 from odqa_jax.runtime.tracking import open_trackers
@@ -211,7 +212,8 @@ class Report:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    self.close(failed=kind is not None)
+    stopped = kind is not None and issubclass(kind, Interrupted)
+    self.close(failed=kind is not None and not stopped)
 
 
 def json_ready(value: Any) -> Any:

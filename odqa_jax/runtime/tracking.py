@@ -97,16 +97,19 @@ def open_trackers(
     ValueError: if a service cannot be opened.
   """
   path = workdir / FILE
-  known = read_json(path) if path.is_file() and not anew else {}
+  if anew:
+    path.unlink(missing_ok=True)
+  known = read_json(path) if path.is_file() else {}
   for state in known.values():
     if state["in_use"]:
       _move_on(state, written)
     state["in_use"] = False
-  opened = []
+  opened: list[SentOnce] = []
   for name in settings.names:
     if name not in TRACKERS:
       continue
-    state = known.setdefault(name, {"id": "", "step": -1, "names": []})
+    begun = {"id": "", "step": -1, "names": [], "in_use": False}
+    state = known.setdefault(name, begun)
     run = Tracked(
       project=settings.project,
       name=settings.name or workdir.absolute().name,
@@ -114,9 +117,16 @@ def open_trackers(
       id=state["id"],
       workdir=workdir,
     )
-    tracker = SentOnce(name, _opened(name, run), state["step"], state["names"])
+    try:
+      service = _opened(name, run)
+    except ValueError:
+      for each in opened:
+        each.close(failed=True)
+      raise
+    tracker = SentOnce(name, service, state["step"], state["names"])
     state |= {"id": tracker.id, "in_use": True}
     opened.append(tracker)
+    write_json(path, known)
   if known:
     write_json(path, known)
   for row in kept:

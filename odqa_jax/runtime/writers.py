@@ -114,15 +114,20 @@ class TensorBoardWriter:
   def __init__(
     self, workdir: Path, rows: Iterable[Mapping[str, Any]], step: int | None
   ) -> None:
-    """Opens a new file; rows after `step` of older ones no longer count."""
-    del rows
+    """Opens a new file with all rows; those of older files no longer count.
+
+    A kill loses what an older file had not been handed yet.
+    """
     # Imports torch where that is installed, which takes seconds.
     from tensorboardX import SummaryWriter
 
     self._events = SummaryWriter(
       str(workdir / "tensorboard"),
-      purge_step=None if step is None else step + 1,
+      purge_step=None if step is None else 0,
     )
+    for row in rows if step is not None else ():
+      values = {n: v for n, v in row.items() if n != "step" and v is not None}
+      self.write(row["step"], values)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds scalars."""

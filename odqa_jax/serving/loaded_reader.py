@@ -37,6 +37,7 @@ from odqa_jax.reading.extract import (
 from odqa_jax.reading.span_answers import Passages, answer_with_spans
 from odqa_jax.reading.system import (
   ReadingSystem,
+  holds_reader,
   inputs_for,
   load_reading_system,
 )
@@ -247,6 +248,8 @@ def load_reader(path: str | Path, *, spans: int = 10, beams: int = 1) -> Reader:
     if value < 1:
       raise ValueError(f"{name}={value} is below 1.")
   if not holds_span_reader(path):
+    if not holds_reader(path):
+      raise ValueError(f"{path} holds no reader; name one that was trained.")
     return _Writing(path, beams)
   nothing = PassageList([])
   if holds_unified(path):

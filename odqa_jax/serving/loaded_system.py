@@ -148,7 +148,7 @@ def load_system(
 
   Args:
     path: from `odqa assemble` or `odqa pack`; or the workdir of a reader that
-      was trained with its retriever, and then with the next two.
+      writes, trained with its retriever, and then with the next two.
     corpus: the evidence, a folder of `odqa prepare`.
     index: of that retriever; made when absent.
     backend: of the search; see `open_index`.

@@ -50,12 +50,6 @@ def open_answering(
         options["read_k"] = scoring.read_k
     sources = _sources(paths, backend, scoring)
     return SpanSystem(name, load_parts(sources, corpus), corpus, **options)
-  spare = {name: options.pop(name, None) for name in ("read_k", "spans")}
-  if spare["read_k"] is not None:
-    raise ValueError(
-      f"--read-k {spare['read_k']} is for an extractive reader, and {path} has "
-      "none; --k says how many passages are read."
-    )
   return open_writing(
     name,
     paths.get("reader", paths["retriever"]),
@@ -89,8 +83,17 @@ def open_writing(
     reader_corpus: see `load_reading_system`.
     versions: of the components.
     backend: of the search.
-    options: of `WritingSystem`.
+    options: of `WritingSystem`; `spans` has no meaning here.
+
+  Raises:
+    ValueError: for a `read_k`; see also `load_system`.
   """
+  options.pop("spans", None)
+  if (read_k := options.pop("read_k", None)) is not None:
+    raise ValueError(
+      f"--read-k {read_k} is for an extractive reader, and {name} has none; "
+      "--k says how many passages are read."
+    )
   store = None if reader_corpus is None else Corpus(reader_corpus)
   system = load_reading_system(checkpoint, corpus, store)
   opened = make_index(system.retriever, corpus, index, backend)

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from odqa_jax.data.corpus.build import build_corpus
 from odqa_jax.data.corpus.corpus import Corpus
-from odqa_jax.data.corpus.passages import Passage
+from odqa_jax.data.corpus.passages import Passage, open_sources
 from odqa_jax.data.prepare import open_corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.evaluation.measures import evaluate_ranking
@@ -30,6 +32,7 @@ from odqa_jax.retrieval.retriever import (
 )
 from odqa_jax.retrieval.searchable import Searchable
 from odqa_jax.retrieval.source import read_source
+from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.dtypes import read_dtype
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.runtime.progress import progress_bar
@@ -168,6 +171,12 @@ def build_index(
       cannot be stored, or `out` holds something else.
   """
   options = {"dtype": read_dtype(dtype, INDEX_DTYPES), "backend": backend}
+  mere = out is None or not isinstance(corpus, str | Path | Corpus)
+  if mere and jax.process_count() > 1:
+    raise ValueError(
+      "build_index: several processes need a folder that all of them see, and "
+      "a corpus that odqa prepare has made."
+    )
   if out is not None:
     return _built(retriever, corpus, Path(out), **options)
   folder = Path(tempfile.mkdtemp(prefix="odqa-index-"))
@@ -198,6 +207,7 @@ def _built(
       for i, text in enumerate(corpus)
     ]
     tokenizer = retriever.tokenizer
+    _check_same_texts(folder, passages)
     build_corpus(passages, folder / _CORPUS, tokenizer, name="texts")
     corpus, folder = Corpus(folder / _CORPUS), folder / _INDEX
   with progress_bar("encode", len(corpus), "passages") as update:
@@ -211,6 +221,23 @@ def _built(
     )
   rows = folders.open_index(retriever, corpus, str(folder), backend)
   return PassageIndex(retriever, corpus, rows)
+
+
+def _check_same_texts(folder: Path, passages: list[Passage]) -> None:
+  """Refuses to replace the texts of an index that is there.
+
+  Raises:
+    ValueError: if the folder holds an index of other texts.
+  """
+  held = folder / _CORPUS
+  if not (folder / _INDEX / MANIFEST).is_file() or not held.is_dir():
+    return
+  (before,) = read_manifest(held, "corpus")["sources"]
+  if not open_sources(passages, "texts")[0].matches(before):
+    raise ValueError(
+      f"{folder} is an index of other texts; choose another folder, or remove "
+      "it."
+    )
 
 
 def open_index(

@@ -23,8 +23,9 @@ from odqa_jax.runtime.config import load_config, load_sweep
 from odqa_jax.runtime.files import Damage, content_hash, read_json, write_json
 from odqa_jax.runtime.mesh import is_primary, sync
 from odqa_jax.runtime.report import json_ready, read_metrics, text_table
-from odqa_jax.runtime.run_record import Recipe
+from odqa_jax.runtime.run_record import Recipe, read_record
 from odqa_jax.runtime.settings import Settings, read_settings
+from odqa_jax.runtime.writers import check_writers
 from odqa_jax.training.measuring import dev_choices
 from odqa_jax.training.tasks.table import check_names, check_teacher_named
 from odqa_jax.training.train import train
@@ -125,6 +126,7 @@ def _written(item: tuple[str, Any]) -> str:
 def _check(settings: Settings) -> None:
   """Raises ValueError for what a training refuses before it opens any data."""
   check_teacher_named(settings, check_names(settings))
+  check_writers(settings.report)
   dev_choices(settings)
 
 
@@ -175,11 +177,14 @@ def run_member(
   if (found := member_result(member, workdir)) is not None:
     return found
   figures = train(member.config, folder, recipe=recipe)
+  # Those of `train` are of its last part, which may have been stopped before.
+  parts = read_record(folder).get("sessions", ())
+  seconds = sum(part["seconds"] for part in parts)
   result = json_ready(
     {
       "overrides": dict(member.overrides),
       "config": member.config.to_dict(),
-      "figures": figures,
+      "figures": figures | {"seconds": round(seconds, 1)},
       **_measured(folder, read_settings(member.config)),
     }
   )
@@ -213,7 +218,8 @@ def _measured(folder: Path, settings: Settings) -> dict[str, Any]:
   ranked = [each for each in dev if each.get(best) is not None]
   losses = [row["loss"] for row in rows if row.get("loss") is not None]
   return {
-    "dev": max(ranked, key=lambda each: each[best], default={}),
+    # Of equal ones the last is kept, as `Checkpoints` does.
+    "dev": max(reversed(ranked), key=lambda each: each[best], default={}),
     "loss": losses[-1] if losses else None,
   }
 

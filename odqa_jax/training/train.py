@@ -341,13 +341,14 @@ def train(
           if save_now or step == steps:
             with meter.pause():
               scores = None
-              if evaluator and not stop:
+              if evaluator and not (stop and step < steps):
                 scores = evaluator(state.params, pipeline.index())
                 scores |= pipeline.metrics(step)
                 report.write(step, {f"dev/{k}": v for k, v in scores.items()})
                 if best in scores:
                   shown[f"dev_{best}"] = scores[best]
               save(step, scores)
+              report.flush()
           if stop and step < steps:
             checkpoints.wait()
             record.update(step, "stopped")

@@ -115,7 +115,10 @@ def read_workdir(path: str | Path) -> TrainingRun:
 
 def is_share(name: str, values: Sequence[int | float]) -> bool:
   """Whether a metric is a share of something, which is told in percent."""
-  other = ("loss", "learning_rate", "norm", "lambda", "examples")
+  # Of these, some are in nats.
+  other = (
+    "loss", "learning_rate", "norm", "lambda", "examples", "entropy", "utility",
+  )  # fmt: skip
   named = any(word in name for word in other) or name.startswith("time/")
   return not named and all(0 <= value <= 1 for value in values)
 

