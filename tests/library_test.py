@@ -168,6 +168,11 @@ def test_texts_are_found_again_and_can_be_kept(toy_data, tmp_path):
   figures = opened.measure([Question("1", "which river", ("quiet",), "string",
                                      ("b",))])  # fmt: skip
   assert figures["k"] == 2 and "recall" in figures
+  with pytest.raises(ValueError, match="is an index of other texts"):
+    build_index(retriever, passages[:1], tmp_path / "kept")
+  assert open_index(retriever, tmp_path / "kept").search(
+    asked
+  ) == opened.search(asked)
   with pytest.raises(ValueError, match="'which' is one text"):
     made.search("which")
   with pytest.raises(ValueError, match="k=0: at least 1"):

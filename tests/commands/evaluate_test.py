@@ -73,6 +73,8 @@ def test_runs_stand_side_by_side(evaluate, runs):
   ("flags", "message"),
   [
     (["--run", "a=RUN", "--run", "a=RUN"], "a name of its own"),
+    (["--run", "bm25=RUN", "--bm25"], "'bm25' names other figures here"),
+    (["--run", "card=RUN", "--run", "RUN"], "'card' names other figures here"),
     (["--run", "RUN", "--cutoffs", "1,x"], "--cutoffs 1,x: numbers"),
     (["--run", "RUN", "--cutoffs", "1,50"], "recall@50 cannot be measured on"),
     (["--run", "RUN", "--relevant", "2"], "a grade of --qrels"),

@@ -29,6 +29,36 @@ def test_measures_are_those_that_can_be_known():
   assert outcome("a", None, (False,)).first_hit == 0
 
 
+def test_short_lists_of_a_run_are_misses(tmp_path):
+  def listed(*answered):
+    return [
+      {"id": str(i), "title": "", "text": "york" if hit else "no"}
+      for i, hit in enumerate(answered)
+    ]
+
+  lists = [listed(True, 0, 0, 0, 0), listed(0, 0), []]
+  records = [
+    {"id": f"q{i}", "question": "which?", "answers": ["york"], "ctxs": ctxs}
+    for i, ctxs in enumerate(lists)
+  ]
+  path = tmp_path / "run.json"
+  path.write_text(json.dumps(records))
+  found = read_outcomes(run=path)
+  assert [o.measures() for o in found] == [
+    {"recall@1": 1.0, "recall@5": 1.0},
+    {"recall@1": 0.0, "recall@5": 0.0},
+    {"recall@1": 0.0, "recall@5": 0.0},
+  ]
+
+
+def test_passages_without_ids_are_told_in_one_line(tmp_path):
+  path = tmp_path / "run.json"
+  record = {"question": "which?", "answers": ["york"], "ctxs": [{"text": "a"}]}
+  path.write_text(json.dumps([record]))
+  with pytest.raises(ValueError, match=r"run.json.*no result of a question"):
+    read_outcomes(run=path)
+
+
 def test_only_common_questions_count():
   first = [outcome(f"q{i}", "new york" if i < 3 else "no") for i in range(6)]
   second = [outcome(f"q{i}", "new york") for i in range(2, 9)]

@@ -119,6 +119,10 @@ def test_labels_tell_runs_apart(tmp_path):
   assert list(comparison.labels(names)) == ["x/run", "y/run", "new"]
   with pytest.raises(ValueError, match="name each run once"):
     comparison.labels(["a", "b=a"])
+  with pytest.raises(ValueError, match="name each run once"):
+    comparison.labels(["a", "a/"])
+  with pytest.raises(ValueError, match="two of these have one label"):
+    comparison.labels(["b=x/a", "y/b"])
   with pytest.raises(ValueError, match="'b' is there twice"):
     comparison.labels(["b=a", "b=c"])
 

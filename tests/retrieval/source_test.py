@@ -34,9 +34,13 @@ def test_a_name_stays_a_name(tmp_path):
   write_source(tmp_path, checkpoint="minilm", corpus=tmp_path)
   found = read_source(tmp_path)
   assert found.checkpoint == "minilm" and not found.title
+  write_source(tmp_path, checkpoint="owner/model", corpus=tmp_path)
+  assert given_source(str(tmp_path), None, None).checkpoint == "owner/model"
 
 
 def test_an_index_that_does_not_say(tmp_path):
   assert read_source(tmp_path) is None
+  with pytest.raises(ValueError, match="nowhere: no such index"):
+    given_source(str(tmp_path / "nowhere"), None, None)
   with pytest.raises(ValueError, match="its checkpoint; give --checkpoint DIR"):
     given_source(str(tmp_path), None, "data")
