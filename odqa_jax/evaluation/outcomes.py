@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from odqa_jax.data.raw.records import RawFile
 from odqa_jax.data.runs import ID_KEYS
 from odqa_jax.evaluation.measures import CUTOFFS
-from odqa_jax.text.answers import exact_match, f1, has_answer
+from odqa_jax.text.answers import exact_match, f1, has_answer, matches_regex
 
 
 class Found(NamedTuple):
@@ -49,6 +49,7 @@ class Outcome:
     span: where the answer was read: "passage", "start", "end"; or empty.
     passages: that were found, best first.
     k: passages of the longest list in the file; 0 where nothing was searched.
+    answer_type: "string"; "regex" where the references are patterns.
   """
 
   id: str
@@ -58,12 +59,15 @@ class Outcome:
   span: Mapping[str, Any]
   passages: tuple[Found, ...]
   k: int = 0
+  answer_type: str = "string"
 
   @functools.cached_property
   def right(self) -> bool | None:
     """Whether the answer is one of the references (EM); None if unknown."""
     if self.answer is None or not self.references:
       return None
+    if self.answer_type == "regex":
+      return bool(matches_regex(self.answer, self.references))
     return bool(exact_match(self.answer, self.references))
 
   @functools.cached_property
@@ -79,7 +83,8 @@ class Outcome:
     values: dict[str, float] = {}
     if self.answer is not None and self.right is not None:
       values["em"] = float(self.right)
-      values["f1"] = f1(self.answer, self.references)
+      if self.answer_type == "string":
+        values["f1"] = f1(self.answer, self.references)
     if self.references and (rank := self.first_hit) is not None:
       for k in CUTOFFS:
         # A short list has found nothing more; a short file was cut.
@@ -163,6 +168,7 @@ def _answer_outcome(record: Mapping[str, Any]) -> Outcome:
     id=str(record["id"]),
     question=str(record["question"]),
     references=tuple(map(str, record["references"])),
+    answer_type=str(record.get("answer_type", "string")),
     answer=answer,
     span=spans[0] if spans[0].get("text") == answer else {},
     passages=tuple(

@@ -123,7 +123,7 @@ def write_answers(
   """Writes one JSON object a line; the file appears whole.
 
   The keys are those of `answer_record` or `span_record`, and `id`, `question`,
-  `references`.
+  `references`; and `answer_type` where these are patterns.
   """
   with (
     replacing(path) as temporary,
@@ -135,6 +135,8 @@ def write_answers(
         "question": question.question,
         "references": list(question.answers),
       }
+      if question.answer_type != "string":
+        record["answer_type"] = question.answer_type
       record |= (
         span_record(answer)
         if isinstance(answer, SpanAnswers)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from odqa_jax.data.questions.sets import Question
+from odqa_jax.evaluation.measures import AnswerText, answer_measures
 from odqa_jax.evaluation.outcomes import (
   Found,
   Outcome,
@@ -27,6 +29,15 @@ def test_measures_are_those_that_can_be_known():
   assert outcome("a", "x", (True,), references=()).measures() == {}
   assert outcome("a", None, (None, True)).measures() == {}
   assert outcome("a", None, (False,)).first_hit == 0
+
+
+def test_patterns_match_as_in_evaluation():
+  asked = Question("q", "when?", (r"19\d\d",), "regex")
+  references, kind = asked.answers, asked.answer_type
+  for text, right in [("1984", 1.0), ("in 1984", 0.0)]:
+    told = Outcome("q", "when?", references, text, {}, (), 0, kind)
+    assert told.measures() == {"em": right}
+    assert answer_measures([AnswerText(text)], [asked])["em"] == right
 
 
 def test_short_lists_of_a_run_are_misses(tmp_path):
