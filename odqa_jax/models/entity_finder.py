@@ -57,11 +57,16 @@ def make_finder(name: str, types: Sequence[str] = ()) -> EntityFinder:
     return SpacyFinder()
   if name.startswith("gliner:"):
     return GlinerFinder(name.removeprefix("gliner:"), types or TYPES)
-  folder = resolve_folder(Path(name).expanduser())
+  try:
+    folder = resolve_folder(Path(name).expanduser())
+  except (ValueError, ImportError) as error:
+    raise ValueError(
+      f"--tagger {name}: neither spacy, nor gliner:NAME, nor weights ({error})"
+    ) from error
   if not folder.is_dir():
     raise ValueError(
-      f"--tagger {name}: neither spacy, nor gliner:NAME, nor a folder or "
-      "model of the Hub; choose one of these."
+      f"--tagger {name}: no such folder; choose one, or spacy, gliner:NAME or "
+      "a model of the Hub."
     )
   return TokenClassifierFinder(folder)
 

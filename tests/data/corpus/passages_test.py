@@ -130,7 +130,6 @@ JSON = '{"id": "1", "title": "T", "text": "one"}\n'
     (HEADER + ROW + "2\ttwo\n", "p.dat:3: 2 columns; the header names 3"),
     (HEADER + ROW + "2\ttwo\tT\tx\n", "p.dat:3: 4 columns"),
     (HEADER + '1\t"a\nb"\tT\n' + "2\n", "p.dat:4: 1 columns"),
-    (HEADER + "1\t \tT\n", "p.dat:2: the text is empty"),
     (HEADER + "\tone\tT\n", "p.dat:2: the id is empty"),
     (HEADER + "1\to\0ne\tT\n", "p.dat:2: the text holds a NUL"),
     (

@@ -313,6 +313,9 @@ class Characters:
   def decode(self, ids: Sequence[int]) -> str:
     return "".join(map(chr, ids))
 
+  def save(self, directory):
+    raise NotImplementedError
+
 
 def test_another_readers_questions_are_made_of_the_text(
   long: tuple[Corpus, Spans],

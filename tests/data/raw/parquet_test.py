@@ -67,8 +67,8 @@ def test_plain_columns_are_detected(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_is_named(tmp_path: Path) -> None:
-  path = parquet_file(tmp_path, {"id": ["1", "2"], "text": ["words", " "]})
-  with pytest.raises(ValueError, match="file:row 1: the text is empty"):
+  path = parquet_file(tmp_path, {"id": ["1", "2"], "text": ["words", "a\0"]})
+  with pytest.raises(ValueError, match="file:row 1: the text holds a NUL"):
     list(read_passages(path))
 
 

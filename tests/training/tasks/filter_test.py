@@ -217,7 +217,8 @@ def test_a_filter_of_train_questions_is_not_called_leaky(
     ({"evaluate.best": "em"}, "choose one of hit_ratio"),
     ({"data.pool_size": 20}, "choose 21 to"),
     ({"data.pool_questions": "TRAIN"}, "60 of its questions are also in"),
-    ({"data.run": ""}, "1 sets and config.data.run 0 files"),
+    ({"data.run": ""}, "config.data.run is not set"),
+    ({"data.run": "a,b"}, "1 sets and config.data.run 2 files"),
   ],
 )
 def test_what_cannot_be_is_told_before_the_first_step(
