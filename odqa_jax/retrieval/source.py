@@ -76,8 +76,6 @@ def given_source(
   Raises:
     ValueError: naming what must be said.
   """
-  if not Path(directory).is_dir():
-    raise ValueError(f"{directory}: no such index; make one with `odqa index`.")
   known = read_source(directory)
   found = IndexSource(
     checkpoint or (known.checkpoint if known else ""),
@@ -87,6 +85,10 @@ def given_source(
   given = {"checkpoint": checkpoint, "corpus": corpus}
   for name, said in given.items():
     value = getattr(found, name)
+    if not value and not Path(directory).exists():
+      raise ValueError(
+        f"{directory}: no such index; make one with `odqa index`."
+      )
     if not value:
       raise ValueError(
         f"{directory} does not say its {name}; give --{name} DIR."
