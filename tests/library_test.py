@@ -137,6 +137,11 @@ def test_all_examples_are_run():
   assert {*QUICK, *slow} == {*odqa_jax.__all__}
 
 
+def test_a_retriever_is_no_reader(model):
+  with pytest.raises(ValueError, match="holds no reader"):
+    odqa_jax.load_reader(model)
+
+
 # ---- Values ----
 
 

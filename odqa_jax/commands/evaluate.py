@@ -256,6 +256,12 @@ def _told(
       write_run(path, systems[name].ranking, questions, corpus)
     if values:
       print_figures(values, comparison)
+    else:
+      print(
+        f"{args.questions}: nothing can be measured, as no question has an "
+        "answer or a positive passage; name these with --qrels FILE.",
+        file=sys.stderr,
+      )
     print(short_card(card), file=sys.stderr)
     if args.card is not None:
       write_card(args.card, card)

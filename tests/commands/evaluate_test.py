@@ -161,6 +161,7 @@ def test_no_recall_without_answers(evaluate, runs, questions, tmp_path):
   code, figures, err = evaluate("--run", runs / "good.trec", given=path)
   assert code == 0, err
   assert "recall" not in figures["run"] and "recall@" not in err
+  assert ("nothing can be measured" in err) == ("mrr@10" not in err)
   assert "0 with answers" in err
 
 

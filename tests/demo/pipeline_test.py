@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command_line import run
 
 from odqa_jax.data.corpus.passages import Passage
 from odqa_jax.data.embedded import sets
@@ -43,6 +44,15 @@ def test_without_minilm_it_says_so_and_trains_from_scratch(
   assert run == [(tmp_path, "scratch", 3)]
   (line,) = capsys.readouterr().out.splitlines()
   assert line.startswith("Without MiniLM") and "could not fetch" in line
+
+
+def test_a_page_of_a_preset_without_a_system_is_refused(tmp_path, capsys):
+  work = tmp_path / "demo"
+  code, _, err = run(
+    capsys, "demo", "--preset", "scratch", "--serve", "--workdir", work
+  )
+  assert code == 2 and "--preset default, and scratch makes none" in err
+  assert not work.exists()
 
 
 def test_an_unknown_preset_is_refused(tmp_path):

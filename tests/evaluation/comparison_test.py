@@ -6,6 +6,7 @@ from scipy import stats
 
 from odqa_jax.evaluation.comparison import compare
 from odqa_jax.evaluation.statistics import bootstrap_p, mcnemar
+from odqa_jax.evaluation.tables import print_figures
 
 
 def test_systems_are_resampled_alike_and_only_where_they_count():
@@ -28,6 +29,16 @@ def test_systems_are_resampled_alike_and_only_where_they_count():
     assert found.intervals["a"][name] == pytest.approx(ends, abs=0.15 * half)
   again = compare({"a": {"map": some}}, seed=3).intervals["a"]["map"]
   assert again == found.intervals["a"]["map"]
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_no_figure_is_cut_in_a_narrow_terminal(monkeypatch, capsys, width):
+  monkeypatch.setenv("COLUMNS", width)
+  values = {f"system {i}": {"em": np.eye(9)[i]} for i in range(6)}
+  print_figures(values, compare(values))
+  said = capsys.readouterr().err
+  assert "…" not in said and said.count("11.1") >= 6
+  assert all(name in said for name in values)
 
 
 def test_figures_of_other_questions_are_not_compared():

@@ -226,6 +226,7 @@ def test_figures_in_few_digits():
   assert is_share("dev/recall@20", [0.0, 1.0])
   assert not is_share("learning_rate", [1e-5])
   assert not is_share("dev/gold", [1.5])
+  assert not is_share("dev/passage_entropy", [0.4])
 
 
 def test_the_record_has_a_session_for_each_part_of_a_run(tmp_path):

@@ -15,13 +15,17 @@ from odqa_jax.models.mobilebert import MobileBertConfig
 from odqa_jax.retrieval.encoding import encode_question_tokens, encode_questions
 from odqa_jax.retrieval.index import Index
 from odqa_jax.retrieval.retriever import (
+  fit_to_index,
   index_corpus,
   make_retriever,
   passage_fingerprint,
   search_questions,
   truncate,
+  with_titles,
+  write_index,
 )
 from odqa_jax.retrieval.searchable import search_embeddings
+from odqa_jax.runtime.artifact import read_manifest
 from odqa_jax.runtime.mesh import make_mesh
 
 QUESTIONS = [f"what is known of the red castle {i}" for i in range(70)]
@@ -86,6 +90,25 @@ def test_an_index_of_another_retriever_or_corpus_is_refused(
   )
   with pytest.raises(ValueError, match="its corpus is another"):
     search_questions(small_retriever(corpus, 0), other, corpus, ["x"], k=1)
+
+
+def test_an_index_with_titles_is_opened_by_its_untitled_retriever(
+  corpus: Corpus, tmp_path: Path
+):
+  made = dataclasses.replace(small_retriever(corpus, 0), title=False)
+  untitled = dataclasses.replace(
+    made,
+    fingerprint=passage_fingerprint(
+      made.encoder.config, made.params, made.passage_length, False
+    ),
+  )
+  titled = with_titles(untitled)
+  write_index(titled, corpus, tmp_path / "index", mesh=make_mesh())
+  manifest = read_manifest(tmp_path / "index", "index")
+  assert fit_to_index(untitled, corpus, manifest).title
+  write_index(untitled, corpus, tmp_path / "texts", mesh=make_mesh())
+  manifest = read_manifest(tmp_path / "texts", "index")
+  assert not fit_to_index(untitled, corpus, manifest).title
 
 
 def test_questions_take_the_width_of_the_index(corpus: Corpus, tmp_path: Path):

@@ -111,6 +111,29 @@ def test_offline_one_line_says_what_to_do(cache, capsys, toy_data, tmp_path):
   assert not list(tmp_path.glob("index*"))
 
 
+def test_a_proxy_that_refuses_is_one_line(cache, monkeypatch):
+  broken = huggingface_hub.errors.HfHubHTTPError.__bases__[0]
+
+  def refuse(*args, **options):
+    raise broken("403 Forbidden")
+
+  monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+  with pytest.raises(ValueError, match="the Hub is not reached"):
+    resolve_folder(NAME)
+
+
+def test_a_commit_that_is_there_in_part_is_asked_for(
+  cache, encoder_folder, monkeypatch
+):
+  whole = cache_model(cache, NAME, encoder_folder)
+  monkeypatch.setattr(
+    "huggingface_hub.snapshot_download", lambda *args, **options: str(whole)
+  )
+  part = cache_model(cache, "someone/part", encoder_folder)
+  (part / "tokenizer.json").unlink()
+  assert resolve_folder(f"someone/part@{COMMIT}", weights=False) == whole
+
+
 def test_without_the_library_the_extra_is_named(cache, monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
   with pytest.raises(ImportError, match=r"no such folder.*odqa_jax\[hub\]"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from odqa_jax.runtime import tracking, writers
+from odqa_jax.runtime.interruption import Interrupted
 from odqa_jax.runtime.kept_settings import ReportSettings
 from odqa_jax.runtime.report import Report
 from odqa_jax.runtime.writers import Tracked, check_writers
@@ -112,6 +113,38 @@ def test_an_error_of_the_run_is_told(tmp_path, fake):
   with pytest.raises(FloatingPointError), Report(tmp_path, fake):
     raise FloatingPointError
   assert SAID[-1] == ("close", True)
+
+
+def test_a_stop_that_was_asked_for_is_no_failure(tmp_path, fake):
+  with pytest.raises(Interrupted), Report(tmp_path, fake):
+    raise Interrupted("stopped, saved")
+  assert SAID[-1] == ("close", False)
+
+
+def test_what_was_begun_before_another_fails_is_kept(
+  tmp_path, fake, monkeypatch
+):
+  def refuse(run):
+    raise ConnectionError("no server")
+
+  monkeypatch.setitem(writers.TRACKERS, "mlflow", refuse)
+  both = ReportSettings(writers="wandb,mlflow", project="p")
+  with pytest.raises(ValueError, match="mlflow cannot be opened"):
+    Report(tmp_path, both, resume_step=2)
+  assert SAID[-1] == ("close", True)
+  # It is gone on with, in place of another one.
+  write_steps(tmp_path, fake, 2, (4,))
+  assert {row[1] for row in SAID if row[0] == "open"} == {"run0"}
+
+
+def test_a_run_that_began_without_a_service_does_not_take_an_older_ones(
+  tmp_path, fake
+):
+  write_steps(tmp_path, fake, 0, (2, 4))
+  write_steps(tmp_path, ReportSettings(writers="csv"), 0, (2, 4))
+  write_steps(tmp_path, fake, 4, (6,))
+  assert len({row[1] for row in SAID if row[0] == "open"}) == 2
+  assert [step for step, _ in told()] == [2, 4, 2, 4, 6]
 
 
 def test_a_service_that_fails_ends_no_run(tmp_path, fake, monkeypatch, capsys):

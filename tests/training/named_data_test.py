@@ -39,6 +39,12 @@ def test_a_key_of_another_task_is_told(setting):
   assert "has no effect" in line
 
 
+def test_the_index_of_the_dev_set_has_a_dtype():
+  dtype = "retrieval.dtype=bfloat16"
+  assert told("supervised", dtype)
+  assert not told("supervised", dtype, "evaluate.questions=dev")
+
+
 def test_a_dataset_stands_for_its_corpus(tmp_path):
   (tmp_path / "corpus").mkdir()
   with pytest.raises(ValueError, match=r"config\.data\.corpus='.*no corpus"):

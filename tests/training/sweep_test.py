@@ -134,9 +134,12 @@ def test_one_task_trains_one_and_is_then_finished(
       {"step": 1, "dev/mrr@10": 0.5, "dev/recall@1": 0.25},
       {"step": 2, "loss": 2.0},
       {"step": 2, "dev/mrr@10": 0.4, "dev/recall@1": 0.75},
+      {"step": 3, "dev/mrr@10": 0.5, "dev/recall@1": 0.5},
     ]
     lines = (json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text("".join(lines))
+    sessions = [{"seconds": 30.0}, {"seconds": 1.5}]
+    (folder / "run.json").write_text(json.dumps({"sessions": sessions}))
     return {"seconds": 1.0}
 
   monkeypatch.setattr(sweep, "train", train)
@@ -150,8 +153,10 @@ def test_one_task_trains_one_and_is_then_finished(
   figures = json.loads(last_line(out))
   assert figures["name"] == "learning_rate=0.0001,seed=1235"
   assert trained == [(1235, 1234)]
-  # Of the checkpoint that is kept, which is not the best in every figure.
-  assert figures["dev"] == {"mrr@10": 0.5, "recall@1": 0.25}
+  # Of the checkpoint that is kept: the last of equals, which is not the best in
+  # every figure.
+  assert figures["dev"] == {"mrr@10": 0.5, "recall@1": 0.5}
+  assert figures["figures"]["seconds"] == 31.5
   assert figures["loss"] == 2.0
 
   assert run(capsys, *flags)[0] == 0 and len(trained) == 1
