@@ -379,7 +379,7 @@ def test_the_card_is_one_of_the_hub(work, corpus, tmp_path):
   found = library.ModelCard.load(tmp_path / "out" / "README.md")
   assert found.data.license == "cc-by-sa-4.0"
   assert found.data.language == ["no"]
-  assert found.data.library_name == "sentence-transformers"
+  assert found.data.to_dict()["library_name"] == "sentence-transformers"
   assert found.data.pipeline_tag == "text-ranking"
   assert "odqa_jax" in found.data.tags
   assert found.data.base_model is None
@@ -434,6 +434,17 @@ def test_a_new_reader_is_not_begun_with_the_encoders_weights(
   ):
     export_model(tmp_path / "joint", to, tmp_path / to, Stated())
     assert f"Begun with {start}" in card(tmp_path / to)
+  # Nor is a stage before without a reader a part of its history.
+  save_reranker(corpus, tmp_path / "first")
+  before = tmp_path / "first" / "checkpoints" / "3" / "manifest.json"
+  _edit(
+    tmp_path / "joint" / "checkpoints" / "3",
+    config | {"init_from": str(tmp_path / "first")},
+    contents={"init_from": read_json(before)["sha256"]},
+  )
+  export_model(tmp_path / "joint", "t5", tmp_path / "again", Stated())
+  text = card(tmp_path / "again")
+  assert "Begun with random weights" in text and "/first\n" not in text
 
 
 def _edit(step: Path, config, **more) -> None:

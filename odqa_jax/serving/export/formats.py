@@ -21,13 +21,13 @@ class Format(NamedTuple):
 
   Attributes:
     role: of the network that is written.
-    library: which loads it, as the Hub names libraries.
+    library_name: which loads it, as the Hub names libraries.
     pipeline: what it is for, as the Hub names tasks.
     write: makes the files in an empty folder.
   """
 
   role: str
-  library: str
+  library_name: str
   pipeline: str
   write: Callable[[Path, Part], None]
 

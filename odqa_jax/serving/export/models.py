@@ -108,7 +108,7 @@ def _write_card(
     source = f"step {history.stages[0].step} of `{history.stages[0].name}`"
   about = (
     f"{_CALLED[part.role]} Written by odqa_jax on {today} from {source}, for "
-    f"{form.library}."
+    f"{form.library_name}."
   )
   write_card(
     folder,
@@ -130,7 +130,7 @@ def _head(form: Format, part: Part, base: str | None) -> dict[str, Any]:
   """What the Hub finds a model by."""
   tags = ["odqa_jax", "question-answering", part.role.replace("_", "-")]
   return {
-    "library_name": form.library,
+    "library_name": form.library_name,
     "pipeline_tag": form.pipeline,
     **({"base_model": base} if base else {}),
     "tags": list(dict.fromkeys(tags)),
