@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -43,7 +44,8 @@ def as_in_a_new_process(monkeypatch, tmp_path):
 
 def compiled(number: int) -> Counter[str]:
   """Compiles a program of its own; what JAX says of its cache meanwhile."""
-  x = jnp.ones(8)
+  # Of NumPy, since making it is a program too, which may be there already.
+  x = np.ones(8, np.float32)
   _EVENTS.clear()
   jax.clear_caches()
   jax.jit(lambda x: jnp.sin(x) * number)(x).block_until_ready()
