@@ -201,7 +201,7 @@ def _take_scoring(args: argparse.Namespace) -> None:
     if args.rank_weight is None:
       args.rank_weight = scoring.rank_weight
     if args.read_k is None:
-      args.read_k = scoring.read_k
+      args.read_k = min(scoring.read_k, args.k or scoring.read_k)
   if args.rank_weight is not None and args.merge:
     raise ValueError(
       "--merge adds up probabilities, and scores with --rank-weight are none; "

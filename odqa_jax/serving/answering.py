@@ -295,7 +295,9 @@ class PackedAnswering(_Staged):
   ) -> Iterator[tuple[str, list[Record]]]:
     """See `Answering`; it finds and reads at once."""
     k = self.k if k is None else k
-    read_k = k if self._read_k is None else min(self._read_k, k)
+    read_k = self._system.read_k(k)
+    if self._read_k is not None:
+      read_k = min(self._read_k, k)
     records = []
     for i, text in enumerate(questions):
       read = self._system.read(text, k=k, read_k=read_k, most=self._spans)

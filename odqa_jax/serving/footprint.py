@@ -29,12 +29,15 @@ from odqa_jax.serving.packed.container import Pack, is_pack
 from odqa_jax.serving.system_folder import SYSTEM, open_system
 
 PARTS = ("runtime", "models", "index", "text", "tokenizer", "other")
+# What checkpoints hold beside their weights, which no system needs.
+TRAINING = "training"
 # Parts of a system that are no models.
 _OF_SYSTEM = {
   "corpus": "text",
   "reader_corpus": "text",
   "index": "index",
   "fusion": "other",
+  "scoring": "other",
 }
 # By the kind in a manifest; all else is what its folder is.
 _OF_KIND = {
@@ -127,14 +130,14 @@ class _Tally:
   """Bytes by part.
 
   Attributes:
-    bytes: lengths of files.
+    bytes: lengths of files, of `PARTS` and `TRAINING`.
     disk: blocks of files and folders, in bytes.
     corpora: what a row says of the corpora that were met, by fingerprint.
   """
 
   def __init__(self) -> None:
-    self.bytes = dict.fromkeys(PARTS, 0)
-    self.disk = dict.fromkeys(PARTS, 0)
+    self.bytes = dict.fromkeys((*PARTS, TRAINING), 0)
+    self.disk = dict.fromkeys((*PARTS, TRAINING), 0)
     self.corpora: dict[str, Mapping[str, Any]] = {}
     self._seen: set[tuple[int, int]] = set()
 
@@ -176,7 +179,7 @@ class _Tally:
       self._set_apart(manifest, *before)
 
   def _set_apart(self, manifest: Mapping[str, Any], *before: int) -> None:
-    """Counts what a training step has besides weights as other.
+    """Counts what a training step has besides weights by itself.
 
     The moments of the optimiser lie in the same files, so that the weights'
     own bytes are told from their shapes.
@@ -190,7 +193,7 @@ class _Tally:
     for sizes, first in zip((self.bytes, self.disk), before, strict=True):
       rest = round(share * (sizes["models"] - first))
       sizes["models"] -= rest
-      sizes["other"] += rest
+      sizes[TRAINING] += rest
 
 
 def _of_file(path: Path, part: str | None) -> str:
@@ -215,7 +218,8 @@ def measure_ladder(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 
   Returns:
     For each: `name`, `path`, `bytes` and `disk` by part, `total` and
-    `disk_total`; `passages` and `corpus` where it has one corpus, `leaky` if
+    `disk_total`; `training`, what checkpoints hold beside their weights, which
+    is in no total; `passages` and `corpus` where it has one corpus, `leaky` if
     questions that are measured on have filtered it; with figures `em`, `em_95`.
 
   Raises:
@@ -252,11 +256,12 @@ def measure_rung(rung: Rung) -> dict[str, Any]:
     "name": rung.name,
     "path": str(rung.path),
     "runtime": rung.runtime and str(rung.runtime),
-    "bytes": tally.bytes,
-    "disk": tally.disk,
-    "total": sum(tally.bytes.values()),
-    "disk_total": sum(tally.disk.values()),
+    "bytes": {part: tally.bytes[part] for part in PARTS},
+    "disk": {part: tally.disk[part] for part in PARTS},
+    "training": tally.bytes[TRAINING],
   }
+  row["total"] = sum(row["bytes"].values())
+  row["disk_total"] = sum(row["disk"].values())
   if len(tally.corpora) == 1:
     (found,) = tally.corpora.values()
     row |= found
@@ -356,8 +361,14 @@ def _last_json(path: Path) -> dict[str, Any]:
 
 
 def footprint_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows of `measure_ladder` as text, in MiB as `du -h` and Table 3."""
+  """The rows of `measure_ladder` as text, in MiB as `du -h` and Table 3.
+
+  The last column is in no total.
+  """
   head = ["MiB", "passages", *PARTS, "total", "on disk", "EM", "95 %"]
+  kept = any(row["training"] for row in rows)
+  if kept:
+    head.append("(to be trained on)")
   cells = []
   for row in rows:
     sizes = [f"{row['bytes'][part] / _MIB:,.2f}" for part in PARTS]
@@ -366,7 +377,8 @@ def footprint_table(rows: Sequence[Mapping[str, Any]]) -> str:
     sizes += [f"{row[name] / _MIB:,.2f}" for name in ("total", "disk_total")]
     name = row["name"] + (" (leaky)" if row.get("leaky") else "")
     count = f"{row['passages']:,}" if "passages" in row else ""
-    cells.append([name, count, *sizes, *_shares(row)])
+    more = [f"{row['training'] / _MIB:,.2f}"] if kept else []
+    cells.append([name, count, *sizes, *_shares(row), *more])
   return text_table([head, *cells], right=range(1, len(head)))
 
 

@@ -47,7 +47,8 @@ def open_answering(
     if "scoring" in paths:
       scoring = load_scoring(paths["scoring"])
       if options.get("read_k") is None:
-        options["read_k"] = scoring.read_k
+        most = options.get("k") or len(corpus)
+        options["read_k"] = min(scoring.read_k, most)
     sources = _sources(paths, backend, scoring)
     return SpanSystem(name, load_parts(sources, corpus), corpus, **options)
   return open_writing(

@@ -35,9 +35,11 @@ from odqa_jax.training.teacher import Batch, Teacher, load_teacher
 
 KIND = "teacher"
 DTYPES = ("float16", "float32")
-# What the stored scores depend on.
+# What the stored scores depend on, and which questions have any.
 _DATA = (
   "candidates",
+  "passages",
+  "span_length",
   "question_length",
   "pair_length",
   "title",
@@ -178,9 +180,9 @@ class StoredTeacher:
     made_from = read_manifest(path, KIND)["made_from"]
     wanted = _made_from(settings)
     different = [
-      f"config.{name} ({str(made_from[name])[:12]} there, {str(x)[:12]} here)"
+      f"config.{name} ({str(there)[:12]} there, {str(x)[:12]} here)"
       for name, x in wanted.items()
-      if made_from[name] != x
+      if (there := made_from.get(name)) != x
     ]
     if different:
       raise ValueError(

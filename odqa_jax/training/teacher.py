@@ -54,8 +54,9 @@ def load_teacher(
     mesh: of the training, over which it divides batches.
 
   Raises:
-    ValueError: if it has other tokens, no head of passages, or reads pairs in
-      another order or of fewer tokens than the student.
+    ValueError: if it has other tokens, no head of passages or another
+      objective than DPR's, or reads pairs in another order, without titles
+      where the student reads them, or of fewer tokens.
   """
   described, params, tokenizer = load_component(path, _ROLE)
   network: ExtractiveReader = network_from(described)
@@ -102,6 +103,18 @@ def check_teacher(
     raise ValueError(
       f"{where}: does not rank passages; choose a reader with a head of "
       "passages, as configs/extractive.py:loss=dpr trains."
+    )
+  if described.get("objective", "dpr") != "dpr":
+    raise ValueError(
+      f"{where}: normalises its scores over all passages of a question, and "
+      "the student over each; choose a reader that configs/extractive.py:"
+      "loss=dpr has trained."
+    )
+  title = described.get("title", data.title)
+  if title != data.title:
+    raise ValueError(
+      f"{where}: reads passages with title={title}; set "
+      f"config.data.title={title}."
     )
   order = described.get("passage_first", True)
   if order != data.passage_first:

@@ -9,7 +9,7 @@
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). STEPS is
 # how long every network is trained, KEEP how many passages the filter leaves, READ
-# measures on every READ-th question.
+# measures on every READ-th question, RUNTIME is a tree of launch/minimal.py to count.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
@@ -18,9 +18,12 @@ SEED=${SEED:-0}
 STEPS=${STEPS:-600}
 KEEP=${KEEP:-4000}
 READ=${READ:-4}
-here=$WORK/minimal$SEED
+here=$WORK/minimal${SEED}_${STEPS}_$KEEP
+asked=$here/asked_$READ
 data=$WORK/ladder
-mkdir -p "$here/runs" "$here/figures" "$WORK/figures"
+mkdir -p "$here/runs" "$here/figures" "$asked" "$WORK/figures"
+# A step's temporaries in pages of 2 MiB; see launch/README.md.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 stage() { # the file of its figures, and a command whose last line they are
   if [ ! -s "$1" ]; then
@@ -33,8 +36,8 @@ stage() { # the file of its figures, and a command whose last line they are
 if [ ! -s "$WORK/raw/odd.jsonl" ]; then
   python tests/benchmarks/r2d2_data.py "$DATA" "$WORK/raw"
 fi
-awk "NR % (4 * $READ) == 0" "$WORK/raw/odd.jsonl" > "$here/dev.jsonl"
-awk "NR % $READ == 0 && NR % (4 * $READ) != 0" "$WORK/raw/odd.jsonl" > "$here/test.jsonl"
+awk "NR % (4 * $READ) == 0" "$WORK/raw/odd.jsonl" > "$asked/dev.jsonl"
+awk "NR % $READ == 0 && NR % (4 * $READ) != 0" "$WORK/raw/odd.jsonl" > "$asked/test.jsonl"
 stage "$WORK/figures/ladder.json" odqa prepare --tokenizer minilm \
   --corpus "vital_articles,$WORK/raw/passages.jsonl" --pairs even \
   --questions "$WORK/raw/even.jsonl" --out "$data"
@@ -43,7 +46,7 @@ common=(--config.seed="$SEED" --config.log_every=20 --config.epochs=0.0
   --config.steps="$STEPS" --config.checkpoint.every="$STEPS"
   --config.data.questions="$data/questions/even" --config.data.question_length=32
   --config.model.preset=init --config.model.dtype=float32
-  --config.model.remat=none --config.micro_batches=1)
+  --config.model.remat=none --config.model.scan=False --config.micro_batches=1)
 heads=("--config.optimizer.multipliers=(('.*/qa_.*', 5.0),)")
 
 retriever() { # its name, more settings
@@ -51,11 +54,14 @@ retriever() { # its name, more settings
     --workdir "$here/$1" "${common[@]}" --config.init_from=minilm \
     --config.data.corpus="$data/corpus" --config.data.pairs="$data/pairs/even" \
     --config.data.passage_length=128 --config.batch_size=32 \
-    --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-4 "${@:2}"
+    --config.objective.temperature=0.05 --config.optimizer.warmup=0.1 \
+    --config.optimizer.learning_rate=1e-4 "${@:2}"
 }
-find() { # a rung, what searches, a dataset: its index, and a run to learn from
+find() { # a rung, what searches, a dataset
   stage "$here/figures/index_$1.json" odqa index --checkpoint "$here/$2" \
     --corpus "$3" --out "$here/index_$1"
+}
+run() { # a rung, what searches, a dataset: what others learn from
   stage "$here/figures/run_$1.json" odqa search --checkpoint "$here/$2" \
     --index "$here/index_$1" --corpus "$3" --k 100 \
     --questions "$data/questions/even" --out "$here/runs/$1.json"
@@ -63,19 +69,20 @@ find() { # a rung, what searches, a dataset: its index, and a run to learn from
 rung() { # its name, what searches, a dataset, what reads: tuned on dev, measured
   local parts=(--checkpoint "$here/$4" --retriever "$here/$2"
     --index "$here/index_$1" --corpus "$3" --k 50)
-  stage "$here/figures/tuned_$1.json" odqa evaluate "${parts[@]}" \
-    --questions "$here/dev.jsonl" --tune-scoring "$here/scoring_$1.json"
-  stage "$here/figures/em_$1.json" odqa evaluate "${parts[@]}" \
-    --questions "$here/test.jsonl" --scoring "$here/scoring_$1.json"
-  stage "$here/figures/system_$1.json" odqa assemble --retriever "$here/$2" \
+  stage "$asked/tuned_$1.json" odqa evaluate "${parts[@]}" \
+    --questions "$asked/dev.jsonl" --tune-scoring "$asked/scoring_$1.json"
+  stage "$asked/em_$1.json" odqa evaluate "${parts[@]}" \
+    --questions "$asked/test.jsonl" --scoring "$asked/scoring_$1.json"
+  stage "$asked/system_$1.json" odqa assemble --retriever "$here/$2" \
     --index "$here/index_$1" --corpus "$3" --extractive-reader "$here/$4" \
-    --scoring "$here/scoring_$1.json" --out "$here/system_$1"
+    --scoring "$asked/scoring_$1.json" --out "$asked/system_$1"
 }
 
 # DPR's shape: two encoders of the whole width, a reader that ranks passages.
 two=(--config.model.shared=False --config.model.passage_type=auto)
 retriever two "${two[@]}" --config.model.projection=none --config.model.embedding_dim=0
 find two two "$data"
+run two two "$data"
 stage "$here/figures/train_reader.json" odqa train \
   --config configs/extractive.py:loss=dpr --workdir "$here/reader" \
   "${common[@]}" "${heads[@]}" --config.init_from=minilm \
@@ -105,6 +112,7 @@ find narrow narrow "$small"
 rung narrow narrow "$small" reader
 retriever shared
 find shared shared "$small"
+run shared shared "$small"
 rung shared shared "$small" reader
 
 # One encoder that retrieves and reads.
@@ -116,7 +124,8 @@ unified() { # its name, the stage of the recipe, what it begins from, more
     --config.data.candidates=100 --config.data.passages=6 \
     --config.data.pair_length=160 --config.data.passage_length=128 \
     --config.data.span_length=30 --config.batch_size=8 \
-    --config.optimizer.learning_rate=5e-5 "${@:4}"
+    --config.objective.temperature=0.05 --config.optimizer.learning_rate=5e-5 \
+    "${@:4}"
   find "$1" "$1" "$small"
   rung "$1" "$1" "$small" "$1"
 }
@@ -128,15 +137,16 @@ unified unreconstructed iterative unified --config.unified.reconstruction=False
 unified joint joint unified
 
 # One file, and what every rung takes up.
-stage "$here/figures/packed.json" odqa pack --system "$here/system_iterative" \
-  --index int8 --weights f16 --text tokens --out "$here/packed.odqa"
-stage "$here/figures/em_packed.json" odqa evaluate --system "$here/packed.odqa" \
-  --questions "$here/test.jsonl" --k 50
+stage "$asked/packing.json" odqa pack --system "$asked/system_iterative" \
+  --index int8 --weights f16 --text tokens --out "$asked/packed.odqa"
+stage "$asked/em_packed.json" odqa evaluate --system "$asked/packed.odqa" \
+  --questions "$asked/test.jsonl" --k 50
 rungs=() em=()
 for name in two filtered narrow shared unified iterative packed; do
-  path=$here/system_$name
-  if [ "$name" = packed ]; then path=$here/packed.odqa; fi
-  rungs+=("$name=$path") em+=("$name=$here/figures/em_$name.json")
+  path=$asked/system_$name
+  if [ "$name" = packed ]; then path=$asked/packed.odqa; fi
+  rungs+=("$name=$path") em+=("$name=$asked/em_$name.json")
 done
-rm -rf "$here/footprint"
-odqa footprint "${rungs[@]}" --em "${em[@]}" --out "$here/footprint"
+rm -rf "$asked/footprint"
+odqa footprint "${rungs[@]}" --em "${em[@]}" ${RUNTIME:+--runtime "$RUNTIME"} \
+  --out "$asked/footprint"

@@ -18,12 +18,15 @@ cd "$(dirname "$0")/../.."
 SEED=${SEED:-0}
 READ=${READ:-3}
 K=${K:-20}
-STEPS=${STEPS:-450}
+STEPS=${STEPS:-2000}
 FID_STEPS=${FID_STEPS:-600}
+MORE=${MORE-prune}
 here=$WORK/seed$SEED
 corpus=$WORK/data
 questions=$WORK/data/questions
 mkdir -p "$WORK/runs" "$WORK/figures" "$here/runs" "$here/figures"
+# A step's temporaries in pages of 2 MiB; see launch/README.md.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 stage() { # the file of its figures, and a command whose last line they are
   if [ ! -s "$1" ]; then
@@ -52,7 +55,8 @@ stage "$WORK/figures/untrained_train.json" odqa search --checkpoint minilm \
 common=(--config.seed="$SEED" --config.log_every=20
   --config.data.corpus="$corpus/corpus"
   --config.data.questions="$questions/train"
-  --config.model.dropout=0.0 --config.data.question_length=32)
+  --config.model.dropout=0.0 --config.model.scan=False
+  --config.data.question_length=32)
 stage "$here/figures/retriever.json" odqa train --config configs/minilm.py \
   --workdir "$here/retriever" "${common[@]}" --config.steps=80 --config.batch_size=16 \
   --config.data.pairs="$corpus/pairs/train" --config.data.passage_length=128 \
@@ -87,29 +91,33 @@ stage "$here/figures/reranker.json" odqa train --config configs/reranker.py \
   "--config.optimizer.multipliers=(('reranker/classifier/.*', 5.0),)"
 
 # A generative reader from random weights.
-stage "$here/figures/fid_$FID_STEPS.json" odqa train --config configs/fid.py \
-  --workdir "$here/fid_$FID_STEPS" "${common[@]}" --config.init_from="$here/retriever" \
-  --config.model.preset=init --config.model.dtype=float32 \
-  --config.model.remat=none --config.micro_batches=1 \
-  --config.objective.temperature=0.05 --config.data.passage_length=128 \
-  --config.reader.preset=tiny --config.reader.dtype=float32 \
-  --config.reader.remat=none --config.reader.dropout=0.0 \
-  --config.reader.depthwise_convolution=True --config.reader.mimetic=True \
-  --config.reader.overlap_features=True --config.reader.span_loss=2.0 \
-  --config.data.reader_length=160 --config.data.reader_title=True \
-  --config.data.answer_length=32 --config.retrieval.k=4 \
-  --config.retrieval.dtype=float32 --config.retrieval.index="$here/index" \
-  --config.retrieval.force_gold=True --config.batch_size=16 --config.steps="$FID_STEPS" \
-  --config.checkpoint.every=200 --config.optimizer.b2=0.98 \
-  --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-3 \
-  "--config.optimizer.multipliers=(('reader/shared/embedding', 11.3),)"
+reader=()
+if [ "$FID_STEPS" -gt 0 ]; then
+  stage "$here/figures/fid_$FID_STEPS.json" odqa train --config configs/fid.py \
+    --workdir "$here/fid_$FID_STEPS" "${common[@]}" --config.init_from="$here/retriever" \
+    --config.model.preset=init --config.model.dtype=float32 \
+    --config.model.remat=none --config.micro_batches=1 \
+    --config.objective.temperature=0.05 --config.data.passage_length=128 \
+    --config.reader.preset=tiny --config.reader.dtype=float32 \
+    --config.reader.remat=none --config.reader.scan=False --config.reader.dropout=0.0 \
+    --config.reader.depthwise_convolution=True --config.reader.mimetic=True \
+    --config.reader.overlap_features=True --config.reader.span_loss=2.0 \
+    --config.data.reader_length=160 --config.data.reader_title=True \
+    --config.data.answer_length=32 --config.retrieval.k=4 \
+    --config.retrieval.dtype=float32 --config.retrieval.index="$here/index" \
+    --config.retrieval.force_gold=True --config.batch_size=16 --config.steps="$FID_STEPS" \
+    --config.checkpoint.every=200 --config.optimizer.b2=0.98 \
+    --config.optimizer.warmup=0.1 --config.optimizer.learning_rate=1e-3 \
+    "--config.optimizer.multipliers=(('reader/shared/embedding', 11.3),)"
+  reader=(--reader "$here/fid_$FID_STEPS")
+fi
 
 # The pipeline: K passages are found, reranked and read by both readers, for
 # every READ-th question. The fusion is tuned on dev and measured on test.
 name=${STEPS}_${FID_STEPS}_${K}_$READ
 pipeline=(--checkpoint "$here/extractive_$STEPS" --corpus "$corpus" --k "$K"
   --retriever "$here/retriever" --index "$here/index"
-  --reranker "$here/reranker" --reader "$here/fid_$FID_STEPS")
+  --reranker "$here/reranker" "${reader[@]}")
 for set in dev test; do
   [ -s "$WORK/raw/${set}_$READ.jsonl" ] || awk "NR % $READ == 0" \
     "$WORK/raw/$set.jsonl" > "$WORK/raw/${set}_$READ.jsonl"
@@ -124,12 +132,31 @@ stage "$here/figures/fusion_$name.json" odqa fuse --seed "$SEED" \
   --test-candidates "$here/runs/candidates_test_$name.jsonl" \
   --test-questions "$WORK/raw/test_$READ.jsonl" \
   --out "$here/fusion_$name.json"
+if [ -z "$MORE" ]; then exit; fi
+
+search() { # a file of questions, a run
+  stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \
+    --corpus "$corpus" --index "$here/index" --checkpoint "$here/retriever" \
+    --questions "$1" --out "$2"
+}
+
+# From how many passages each reader answers best, reranked and not.
+search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
 stage "$here/figures/pipeline_$name.json" odqa evaluate "${pipeline[@]}" \
   --questions "$WORK/raw/test_$READ.jsonl"
+stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
+  --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.trec" \
+  --questions "$WORK/raw/test_$READ.jsonl"
+if [ "$FID_STEPS" -gt 0 ]; then
+  stage "$here/figures/fid_test_$name.json" odqa evaluate --corpus "$corpus" \
+    --checkpoint "$here/fid_$FID_STEPS" --index "$here/index" \
+    --questions "$WORK/raw/test_$READ.jsonl"
+fi
 
 # The pruner, and what it costs beside pruning by chance and by what is found:
 # for questions of other articles than those that it learns from, and of other
 # paragraphs. The curve chooses nothing: --keep is the paper's share.
+if [ "$MORE" = read ]; then exit; fi
 prune() { # a name, a dataset, its questions to learn from, more of the curve
   stage "$here/figures/pruner_$1.json" odqa train --config configs/pruner.py \
     --workdir "$here/pruner_$1" "${common[@]}" --config.init_from=minilm \
@@ -144,12 +171,6 @@ prune() { # a name, a dataset, its questions to learn from, more of the curve
     --scores "$here/pruned_$1/scores.npy" --curve "$here/pruning_$1_$name.png" \
     --frequency-questions "$2/questions/$3" --seed "$SEED" --choose-on-test "${@:4}"
 }
-search() { # a file of questions, a run
-  stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \
-    --corpus "$corpus" --index "$here/index" --checkpoint "$here/retriever" \
-    --questions "$1" --out "$2"
-}
-search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
 prune articles "$corpus" train --run "$here/runs/test_$READ.trec" \
   --questions "$WORK/raw/test_$READ.jsonl" \
   --candidates "$here/runs/candidates_test_$name.jsonl" \
@@ -162,11 +183,3 @@ for set in even odd; do
 done
 prune paragraphs "$WORK/halves" even --run "$here/runs/odd.trec" \
   --questions "$WORK/halves/questions/odd" --frequency-run "$here/runs/even.trec"
-
-# From how many passages of the retriever each reader answers best.
-stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
-  --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.trec" \
-  --questions "$WORK/raw/test_$READ.jsonl"
-stage "$here/figures/fid_test_$name.json" odqa evaluate --corpus "$corpus" \
-  --checkpoint "$here/fid_$FID_STEPS" --index "$here/index" \
-  --questions "$WORK/raw/test_$READ.jsonl"

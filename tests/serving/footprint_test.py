@@ -84,11 +84,12 @@ def test_a_system_is_measured_part_by_part(made):
     "index": size_of(made / "index"),
     "text": size_of(corpus) - size_of(corpus / "tokenizer"),
     "tokenizer": tokenizers,
-    "other": size_of(made / "systems" / "whole") + max(held - weights, 0),
+    "other": size_of(made / "systems" / "whole"),
   }
   # The share of the weights is one of floats.
   assert row["bytes"] == {k: pytest.approx(v, abs=1) for k, v in
                           expected.items()}  # fmt: skip
+  assert row["training"] == pytest.approx(max(held - weights, 0), abs=1)
   assert row["total"] == sum(row["bytes"].values())
   assert (row["passages"], row["corpus"]) == (200, Corpus(corpus).fingerprint)
   assert "leaky" not in row and find_step(made / "work")[1] == 3
@@ -104,7 +105,12 @@ def test_optimisers_are_not_called_models(tmp_path):
   row = measure_rung(Rung("step", tmp_path / "work"))
   total = 12_300 + len(manifest)
   assert row["bytes"]["models"] == pytest.approx(4100, abs=1)
-  assert row["total"] == total == sum(row["bytes"].values())
+  assert row["training"] == pytest.approx(total - 4100, abs=300)
+  assert row["total"] + row["training"] == total
+  assert row["total"] == sum(row["bytes"].values())
+  table = footprint_table([row]).splitlines()
+  assert table[0].endswith("(to be trained on)")
+  assert table[-1].split()[-1] == "0.01"
   (step / "state").write_bytes(bytes(4000))
   row = measure_rung(Rung("step", tmp_path / "work"))
   assert row["bytes"]["models"] == pytest.approx(4100, abs=1)

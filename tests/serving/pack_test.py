@@ -17,8 +17,10 @@ from odqa_jax.retrieval import storage
 from odqa_jax.runtime.files import Damage
 from odqa_jax.serving import pack as pack_module
 from odqa_jax.serving import pack_parts
+from odqa_jax.serving.opening import open_answering
 from odqa_jax.serving.pack import PackOptions, contents, pack_system
 from odqa_jax.serving.packed import system as system_module
+from odqa_jax.serving.packed.__main__ import main as packed_main
 from odqa_jax.serving.packed.container import Pack, PackWriter
 from odqa_jax.serving.packed.system import open_packed
 from odqa_jax.serving.system_folder import assemble, component_version
@@ -79,9 +81,12 @@ def test_a_pack_answers_as_its_system(capsys, made, tmp_path, flags):
     assert one["answer"] == other["answer"]
 
 
-def test_how_spans_are_scored_is_packed(capsys, made, tmp_path, toy_data):
+@pytest.mark.parametrize("weight", [None, 0.4])
+def test_how_spans_are_scored_is_packed(
+  capsys, made, tmp_path, toy_data, questions, weight
+):
   reader = made / "extractive"
-  scoring = AnswerScoring(None, 2, 0.5, 0.5, 10, component_version(reader))
+  scoring = AnswerScoring(weight, 2, 0.5, 0.5, 10, component_version(reader))
   save_scoring(tmp_path / "scoring.json", scoring)
   parts = {
     "retriever": made / "retriever", "index": made / "index",
@@ -90,10 +95,57 @@ def test_how_spans_are_scored_is_packed(capsys, made, tmp_path, toy_data):
   }  # fmt: skip
   assemble(tmp_path / "system", parts)
   pack_system(tmp_path / "system", tmp_path / "scored.odqa", PackOptions())
-  _, figures = asked(capsys, made, tmp_path, tmp_path / "scored.odqa")
+  answers, figures = asked(capsys, made, tmp_path, tmp_path / "scored.odqa")
   assert (figures["k"], figures["read_k"]) == (100, 2)
   config = open_packed(tmp_path / "scored.odqa").pack.about["networks"]
-  assert config["extractive_reader"]["config"]["rank_weight"] is None
+  assert config["extractive_reader"]["config"]["rank_weight"] == weight
+  wanted, _ = asked(capsys, made, tmp_path, tmp_path / "system")
+  texts = [question.question for question in questions]
+  for name in ("system", "scored.odqa"):
+    opened = open_answering(tmp_path / name).answer(texts)
+    for mine, there, one in zip(answers, opened, wanted, strict=True):
+      assert len(there["passages"]) == 2
+      assert mine["answer"] == there["answer"] == one["answer"]
+      assert mine["spans"][0]["scores"] == pytest.approx(
+        one["spans"][0]["scores"], abs=3e-5
+      )
+    # Fewer are found than are best read.
+    (alone,) = open_answering(tmp_path / name, k=1).answer(texts[:1])
+    assert len(alone["passages"]) == 1
+  _, figures = asked(capsys, made, tmp_path, tmp_path / "system", "--k", 1)
+  assert figures["read_k"] == 1
+
+
+@pytest.mark.parametrize(
+  ("flags", "tuned", "wanted"),
+  [
+    ((), 7, (100, 7)),
+    ((), None, (100, 5)),
+    (("--k", "3"), 7, (3, 3)),
+    (("--k", "3"), None, (3, 3)),
+    (("--read-k", "9"), 7, (100, 9)),
+    (("--read-k", "0"), 7, (100, 0)),
+    (("--k", "300"), 7, (300, 7)),
+  ],
+)
+def test_the_smallest_system_reads_as_many_as_are_best(
+  made, monkeypatch, capsys, flags, tuned, wanted
+):
+  read = []
+
+  def recorded(self, question, *, k, read_k, most):
+    read.append((k, read_k))
+    raise ValueError("enough")
+
+  monkeypatch.setattr(system_module.PackedSystem, "read", recorded)
+  opened = system_module.open_packed(made / "exact.odqa")
+  opened._config["extractive_reader"]["read_k"] = tuned
+  monkeypatch.setattr(system_module, "open_packed", lambda path: opened)
+  arguments = ["odqa-packed", "exact.odqa", "--question", "who", *flags]
+  monkeypatch.setattr("sys.argv", arguments)
+  assert packed_main() == 2
+  assert capsys.readouterr().err == "odqa-packed: enough\n"
+  assert read == [wanted]
 
 
 def test_a_pack_is_evaluated_as_its_system(capsys, made):

@@ -98,6 +98,8 @@ def test_scores_of_other_inputs_are_refused(overrides, stored):
   for change, name in (
     ("data.pair_length=60", "config.data.pair_length (64 there, 60 here)"),
     ("data.title=False", "config.data.title (True there, False here)"),
+    ("data.passages=2", "config.data.passages (3 there, 2 here)"),
+    ("data.span_length=9", "config.data.span_length (10 there, 9 here)"),
   ):
     with pytest.raises(ValueError, match="was stored for another") as refusal:
       StoredTeacher(stored / "float32", settings_of(overrides, mine, change))

@@ -22,9 +22,9 @@ def main() -> int:
   parser = argparse.ArgumentParser(prog="odqa-packed", description=__doc__)
   parser.add_argument("pack")
   parser.add_argument("--question", help="by default lines of stdin")
-  parser.add_argument("--k", type=int, default=100, help="passages found")
+  parser.add_argument("--k", type=int, help="passages found; by default 100")
   parser.add_argument(
-    "--read-k", type=int, help="and read; 5 at most by default"
+    "--read-k", type=int, help="and read; by default as tuned, or 5"
   )
   parser.add_argument("--spans", type=int, default=1, help="spans told")
   args = parser.parse_args()
@@ -32,9 +32,11 @@ def main() -> int:
 
   try:
     system = open_packed(args.pack)
-    k = min(args.k, len(system))
-    read_k = args.read_k or system.read_k(min(k, 5))
-    sizes = {"k": k, "read_k": min(read_k, k)}
+    k = min(100, len(system)) if args.k is None else args.k
+    read_k = args.read_k
+    if read_k is None:
+      read_k = system.tuned_read_k(k) or min(k, 5)
+    sizes = {"k": k, "read_k": read_k}
     for line in [args.question] if args.question else sys.stdin:
       if not line.strip():
         continue

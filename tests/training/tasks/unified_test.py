@@ -274,6 +274,18 @@ def test_a_teacher_that_cannot_be_followed_is_refused(
       settings_of(),
       corpus,
     )
+  for told, match in (
+    ({"objective": "independent"}, "normalises its scores over all passages"),
+    ({"title": False}, "reads passages with title=False; set config.data.titl"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      check_teacher(
+        "t",
+        found.description | told,
+        found.tokenizer.fingerprint,
+        settings_of(),
+        corpus,
+      )
   without = {**found.description["config"], "passage": False}
   with pytest.raises(ValueError, match="does not rank passages"):
     check_teacher(
