@@ -62,6 +62,10 @@ def _check(args: argparse.Namespace) -> None:
       "--checkpoint DIR needs --out DIR, where the scores are kept; to measure "
       "alone, give them with --scores OUT/scores.npy."
     )
+  for name in ("keep", "threshold", "index", "reader_corpus"):
+    if getattr(args, name) is not None and args.out is None:
+      flag = name.replace("_", "-")
+      raise ValueError(f"--{flag} is for --out DIR; give it too.")
   drawn = ("run", "questions")
   if args.curve and not all(getattr(args, name) for name in drawn):
     raise ValueError("--curve needs --run FILE and --questions FILE.")
@@ -103,6 +107,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     name: gold_rows(open_questions(name), corpus)
     for name in split_names(args.keep_gold)
   }
+  # Scoring may take hours: what the curve needs is read before.
+  measured = _measured(args, corpus) if args.curve else {}
   figures: dict[str, Any] = {}
   if args.out:
     figures |= _cut(args, corpus, scores, gold, leaky)
@@ -110,7 +116,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.checkpoint:
       scores = read_scores(Path(args.out) / SCORES, corpus)
     figures["chosen_on"] = str(choice)
-    figures["curve"] = _draw(args, corpus, scores, gold, leaky)
+    figures["curve"] = _draw(args, corpus, measured, scores, gold, leaky)
   return figures
 
 
@@ -153,9 +159,32 @@ def _cut(
     return prune(whole, scores, rule, args.out, leaky=leaky, progress=update)
 
 
+def _measured(args: argparse.Namespace, corpus: Any) -> dict[str, Any]:
+  """What the curve is measured on, and the order by frequency."""
+  from odqa_jax.data.formats.files import open_questions
+  from odqa_jax.data.runs import read_run
+  from odqa_jax.evaluation.pruning import frequency_scores
+  from odqa_jax.reading.candidates import read_candidates
+
+  questions = open_questions(args.questions)
+  found: dict[str, Any] = {
+    "questions": questions,
+    "run": read_run(args.run, questions, corpus),
+    "candidates": read_candidates(args.candidates) if args.candidates else None,
+    "orders": {},
+  }
+  if args.frequency_run:
+    asked = open_questions(args.frequency_questions)
+    run = read_run(args.frequency_run, asked, corpus)
+    scores = frequency_scores(run, len(corpus), args.seed)
+    found["orders"]["frequency"] = scores
+  return found
+
+
 def _draw(
   args: argparse.Namespace,
   corpus: Any,
+  measured: dict[str, Any],
   scores: Any,
   gold: dict[str, Any],
   leaky: bool,
@@ -164,32 +193,23 @@ def _draw(
 
   import numpy as np
 
-  from odqa_jax.data.formats.files import open_questions
-  from odqa_jax.data.runs import read_run
   from odqa_jax.evaluation.pruning import (
     curve_table,
-    frequency_scores,
     pruning_curve,
     random_scores,
   )
-  from odqa_jax.reading.candidates import read_candidates
   from odqa_jax.runtime.mesh import is_primary
   from odqa_jax.runtime.plots import plot_pruning
 
-  questions = open_questions(args.questions)
   name = "scores (leaky)" if leaky else "scores"
   orders = {name: scores, "random": random_scores(len(corpus), args.seed)}
-  if args.frequency_run:
-    asked = open_questions(args.frequency_questions)
-    found = read_run(args.frequency_run, asked, corpus)
-    orders["frequency"] = frequency_scores(found, len(corpus), args.seed)
   rows = pruning_curve(
-    read_run(args.run, questions, corpus),
-    questions,
+    measured["run"],
+    measured["questions"],
     corpus,
-    orders,
+    orders | measured["orders"],
     gold=np.concatenate([np.zeros(0, np.int64), *gold.values()]),
-    candidates=read_candidates(args.candidates) if args.candidates else None,
+    candidates=measured["candidates"],
   )
   if is_primary():
     print(curve_table(rows), file=sys.stderr)

@@ -105,14 +105,17 @@ def best_answers(
   keys = (ends, starts, passages, -total)
   order = np.lexsort([key.ravel() for key in keys])
   answers: list[ExtractedAnswer] = []
+  # Pieces of one letter have its place: their spans are one answer.
+  told: set[tuple[int, int, int]] = set()
   for flat in order.tolist():
     i, j = divmod(flat, starts.shape[1])
     if starts[i, j] < 0:
       continue
     row, start, end = int(rows[i]), int(starts[i, j]), int(ends[i, j])
     start, end = _trimmed(corpus.text(row), start, end)
-    if start == end:
+    if start == end or (row, start, end) in told:
       continue
+    told.add((row, start, end))
     each = {name: float(x[i, j]) for name, x in scores.items()}
     text = corpus.text(row)[start:end]
     answers.append(

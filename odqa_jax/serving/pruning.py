@@ -30,7 +30,7 @@ from odqa_jax.retrieval.cut import cut_index
 from odqa_jax.retrieval.embed import Progress
 from odqa_jax.runtime.artifact import Draft, publish, read_manifest
 from odqa_jax.runtime.mesh import is_primary, sync
-from odqa_jax.serving.scores import Scorer, score_passages
+from odqa_jax.serving.scores import SCORES, Scorer, score_passages
 
 _FIGURES = ("kept", "passages", "share", "gold_only")
 # What the manifests of parts say of how they were cut.
@@ -114,8 +114,12 @@ class Rule:
 
   def described(self) -> dict[str, Any]:
     """What a manifest says of it."""
-    gold = {name: len(rows) for name, rows in self.gold.items()}
-    return {"keep": self.keep, "threshold": self.threshold, "gold": gold}
+    said: dict[str, Any] = {"keep": self.keep, "threshold": self.threshold}
+    said["gold"] = {name: len(rows) for name, rows in self.gold.items()}
+    if self.gold:
+      # A file of questions may change and name as many passages as before.
+      said["gold_rows"] = _hash(np.concatenate([*self.gold.values()]))
+    return said
 
 
 def gold_rows(
@@ -163,12 +167,13 @@ def prune(
     and `leaky`, if they are.
 
   Raises:
-    ValueError: if nothing is left, a score is not finite, or the parts do not
-      belong together; no folder appears then.
+    ValueError: if nothing is left, a score is not finite, the parts do not
+      belong together, or one of them lies in `out`; no folder appears then.
   """
   whole.check()
   rule.check(len(whole.corpus))
   out = Path(out)
+  _check_apart(whole, out)
   made_from: dict[str, Any] = {"rule": rule.described()}
   made_from |= {"parents": whole.parents()}
   # What is cut again stays so.
@@ -195,10 +200,26 @@ def prune(
       count = len(whole.corpus)
       scores = score_passages(scores, count, draft.folder, progress=progress)
       made_from["scores"] = _hash(scores)
+    elif is_primary():
+      # They may be those of the folder that this one replaces.
+      np.save(draft.folder / SCORES, scores)
     if is_primary():
       figures |= _cut(whole, scores, rule, draft, made_from, progress)
   sync("prune: finished")
   return figures
+
+
+def _check_apart(whole: Whole, out: Path) -> None:
+  """Raises ValueError if a part lies where its cut copy replaces it."""
+  parts = [whole.corpus.directory, whole.index]
+  if whole.reader_corpus is not None:
+    parts.append(whole.reader_corpus.directory)
+  for part in parts:
+    if part is not None and out.resolve() in Path(part).resolve().parents:
+      raise ValueError(
+        f"{out}: holds {part}, which is cut, and would be replaced by the "
+        "result; name another folder."
+      )
 
 
 def _cut(
@@ -247,8 +268,8 @@ def _cut(
   return figures | _label(made_from)
 
 
-def _hash(scores: Float[np.ndarray, " n"]) -> str:
-  return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()
+def _hash(values: Float[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> str:
+  return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _finished(out: Path, made_from: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from command_line import last_line, run
 
+from odqa_jax.commands import prune
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.models.dual_encoder import PRESETS
 from odqa_jax.reading.pair_scores import PassageScores
@@ -14,6 +15,7 @@ from odqa_jax.reading.trained_scorer import load_trained_scorer
 from odqa_jax.serving import scores
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+CURVE = ("--curve", "c.png", "--run", "r", "--questions", "q")
 
 
 @pytest.mark.slow
@@ -69,8 +71,43 @@ def test_train_prune(capsys, tmp_path, toy_data, monkeypatch):
       ("--checkpoint", "w", "--curve", "c.png", "--run", "r"),
       "--checkpoint DIR needs --out DIR",
     ),
+    (("--scores", "s.npy", *CURVE, "--keep", 3), "--keep is for --out DIR"),
+    (("--scores", "s.npy", *CURVE, "--index", "i"), "--index is for --out"),
   ],
 )
 def test_flags_that_do_not_go_together(capsys, toy_data, given, said):
   code, _, err = run(capsys, "prune", "--corpus", toy_data, *given)
   assert code == 2 and said in err
+
+
+def test_what_the_curve_needs_is_looked_at_before_hours_of_scoring(
+  capsys, toy_data, tmp_path, monkeypatch
+):
+  class Scorer:
+    fingerprint = "never asked"
+
+    def __call__(self, rows, progress=None):
+      raise AssertionError("passages were scored")
+
+  monkeypatch.setattr(prune, "_scores", lambda args, corpus: (Scorer(), False))
+  questions = tmp_path / "q.jsonl"
+  questions.write_text(json.dumps({"id": "q", "question": "?", "answer": []}))
+  (tmp_path / "run.trec").write_text("q Q0 nowhere 1 1.0 run\n")
+  good = tmp_path / "good.trec"
+  good.write_text(f"q Q0 {Corpus(toy_data / 'corpus').id(0)} 1 1.0 run\n")
+  common = (
+    "prune", "--corpus", toy_data, "--checkpoint", "w", "--keep", 3, "--out",
+    tmp_path / "out", "--curve", tmp_path / "c.png", "--questions", questions,
+  )  # fmt: skip
+  for given, said in (
+    (("--run", tmp_path / "run.trec"), "nowhere"),
+    (("--run", good, "--candidates", tmp_path / "typo.jsonl"), "typo.jsonl"),
+    (
+      ("--run", good, "--frequency-run", tmp_path / "typo.trec",
+       "--frequency-questions", questions),
+      "typo.trec",
+    ),
+  ):  # fmt: skip
+    code, _, err = run(capsys, *common, *given)
+    assert code == 2 and said in last_line(err)
+    assert not (tmp_path / "out").exists()

@@ -157,6 +157,19 @@ def test_a_reader_of_dpr_answers_from_the_passage_that_it_ranks_first(corpus):
   assert elsewhere
 
 
+def test_a_place_is_one_answer_whatever_its_pieces(corpus):
+  reader = make_reader(corpus)
+  found = next(read_spans(reader, QUESTIONS[:1], np.array([[3, 0]]), most=4))
+  whole_ = best_answers(found, corpus, most=8)
+  # As with pieces of one letter, two spans of tokens have the place of one.
+  starts, ends = found.starts.copy(), found.ends.copy()
+  starts[0, 1], ends[0, 1] = starts[0, 0], ends[0, 0]
+  same = dataclasses.replace(found, starts=starts, ends=ends)
+  answers = best_answers(same, corpus, most=8)
+  assert len({(a.row, a.start, a.end) for a in answers}) == len(answers)
+  assert len(answers) == len(whole_) - 1
+
+
 def test_of_equally_ranked_passages_the_first_row_is_answered_from(corpus):
   reader = make_reader(corpus, "dpr", span=False)
   # The last two passages are the same.

@@ -258,7 +258,7 @@ def test_the_command_draws_the_ladder(made, tmp_path, capsys):
   head, _, *lines = err.strip().splitlines()
   assert head.split()[:3] == ["MiB", "passages", "runtime"]
   assert lines[0].split()[:3] == ["whole", "200", "3.00"]
-  assert lines[0].endswith("40.00  30.9 to 49.8")
+  assert "  40.00  30.9 to 49.8  " in lines[0]
   assert lines[1].startswith("small (leaky)") and " 20 " in lines[1]
   report = json.loads((tmp_path / "out" / "report.json").read_text())
   rows = measure_ladder(
@@ -323,6 +323,7 @@ def test_a_table_in_mib():
   sizes = dict.fromkeys(PARTS, 0) | {"index": 614 * MIB, "models": MIB // 2}
   row = {
     "name": "a", "passages": 1_224_000, "bytes": sizes, "runtime": None,
+    "training": 0,
     "total": 614 * MIB + MIB // 2, "disk_total": 615 * MIB,
   }  # fmt: skip
   (line,) = footprint_table([row]).splitlines()[2:]

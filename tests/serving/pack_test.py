@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import last_line, run
-from small_parts import save_parts
+from small_parts import save_extractive_reader, save_parts
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
@@ -86,6 +86,9 @@ def test_how_spans_are_scored_is_packed(
   capsys, made, tmp_path, toy_data, questions, weight
 ):
   reader = made / "extractive"
+  if weight is not None:
+    corpus = Corpus(toy_data / "corpus")
+    reader = save_extractive_reader(corpus, tmp_path / "dpr", objective="dpr")
   scoring = AnswerScoring(weight, 2, 0.5, 0.5, 10, component_version(reader))
   save_scoring(tmp_path / "scoring.json", scoring)
   parts = {

@@ -1,5 +1,6 @@
 """Pruned folders: consistent, whole or absent, and named by what they are."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from odqa_jax.retrieval.retriever import search_questions, write_index
 from odqa_jax.runtime.artifact import open_artifact
 from odqa_jax.runtime.mesh import make_mesh
 from odqa_jax.serving.pruning import Rule, Whole, gold_rows, prune
+from odqa_jax.serving.scores import read_scores
 
 SCORES = np.array([0.4, 0.2, 0.9, 0.1, 0.8, 0.8], np.float32)
 
@@ -70,6 +72,7 @@ def test_the_manifest_names_parents_rule_and_scores(tmp_path, whole):
   prune(whole, SCORES, Rule(threshold=0.3, gold=gold), tmp_path / "out")
   manifest = open_artifact(tmp_path / "out", "pruned").manifest
   rule = {"keep": None, "threshold": 0.3, "gold": {"train": 1}}
+  rule["gold_rows"] = hashlib.sha256(gold["train"].tobytes()).hexdigest()
   assert manifest["rule"] == rule
   assert (manifest["kept"], manifest["gold_only"]) == (3, 1)
   assert manifest["parts"] == ["corpus", "index", "reader_corpus"]
@@ -96,6 +99,43 @@ def test_the_same_again_does_nothing_and_another_rule_replaces(tmp_path, whole):
   assert prune(whole, -SCORES, Rule(keep=2), out)["kept"] == 2
   assert Corpus(out / "corpus").find("p2") is not None
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_as_many_other_gold_passages_are_another_rule(tmp_path, whole):
+  out = tmp_path / "out"
+  for row, name in ((2, "p2"), (4, "p4")):
+    gold = {"train.jsonl": np.array([row], np.int64)}
+    prune(whole, SCORES, Rule(keep=2, gold=gold), out)
+    assert Corpus(out / "corpus").find(name) is not None
+
+
+def test_the_scores_stay_with_another_rule_for_them(tmp_path, whole):
+  out = tmp_path / "out"
+  prune(whole, Table(), Rule(keep=3), out)
+  kept = out / "scores.npy"
+  for keep in (2, 4):
+    scores = read_scores(kept, whole.corpus)
+    assert prune(whole, scores, Rule(keep=keep), out)["kept"] == keep
+    np.testing.assert_array_equal(np.load(kept), SCORES)
+  open_artifact(out, "pruned")
+
+
+@pytest.mark.parametrize("part", ["corpus", "index", "reader_corpus"])
+def test_what_is_cut_does_not_lie_where_it_goes(tmp_path, whole, part):
+  out = tmp_path / "out"
+  prune(whole, SCORES, Rule(keep=3), out)
+  corpus = Corpus(out / "corpus")
+  parts = {
+    "corpus": Whole(corpus),
+    "index": Whole(corpus, out / "index"),
+    "reader_corpus": Whole(corpus, None, Corpus(out / "reader_corpus")),
+  }
+  with pytest.raises(ValueError, match="is cut, and would be replaced by"):
+    prune(parts[part], SCORES[:3], Rule(keep=2), out)
+  assert len(Corpus(out / "corpus")) == 3
+  (tmp_path / "link").symlink_to(out)
+  with pytest.raises(ValueError, match="is cut, and would be replaced by"):
+    prune(parts[part], SCORES[:3], Rule(keep=2), tmp_path / "link")
 
 
 def test_what_is_cut_from_a_leaky_corpus_is_leaky(tmp_path, whole):

@@ -37,11 +37,12 @@ def save_reranker(corpus: Corpus, workdir: Path, seed: int = 0) -> Path:
 
 
 def save_extractive_reader(
-  corpus: Corpus, workdir: Path, seed: int = 0
+  corpus: Corpus, workdir: Path, seed: int = 0, objective: str = "independent"
 ) -> Path:
   """The workdir of an extractive reader."""
-  network = ExtractiveReader(SpanConfig(_bert(corpus)))
-  return _save(network, corpus, workdir, seed, span_length=8)
+  config = SpanConfig(_bert(corpus), span=objective != "dpr")
+  more = {"span_length": 8, "objective": objective}
+  return _save(ExtractiveReader(config), corpus, workdir, seed, **more)
 
 
 def save_unified_reader(corpus: Corpus, workdir: Path, seed: int = 0) -> Path:

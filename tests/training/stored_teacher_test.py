@@ -28,11 +28,12 @@ from odqa_jax.training.stored_teacher import (
 def overrides(toy_data, tmp_path_factory):
   root = tmp_path_factory.mktemp("teacher")
   corpus = Corpus(toy_data / "corpus")
+  save_extractive_reader(corpus, root / "reader", objective="dpr")
   return [
     f"data.corpus={toy_data / 'corpus'}",
     f"data.questions={toy_data / 'questions' / 'toy'}",
     f"data.run={write_toy_run(toy_data, root / 'run.json')}",
-    f"unified.teacher={save_extractive_reader(corpus, root / 'reader')}",
+    f"unified.teacher={root / 'reader'}",
     "data.pair_length=64",
     "data.passages=3",
   ]

@@ -61,7 +61,7 @@ class RerankingExamples:
     )
     self.left_out = {
       "without a gold passage or one with an answer": 0,
-      "without other passages in the run": 0,
+      "without another passage in the run that holds no answer": 0,
     }
     self.numbers: list[int] = []
     self._positives: list[int] = []
@@ -85,8 +85,8 @@ class RerankingExamples:
     if self.training:
       positive = self.found.positive(i)
       problem = no_gold if positive < 0 else ""
-    others = set(self.found.candidates(i).tolist()) - {positive}
-    problem = problem or ("" if others else no_others)
+    if not problem and not self._has_others(i, positive):
+      problem = no_others
     if not problem:
       self.numbers.append(i)
       self._positives.append(positive)
@@ -118,6 +118,16 @@ class RerankingExamples:
     return self.inputs.pack(
       questions, chosen, passages=self.passages, passage_first=False
     ).batch
+
+  def _has_others(self, number: int, positive: int) -> bool:
+    """Whether the run of a question has what may stand against the positive."""
+    rows = self.found.candidates(number).tolist()
+    if not self.training:
+      return bool(rows)
+    known = {positive, *self.found.golds(number)}
+    return any(
+      row not in known and not self.found.answered(number, row) for row in rows
+    )
 
   def _rows(self, index: int, seed: int) -> list[int]:
     """Rows of an example: the positive, then negatives."""

@@ -73,7 +73,8 @@ class SpanExamples:
 
   R2-D2's extractive reader: the gold passage first where one is known, then
   those of the run in their order. Every example to train on has an answer in
-  at least one passage, as a span of tokens that is read.
+  its first passage, as a span of tokens that is read: where the gold one has
+  none, or none is known, that is the first with one, as DPR's reader needs it.
 
   Args:
     found: questions with their runs.
@@ -130,6 +131,7 @@ class SpanExamples:
       "with answers that are cut off or too long alone": 0,
     }
     self.dropped: Counter[str] = Counter()
+    self._first: dict[int, int] = {}
     problems = self._problems()
     for i, problem in sorted(problems.items()):
       if strict:
@@ -154,8 +156,10 @@ class SpanExamples:
     """Rows of question i, of all questions, as many as are read."""
     rows = self.found.candidates(i).tolist()
     gold = self.found.gold(i) if self.training else -1
-    if gold >= 0:
-      rows = [gold, *(row for row in rows if row != gold)]
+    # The one of these with an answer last, so that it is first of all.
+    for first in (gold, self._first.get(i, -1)):
+      if first >= 0:
+        rows = [first, *(row for row in rows if row != first)]
     return rows[: self.passages]
 
   def _problems(self) -> dict[int, str]:
@@ -179,9 +183,11 @@ class SpanExamples:
       waiting = list(open_)
       for start in range(0, len(waiting), _CHUNK):
         numbers = waiting[start : start + _CHUNK]
-        spans = self._first_spans([(i, open_[i].pop()) for i in numbers])
-        for i, some in zip(numbers, spans, strict=True):
+        places = [(i, open_[i].pop()) for i in numbers]
+        spans = self._first_spans(places)
+        for (i, row), some in zip(places, spans, strict=True):
           if some:
+            self._first[i] = row
             del open_[i]
           elif not open_[i]:
             problems[i] = lost

@@ -192,7 +192,7 @@ def test_passages_to_read_and_their_answers(corpus, found):
   rows = [names(corpus, r) for r in batch["passage_rows"]]
   assert rows == [
     ["gold", "n0", "hit", "n1", "n2"],
-    RUN["q1"],
+    ["hit", "n5", "gold", "n6", "n7"],
     ["hit", "n3", "n4", "n5", "gold"],
   ]
   decode = corpus.tokenizer.decode
@@ -258,8 +258,8 @@ def test_letters_with_marks_are_found_under_an_uncased_vocabulary(corpus):
   questions = [Question("q1", "who", ("Göthe",))]
   found = RetrievedQuestions([(questions, ranking(corpus, questions))], corpus)
   batch = whole(reading(found))
-  start, end = batch["answer_starts"][0, 1, 0], batch["answer_ends"][0, 1, 0]
-  pieces = batch["ids"][0, 1, start : end + 1].tolist()
+  start, end = batch["answer_starts"][0, 0, 0], batch["answer_ends"][0, 0, 0]
+  pieces = batch["ids"][0, 0, start : end + 1].tolist()
   assert corpus.tokenizer.decode(pieces) == "gothe"
 
 
@@ -269,6 +269,36 @@ def test_evaluation_reads_the_run_alone_and_every_question(corpus, found):
   rows = [names(corpus, r) for r in batch["passage_rows"]]
   assert rows == [RUN[q.id][:4] for q in QUESTIONS]
   assert not any(examples.left_out.values())
+
+
+def test_an_answer_is_in_the_first_passage_that_is_read(corpus):
+  questions = [
+    # None is gold: the first with an answer, which is the run's second.
+    Question("q1", "who lived", ("goethe",)),
+    # The gold one is read without its answer.
+    Question("q0", "who wrote", ("goethe",), positive_ids=("late",)),
+  ]
+  found = RetrievedQuestions([(questions, ranking(corpus, questions))], corpus)
+  batch = whole(reading(found, training=True))
+  assert (batch["answer_starts"][:, 0] >= 0).any(axis=1).all()
+  assert [names(corpus, r) for r in batch["passage_rows"]] == [
+    ["hit", "n5", "gold", "n6"],
+    ["hit", "late", "n0", "n1"],
+  ]
+
+
+def test_a_reranker_has_something_to_rank(corpus):
+  questions = [
+    Question("q1", "who lived", ("goethe",)),
+    Question("q4", "who", ("goethe",), positive_ids=("gold", "n8", "n1")),
+  ]
+  found = RetrievedQuestions([(questions, ranking(corpus, questions))], corpus)
+  examples = reranking(found)
+  assert [questions[i].id for i in examples.numbers] == ["q1"]
+  assert [*examples.left_out.values()] == [0, 1]
+  assert whole(examples)["passage_mask"].sum(axis=1).min() > 1
+  with pytest.raises(ValueError, match="q4 is without another passage in the"):
+    reranking(found, strict=True)
 
 
 # ---- The loader ----

@@ -216,7 +216,8 @@ def corpus(toy_data):
 
 @pytest.fixture(scope="module")
 def teacher(corpus, tmp_path_factory):
-  return save_extractive_reader(corpus, tmp_path_factory.mktemp("t") / "t")
+  workdir = tmp_path_factory.mktemp("t") / "t"
+  return save_extractive_reader(corpus, workdir, objective="dpr")
 
 
 def test_a_teacher_says_the_same_of_a_passage_on_any_device(teacher, corpus):
