@@ -319,7 +319,8 @@ def _answer_with_spans(
     write_answers(args.out, questions, answers)
     if args.candidates is not None:
       candidates = tuple(answer.candidates for answer in answers)
-      made = CandidateSet(extraction.versions, candidates)
+      sizes = {"k": k, "read_k": args.read_k or k, "spans": args.spans}
+      made = CandidateSet(extraction.versions, candidates, sizes)
       write_candidates(args.candidates, made)
       figures["candidates"] = args.candidates
   sync("answers")

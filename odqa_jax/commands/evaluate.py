@@ -23,6 +23,8 @@ from odqa_jax.commands.flags import (
 
 # Of figures in JSON: what rounding hides is less than a question in a million.
 _DIGITS = 6
+# Passages that are searched for, where nothing says how many.
+_FOUND = 100
 # What stands in the JSON beside systems.
 _JSON_NAMES = ("corpus", "leaky", "card", "differences")
 
@@ -53,7 +55,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_format(parser)
   add("--qrels", help="TREC or BEIR judgements for the gold-passage measures")
   add("--relevant", type=int, default=1, help="least grade that is relevant")
-  add("--k", type=int, default=100, help="passages that are searched for")
+  add(
+    "--k",
+    type=int,
+    help="passages that are searched for; by default as a system's fusion was "
+    "tuned, or 100",
+  )
   add("--cutoffs", default="", help="of the shares: 1,3,10; by default 1,5,…")
   add("--bm25", action="store_true", help="measure BM25 as well")
   add(
@@ -102,6 +109,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   sources = None if pack else span_sources(args)
   if sources is not None and sources.run and len(runs) > 1:
     raise ValueError("an extractive reader reads one --run; name one.")
+  args.k = _FOUND if args.k is None else args.k
   searches = args.checkpoint is not None or args.bm25
   if args.checkpoint is not None and args.index is None and sources is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")

@@ -19,6 +19,8 @@ _PARTS = (
   "reranker",
   "reader",
 )
+# That are compared, where nothing is said.
+_SPANS = 10
 # As flags spell them, and as NumPy does.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
@@ -110,7 +112,7 @@ def add_spans(parser: argparse.ArgumentParser) -> None:
     type=int,
     help="passages that are read, of the --k found; by default all",
   )
-  add("--spans", type=int, default=10, help="spans that are compared")
+  add("--spans", type=int, help="spans that are compared; by default 10")
   add(
     "--rank-weight",
     type=float,
@@ -157,8 +159,7 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
           "with --checkpoint DIR."
         )
     return None
-  if args.spans < 1:
-    raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
+  _check_spans(args)
   _take_scoring(args)
   if args.retriever is None and args.run is None and holds_unified(given):
     args.retriever = args.checkpoint
@@ -178,6 +179,13 @@ def span_sources(args: argparse.Namespace) -> "Sources | None":
   )
   sources.check()
   return sources
+
+
+def _check_spans(args: argparse.Namespace) -> None:
+  if args.spans is None:
+    args.spans = _SPANS
+  if args.spans < 1:
+    raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
 
 
 def _take_scoring(args: argparse.Namespace) -> None:
@@ -234,8 +242,7 @@ def names_pack(args: argparse.Namespace) -> bool:
         f"--{flag} {getattr(args, flag)} is not for a pack, and {args.system} "
         "is one; leave the flag out."
       )
-  if args.spans < 1:
-    raise ValueError(f"--spans {args.spans}: at least 1 is compared.")
+  _check_spans(args)
   return True
 
 
@@ -269,3 +276,17 @@ def take_system(args: argparse.Namespace) -> None:
   args.index, args.corpus = str(paths["index"]), str(paths["corpus"])
   store = paths.get("reader_corpus")
   args.reader_corpus = store and str(store)
+  if args.fusion is not None:
+    _take_sizes(args)
+
+
+def _take_sizes(args: argparse.Namespace) -> None:
+  """Fills in what the fusion of a system was tuned with, where flags do not."""
+  from odqa_jax.data.prepare import open_corpus
+  from odqa_jax.reading.candidates import SIZES
+  from odqa_jax.reading.fusion import load_fusion
+
+  given = {name: getattr(args, name, None) for name in SIZES}
+  sized = load_fusion(args.fusion).sized(given, len(open_corpus(args.corpus)))
+  for name, value in sized.items():
+    setattr(args, name, value)

@@ -5,6 +5,7 @@ wrote. All subsets of the components are measured.
 """
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from odqa_jax.commands.flags import (
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   dev, test = opened(args.candidates, args.questions), None
   if args.test_candidates is not None:
     test = opened(args.test_candidates, args.test_questions)
+    _check_sizes(args, dev.candidates.sizes, test.candidates.sizes)
   fusion = tune(
     dev.candidates, dev.questions, components=components, l2=args.l2
   )
@@ -88,3 +90,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     "rows": rows,
     "fusion": args.out,
   }
+
+
+def _check_sizes(
+  args: argparse.Namespace, tuned: Mapping[str, int], given: Mapping[str, int]
+) -> None:
+  """Raises ValueError for candidates of other numbers of passages or spans."""
+  for name in {*tuned} & {*given}:
+    if tuned[name] != given[name]:
+      raise ValueError(
+        f"--test-candidates {args.test_candidates}: were made with {name}="
+        f"{given[name]}, and {args.candidates} with {tuned[name]}; scores of "
+        "one are not comparable with those of the other: make both alike."
+      )

@@ -42,10 +42,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add(
     "--read-k",
     type=int,
-    help="passages that are read, of the --k found; by default all",
+    help="passages that are read, of the --k found; by default as its scoring "
+    "or fusion was tuned, or all",
   )
   add(
-    "--spans", type=int, default=10, help="that an extractive reader compares"
+    "--spans",
+    type=int,
+    help="that an extractive reader compares; by default as its fusion was "
+    "tuned, or 10",
   )
   add("--questions", help="a file or prepared set; some are shown as examples")
   add_format(parser)
@@ -58,9 +62,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> None:
   """Raises ValueError for numbers that are none of the kind."""
   for name in ("spans", "batch_size", "queue"):
-    if getattr(args, name) < 1:
+    value = getattr(args, name)
+    if value is not None and value < 1:
       flag = name.replace("_", "-")
-      raise ValueError(f"--{flag} {getattr(args, name)}: must be at least 1.")
+      raise ValueError(f"--{flag} {value}: must be at least 1.")
   if not args.timeout > 0:
     raise ValueError(f"--timeout {args.timeout}: must be above 0 seconds.")
 

@@ -1,11 +1,13 @@
 """Candidate answers of questions, each with the log-score of every component.
 
-    {"components": {"retriever": "3f2a…", "extractive_reader": "91bc…"}}
+    {"components": {"retriever": "3f2a…", "extractive_reader": "91bc…"},
+     "sizes": {"k": 400, "read_k": 128, "spans": 10}}
     {"id": "q1", "spans": [{"text": "Ulm", "passage": "p0", "start": 33,
       "end": 36, "scores": {"retriever": -1.2, "extractive_reader": -0.4}}],
      "generated": {"text": "Ulm", "score": -0.3}}
 
-JSON lines: the first says which components have scored, and their versions;
+JSON lines: the first says which components have scored, and their versions,
+and may say how many passages were found and read, and how many spans compared;
 every other is a question. `generated` is the answer of the generative reader,
 the component `reader`, which has scored the spans too where it is named.
 """
@@ -25,6 +27,8 @@ from odqa_jax.text.answers import exact_match, matches_regex
 
 # In the order in which they score.
 COMPONENTS = ("retriever", "reranker", "extractive_reader", "reader")
+# Passages that are found, and read; spans that are compared.
+SIZES = ("k", "read_k", "spans")
 # Begins the version of a component whose scores came from the file of a run.
 RUN = "run:"
 
@@ -83,10 +87,13 @@ class CandidateSet:
   Attributes:
     components: those that have scored, and their versions.
     candidates: one for each question.
+    sizes: `k` passages found, `read_k` read, `spans` compared, on which scores
+      depend that are normalised over them; those that are known.
   """
 
   components: Mapping[str, str]
   candidates: tuple[Candidates, ...]
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def of(self, questions: Sequence[Question]) -> list[Candidates]:
     """Those of questions, in their order; none where there are no candidates.
@@ -134,7 +141,8 @@ def write_candidates(path: str | Path, candidates: CandidateSet) -> None:
   """Writes the file, which appears whole."""
   with replacing(path) as temporary:
     with temporary.open("w", encoding="utf-8") as file:
-      head = {"components": dict(candidates.components)}
+      components, sizes = dict(candidates.components), dict(candidates.sizes)
+      head = {"components": components, "sizes": sizes}
       file.write(json.dumps(head) + "\n")
       for found in candidates.candidates:
         record = dataclasses.asdict(found)
@@ -152,7 +160,7 @@ def read_candidates(path: str | Path) -> CandidateSet:
   """
   records = RawFile(path).records()
   place, head = next(records, (f"{path}:1", {}))
-  components = _components(head, str(place))
+  components, sizes = _components(head, str(place)), _sizes(head, str(place))
   found: dict[str, Candidates] = {}
   for place, record in records:
     try:
@@ -170,7 +178,7 @@ def read_candidates(path: str | Path) -> CandidateSet:
         "one of the lines."
       )
     found[candidates.question_id] = candidates
-  return CandidateSet(components, tuple(found.values()))
+  return CandidateSet(components, tuple(found.values()), sizes)
 
 
 def _components(head: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -184,6 +192,17 @@ def _components(head: Mapping[str, Any], place: str) -> dict[str, str]:
       f"{', '.join(COMPONENTS)}; it has {str(named)[:60]}."
     )
   return {name: str(named[name]) for name in COMPONENTS if name in named}
+
+
+def _sizes(head: Mapping[str, Any], place: str) -> dict[str, int]:
+  given = head.get("sizes", {})
+  known = isinstance(given, dict) and set(given) <= {*SIZES}
+  if not known or any(type(n) is not int or n < 1 for n in given.values()):
+    raise ValueError(
+      f"{place}: sizes {str(given)[:60]}: are numbers above 0 of "
+      f"{', '.join(SIZES)}; mend them, or leave them out."
+    )
+  return given
 
 
 def _candidates(

@@ -33,6 +33,7 @@ from scipy.optimize import minimize
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.candidates import (
   RUN,
+  SIZES,
   Candidates,
   CandidateSet,
   Span,
@@ -91,6 +92,7 @@ class Fusion:
     tuned_on: how many questions each step had.
     l2: of the regularisation.
     chosen_on: the set of these questions; "" where that was not kept.
+    sizes: of the candidates; see `CandidateSet`.
   """
 
   components: Mapping[str, str]
@@ -99,6 +101,28 @@ class Fusion:
   tuned_on: Mapping[str, int]
   l2: float
   chosen_on: str = ""
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def sized(
+    self, given: Mapping[str, int | None], count: int
+  ) -> dict[str, int | None]:
+    """`SIZES` as they are given, or else as the weights were tuned with.
+
+    Scores are normalised over the passages that are read, so that a bias tuned
+    with some is not that of others.
+
+    Args:
+      given: by name; None or absent: not given.
+      count: passages that there are.
+    """
+    k, read_k, spans = map(given.get, SIZES)
+    if k is None and "k" in self.sizes:
+      k = min(self.sizes["k"], count)
+    if read_k is None and "read_k" in self.sizes:
+      read_k = min(self.sizes["read_k"], k or count)
+    if spans is None:
+      spans = self.sizes.get("spans")
+    return {"k": k, "read_k": read_k, "spans": spans}
 
   def scores(self, spans: Sequence[Span]) -> Float64[np.ndarray, " s"]:
     """The fused scores of spans."""
@@ -177,6 +201,7 @@ def tune(
     None,
     {"questions": len(asked), "comparable": len(counts), "decided": 0},
     l2,
+    sizes=candidates.sizes,
   )
   if "reader" not in names or not any(c.generated for _, c in pairs):
     return fusion

@@ -10,6 +10,7 @@ from typing import Any
 
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.reading.answer_scoring import AnswerScoring, load_scoring
+from odqa_jax.reading.fusion import load_fusion
 from odqa_jax.reading.system import load_reading_system
 from odqa_jax.retrieval.folders import make_index
 from odqa_jax.serving.answering import (
@@ -36,6 +37,7 @@ def open_answering(
   Raises:
     ValueError: naming the part that is missing, has changed or does not fit.
   """
+  options = {n: value for n, value in options.items() if value is not None}
   if Path(path).is_file():
     return PackedAnswering(Path(path).name, open_packed(path), **options)
   folder = open_for_answering(path)
@@ -44,6 +46,9 @@ def open_answering(
   corpus = Corpus(paths["corpus"])
   if "extractive_reader" in paths:
     scoring = None
+    if "fusion" in paths:
+      options |= load_fusion(paths["fusion"]).sized(options, len(corpus))
+      options = {n: value for n, value in options.items() if value is not None}
     if "scoring" in paths:
       scoring = load_scoring(paths["scoring"])
       if options.get("read_k") is None:

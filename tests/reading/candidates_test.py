@@ -1,5 +1,6 @@
 """Files of candidates: written, read, and refused with their place."""
 
+import dataclasses
 import json
 
 import pytest
@@ -17,6 +18,8 @@ from odqa_jax.reading.candidates import (
 
 def test_what_is_written_is_read(tmp_path):
   written, questions = make_set(5, 0)
+  sizes = {"k": 40, "read_k": 9, "spans": 3}
+  written = dataclasses.replace(written, sizes=sizes)
   write_candidates(tmp_path / "c.jsonl", written)
   read = read_candidates(tmp_path / "c.jsonl")
   assert read == written
@@ -47,6 +50,16 @@ def test_what_is_right():
   assert is_right("The Answer!", Question("q", "?", ("answer",)))
   pattern = Question("q", "?", (r"ans\w+",), answer_type="regex")
   assert is_right("answering", pattern) and not is_right("an answer", pattern)
+
+
+@pytest.mark.parametrize("sizes", [[3], {"k": 0}, {"k": "3"}, {"m": 3}])
+def test_sizes_that_are_none(tmp_path, sizes):
+  head = {"components": {"retriever": "1"}, "sizes": sizes}
+  (tmp_path / "c.jsonl").write_text(json.dumps(head))
+  with pytest.raises(
+    ValueError, match=r"c.jsonl:1: sizes .* mend them, or lea"
+  ):
+    read_candidates(tmp_path / "c.jsonl")
 
 
 HEAD = {"components": {"retriever": "1", "reader": "2"}}

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from candidate_sets import make_set
+from command_line import last_line, run
 
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.reading.candidates import (
@@ -15,6 +16,7 @@ from odqa_jax.reading.candidates import (
   CandidateSet,
   Generated,
   Span,
+  write_candidates,
 )
 from odqa_jax.reading.fusion import (
   Choice,
@@ -412,3 +414,38 @@ def test_damage_is_found(tmp_path):
   path.write_text(json.dumps({"kind": "system"}))
   with pytest.raises(ValueError, match="is no fusion"):
     load_fusion(path)
+
+
+def test_sizes_are_those_that_were_tuned_with_unless_given():
+  sizes = {"k": 40, "read_k": 9, "spans": 3}
+  found, questions = make_set(20, 0)
+  found = dataclasses.replace(found, sizes=sizes)
+  fusion = tune(found, questions)
+  assert fusion.sized({}, 100) == sizes
+  assert fusion.sized({"k": None, "spans": 7}, 100) == sizes | {"spans": 7}
+  # There are fewer passages, or fewer are asked for, than are read.
+  assert fusion.sized({}, 30) == sizes | {"k": 30}
+  assert fusion.sized({"k": 5}, 100) == sizes | {"k": 5, "read_k": 5}
+  assert fusion.sized({}, 4) == {"k": 4, "read_k": 4, "spans": 3}
+  unknown = dataclasses.replace(fusion, sizes={})
+  assert unknown.sized({"k": 5}, 9) == {"k": 5, "read_k": None, "spans": None}
+
+
+def test_candidates_of_other_sizes_are_not_measured(capsys, tmp_path):
+  found, questions = make_set(20, 0)
+  lines = [
+    {"id": q.id, "question": q.question, "answer": [*q.answers]}
+    for q in questions
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (tmp_path / "q.jsonl").write_text(text)
+  for name, k in (("dev", 40), ("test", 20)):
+    made = dataclasses.replace(found, sizes={"k": k})
+    write_candidates(tmp_path / f"{name}.jsonl", made)
+  code, _, err = run(
+    capsys, "fuse", "--candidates", tmp_path / "dev.jsonl", "--questions",
+    tmp_path / "q.jsonl", "--test-candidates", tmp_path / "test.jsonl",
+    "--test-questions", tmp_path / "q.jsonl", "--out", tmp_path / "f.json",
+  )  # fmt: skip
+  assert code == 2 and "were made with k=20, and" in last_line(err)
+  assert not (tmp_path / "f.json").exists()

@@ -34,6 +34,7 @@ from odqa_jax.serving.extraction import (
   measure_spans,
   open_extraction,
 )
+from odqa_jax.serving.opening import open_answering
 from odqa_jax.serving.system_folder import (
   assemble,
   component_version,
@@ -203,9 +204,15 @@ def test_all_parts_answer_and_are_fused(
     "fusion": tmp_path / "fusion.json",
   }  # fmt: skip
   assemble(tmp_path / "s", parts)
-  system = ("--system", tmp_path / "s", *sizes)
+  # The sizes are those that the fusion was tuned with.
+  system = ("--system", tmp_path / "s")
   figures, fused, again = ask("answer", *system, parts=False, questions=dev)
   assert again == candidates
+  assert again.sizes == {"k": K, "read_k": M, "spans": 4}
+  opened = open_answering(tmp_path / "s")
+  assert opened.k == K
+  (first,) = opened.answer([questions[0].question])
+  assert (len(first["passages"]), first["answer"]) == (M, fused[0]["answer"])
   fusion = load_fusion(tmp_path / "fusion.json")
   answers = []
   for record, found, plain in zip(
