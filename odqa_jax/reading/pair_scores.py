@@ -11,7 +11,7 @@ every question has.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -257,11 +257,14 @@ def _run(
   """
   sizes = dict(given or {})
 
-  def started() -> Iterator[tuple[_Piece, list[tuple[np.ndarray, Array]]]]:
+  def started() -> Iterator[tuple[_Piece, Iterable[tuple[np.ndarray, Array]]]]:
     for piece in pieces:
       if len(piece.places) and not sizes:
         sizes.update(_sizes(scorer, piece, most, batch_tokens, count))
-      yield piece, list(_start(scorer, piece, sizes))
+      batches = _start(scorer, piece, sizes)
+      # A CPU takes a batch when the one before is done, and would be waited for
+      # here, with nothing told of how far it is.
+      yield piece, batches if _platform(scorer) == "cpu" else list(batches)
 
   for current, _ in pairwise(chain(started(), [None])):
     assert current is not None

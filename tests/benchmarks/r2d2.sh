@@ -142,7 +142,9 @@ search() { # a file of questions, a run
 
 # From how many passages each reader answers best, reranked and not.
 search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
-stage "$here/figures/pipeline_$name.json" odqa evaluate "${pipeline[@]}" \
+stage "$here/figures/reranked_$name.json" odqa evaluate --corpus "$corpus" \
+  --checkpoint "$here/extractive_$STEPS" --retriever "$here/retriever" \
+  --index "$here/index" --reranker "$here/reranker" --k 100 \
   --questions "$WORK/raw/test_$READ.jsonl"
 stage "$here/figures/read_$name.json" odqa evaluate --corpus "$corpus" \
   --checkpoint "$here/extractive_$STEPS" --run "$here/runs/test_$READ.trec" \

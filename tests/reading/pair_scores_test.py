@@ -199,6 +199,28 @@ def test_few_shapes_of_bounded_size(corpus, monkeypatch):
   assert most == 2 and finished == pieces == 24
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_what_is_done_is_told_while_a_cpu_computes(
+  corpus, monkeypatch, platform
+):
+  events = []
+
+  def computed(scorer, ids, lengths, first_lengths):
+    events.append("batch")
+    return jnp.zeros(len(ids))
+
+  monkeypatch.setattr(pair_scores, "_compute", computed)
+  monkeypatch.setattr(pair_scores, "_platform", lambda scorer: platform)
+  rows = np.arange(len(TEXTS))[None]
+  score_pairs(
+    trained(corpus), ["Ulm"], rows, corpus, batch_tokens=64,
+    progress=lambda *n: events.append("told"),
+  )  # fmt: skip
+  assert events.count("batch") > 2
+  # Other devices have all batches before the first one's scores are fetched.
+  assert (events[1] == "told") == (platform == "cpu")
+
+
 def test_a_longer_pair_in_a_later_piece(corpus):
   scorer = trained(corpus)
   rows = np.array([[0, 2, 5, 8, 3]])
