@@ -6,8 +6,9 @@ The tree is what one answer loads, traced: the interpreter, the modules, the
 shared libraries down to the C library. Symbols are stripped, sources compiled;
 all Python goes into one zip file. What does not serve to unpack the others is
 compressed (`--plain`: it is not), and unpacked in memory at start, to /dev/shm.
-The question is then asked in a chroot of the tree, where nothing else is, and
-with an empty environment. The last line is JSON: bytes as `du` counts them.
+The question is then asked in a chroot of the tree, where nothing else is, with
+the variables that the last line names. It is JSON: bytes as `du` counts them of
+the tree, and of the file.
 
 Run by root on Linux, with the Python whose tree is to be built; it has NumPy,
 `tokenizers` and jaxtyping. binutils' `strip` is used where it is installed.
@@ -70,9 +71,10 @@ def trace(pack: Path, question: str) -> dict[str, str | None]:
   """The modules and shared libraries that answering loads."""
   command = [sys.executable, "-c", _TRACE, str(pack), "--question", question]
   env = {**os.environ, "PYTHONPATH": str(ROOT)}
-  said = subprocess.run(
-    command, env=env, check=True, capture_output=True, text=True
-  )
+  said = subprocess.run(command, env=env, capture_output=True, text=True)
+  if said.returncode:
+    # What the program says of a pack that is damaged or absent.
+    sys.exit(said.stderr.strip().rpartition("\n")[2])
   return json.loads(said.stdout.splitlines()[-1])
 
 
@@ -195,7 +197,7 @@ def environment() -> dict[str, str]:
 
 
 def ask(out: Path, pack: Path, question: str, plain: bool) -> dict:
-  """What the tree answers in a chroot; the pack is linked into it meanwhile."""
+  """What the tree answers in a chroot; the pack lies in it meanwhile."""
   inside = out / "system.odqa"
   shutil.copy(pack, inside)
   run = ["chroot", str(out), *command(plain)]
@@ -227,6 +229,8 @@ def main() -> None:
   args = parser.parse_args()
   if args.out.exists():
     sys.exit(f"{args.out}: exists; name a folder that does not.")
+  if os.geteuid():
+    sys.exit("only root may ask in a chroot: run this as root.")
   build(args.out, trace(args.pack, args.question), args.plain)
   answer = ask(args.out, args.pack, args.question, args.plain)
   runtime, system = disk_usage(args.out), args.pack.stat().st_size

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from odqa_jax.evaluation.ablation import Measured, ablate, ablation_table
   from odqa_jax.reading.candidates import read_candidates
   from odqa_jax.reading.fusion import save_fusion, tune
+  from odqa_jax.runtime.mesh import is_primary
   from odqa_jax.runtime.paths import FUSION, check_output
 
   if (args.test_candidates is None) != (args.test_questions is None):
@@ -80,8 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dev.candidates, dev.questions, components=components, l2=args.l2
   )
   rows = ablate(dev, test, components=components, l2=args.l2, seed=args.seed)
-  print(ablation_table(rows), file=sys.stderr)
-  save_fusion(args.out, dataclasses.replace(fusion, chosen_on=str(choice)))
+  if is_primary():
+    print(ablation_table(rows), file=sys.stderr)
+    save_fusion(args.out, dataclasses.replace(fusion, chosen_on=str(choice)))
   return {
     "weights": fusion.weights,
     "tuned_on": fusion.tuned_on,

@@ -92,7 +92,10 @@ def pruning_curve(
   Returns:
     A row for each: `name`, `share`, `kept`, `recall` ({"20": …}), `short` (the
     share of questions with fewer passages left than the largest cutoff), and
-    `em` with candidates.
+    with candidates `em` and `unread`, the share of questions of which no span
+    is left: misses here, where a pruned system would read other passages, so
+    that `em` is a lower bound of its own (all spans of a reader with DPR's
+    objective are of one passage, and are gone with it).
 
   Raises:
     ValueError: if the ranking is of other questions, none has answers, or the
@@ -119,7 +122,7 @@ def pruning_curve(
       mask[kept] = True
       row = {"name": name, "share": share, "kept": len(kept)}
       row |= _recall(mask[rows], hits, cutoffs)
-      found.append(row | ({"em": spans.exact_match(mask)} if spans else {}))
+      found.append(row | (spans.measured(mask) if spans else {}))
   return found
 
 
@@ -183,21 +186,24 @@ class _Spans:
         ranked.append((row, is_right(span.text, question)))
       self._questions.append(ranked)
 
-  def exact_match(self, mask: Bool[np.ndarray, " n"]) -> float:
-    """With the passages that are kept; no span is a miss."""
-    right = [
-      next((hit for row, hit in spans if mask[row]), False)
+  def measured(self, mask: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    """`em` and `unread`, with the passages that are kept."""
+    best = [
+      next((hit for row, hit in spans if mask[row]), None)
       for spans in self._questions
     ]
-    return float(np.mean(right))
+    return {
+      "em": float(np.mean([bool(hit) for hit in best])),
+      "unread": float(np.mean([hit is None for hit in best])),
+    }
 
 
 def curve_table(rows: Sequence[Mapping[str, Any]]) -> str:
   """The rows of `pruning_curve` as text, in percent."""
   cutoffs = list(rows[0]["recall"])
-  measured = ["em"] if "em" in rows[0] else []
+  measured = ["em", "unread"] if "em" in rows[0] else []
   head = ["pruned by", "share", "kept", *(f"recall@{c}" for c in cutoffs)]
-  head += [name.upper() for name in measured] + ["short"]
+  head += [name.replace("em", "EM") for name in measured] + ["short"]
   cells = [
     [
       row["name"],

@@ -4,12 +4,11 @@
     found = load_component("ms-marco-MiniLM-L6-v2/", "reranker")
 
 A published folder does not say how its inputs are made, unless this project
-wrote it. It gets questions of 64
-tokens, pairs of 512, passages alone of 256 and answers of 30, less where the
-network takes no more; the question comes first. Classifiers and models for
-question answering read the text of a passage alone, as they were trained; a
-reader that ranks passages too is DPR's, or this project's own if it has all
-heads, and reads titles as these do.
+wrote it. It gets questions of 64 tokens, pairs of 512, passages alone of 256
+and answers of 30, less where the network takes no more; the question comes
+first. Classifiers and models for question answering read the text of a passage
+alone, as they were trained; a reader that ranks passages too is DPR's, or this
+project's own if it has all heads, and reads titles as these do.
 """
 
 import sys

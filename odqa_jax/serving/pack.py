@@ -78,7 +78,7 @@ def contents(path: str | Path) -> dict[str, int]:
     path: of the pack.
 
   Returns:
-    runtime (0: it is beside the file, see `launch/minimal.sh`), models, index,
+    runtime (0: it is beside the file, see `launch/minimal.py`), models, index,
     text, tokenizer, other → bytes; together they are the file.
 
   Raises:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.corpus.cut import cut_corpus, parent_of
 from odqa_jax.data.corpus.kept import check_rule, choose_rows
+from odqa_jax.data.examples.found import positive_rows
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.retrieval import storage
 from odqa_jax.retrieval.cut import cut_index
@@ -132,15 +133,15 @@ def gold_rows(
   Raises:
     ValueError: if it has none of them.
   """
-  names = {name for q in questions for name in q.positive_ids}
-  rows = {corpus.find(name) for name in names} - {None}
-  if not rows:
+  rows = positive_rows(questions, corpus)
+  if not len(rows):
+    names = {name for q in questions for name in q.positive_ids}
     raise ValueError(
       f"--keep-gold: {corpus.directory} has none of the {len(names)} passages "
       f"that {len(questions)} questions name as positive (its ids look like "
       f"{corpus.id(0)!r}); give a set with positive_ids of this corpus."
     )
-  return np.array(sorted(r for r in rows if r is not None), np.int64)
+  return rows
 
 
 def prune(

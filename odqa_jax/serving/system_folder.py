@@ -25,7 +25,7 @@ from odqa_jax.models.roles import roles
 from odqa_jax.reading.answer_scoring import load_scoring
 from odqa_jax.reading.candidates import COMPONENTS, RUN
 from odqa_jax.reading.fusion import load_fusion
-from odqa_jax.reading.system import holds_reader
+from odqa_jax.reading.system import ReadingConfig, holds_reader, inputs_for
 from odqa_jax.reading.trained_component import load_component
 from odqa_jax.reading.unified import holds_unified
 from odqa_jax.retrieval import storage
@@ -329,6 +329,8 @@ def _check_weights(system: SystemFolder, corpus: Corpus) -> None:
     if name in paths and is_pretrained_folder(paths[name]):
       load_component(paths[name], name)
   reader = paths.get("reader", paths["retriever"])
+  if holds_reader(reader):
+    _check_store(reader, corpus, paths.get("reader_corpus"))
   # Beside an extractive reader it reads what the system's retriever finds, and
   # searches nothing.
   if "extractive_reader" not in paths and reader != paths["retriever"]:
@@ -338,6 +340,17 @@ def _check_weights(system: SystemFolder, corpus: Corpus) -> None:
         f"{paths['retriever']}; name the one that it was trained with, or the "
         "same checkpoint for both."
       )
+
+
+def _check_store(reader: Path, corpus: Corpus, store: Path | None) -> None:
+  """Raises ValueError unless passages are there in a reader's vocabulary."""
+  extra = read_extra(*find_step(reader))
+  inputs_for(
+    ReadingConfig(**extra["reading"]),
+    extra["components"]["reader"]["tokenizer"],
+    corpus,
+    Corpus(store) if store else None,
+  )
 
 
 def _same(one: Retriever, other: Retriever) -> bool:

@@ -1,6 +1,6 @@
 """Bits per token of passages by coder, on real text and on synthetic text.
 
-python tests/benchmarks/pack_text.py --data shared/data
+python tests/benchmarks/pack_text.py --tokenizer DIR --data shared/data
 
 Real text: the 10,077 vital articles and the Factbook of the extra `demo`, and
 SQuAD's paragraphs of --data. Synthetic text is sampled from them: each token is

@@ -150,8 +150,13 @@ def test_exact_match_is_of_the_best_span_that_is_left(made):
     ]
     # Five more questions have no candidates, and are missed.
     assert row["em"] == sum(right) / 25
+    gone = [
+      not kept & {(3 * i + j) % COUNT for j in range(3)} for i in range(20)
+    ]
+    assert row["unread"] == (sum(gone) + 5) / 25
   assert rows[1]["em"] > 0
-  assert "EM" in curve_table(rows).splitlines()[0]
+  assert rows[-1]["unread"] > rows[0]["unread"]
+  assert "  EM  unread" in curve_table(rows).splitlines()[0]
 
 
 def test_candidates_without_the_reader_or_of_another_corpus(made):

@@ -287,12 +287,21 @@ def test_a_pack_of_another_version(capsys, made, tmp_path, monkeypatch):
 
 
 def test_a_pack_larger_than_memory(capsys, made, monkeypatch):
-  monkeypatch.setattr(system_module, "available_memory", lambda: 1000)
+  monkeypatch.setattr(system_module, "total_memory", lambda: 1000)
   code, _, err = run(
     capsys, "answer", "--system", made / "exact.odqa", "--question", "who"
   )
   assert code == 2 and len(err.splitlines()) == 1
   assert "MB of memory, and this machine has 0 MB; answer on a larger" in err
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):
+  whole = system_module.total_memory()
+  limits = tmp_path / "memory.max", tmp_path / "absent"
+  monkeypatch.setattr(system_module, "_LIMITS", limits)
+  for text, wanted in (("max", whole), ("1000", 1000), (str(2**63), whole)):
+    limits[0].write_text(f"{text}\n")
+    assert system_module.total_memory() == wanted
 
 
 def test_a_pack_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):

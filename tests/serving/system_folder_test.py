@@ -165,6 +165,14 @@ def test_a_corpus_of_other_passages_or_tokens(made, tmp_path):
     assemble(tmp_path / "s", parts_of(made, reader_corpus=other))
 
 
+def test_a_reader_without_passages_in_its_vocabulary(made, tmp_path, toy_data):
+  system = small_system("individual", toy_data)
+  save_workdir(system, tmp_path / "alien", reader_tokenizer="a" * 64)
+  with pytest.raises(ValueError, match="with the vocabulary aaaaaaaaaaaa, but"):
+    assemble(tmp_path / "s", parts_of(made, reader=tmp_path / "alien"))
+  assert not (tmp_path / "s").exists()
+
+
 def test_a_part_that_is_gone_is_told(moved):
   shutil.move(moved / "index", moved / "away")
   with pytest.raises(ValueError, match=r"its index .*index is not there"):

@@ -2,5 +2,5 @@
 
 Nothing here may import more of the package than `reading/passage_spans.py`,
 `text/answers.py` and `runtime/files.py`: these are all that a minimal runtime
-has (`launch/minimal.sh`).
+has (`launch/minimal.py`).
 """

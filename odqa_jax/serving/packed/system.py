@@ -33,6 +33,11 @@ from odqa_jax.serving.packed.texts import Texts, Tokens, open_texts
 from odqa_jax.text.pairs import Pair, PairVocabulary
 
 RETRIEVER, READER = "retriever", "extractive_reader"
+# Where a container of Linux says how much memory it has: cgroups 2 and 1.
+_LIMITS = (
+  Path("/sys/fs/cgroup/memory.max"),
+  Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 class PackedTokenizer:
@@ -217,9 +222,14 @@ class PackedSystem:
     return found
 
 
-def available_memory() -> int:
-  """Bytes that this machine has in all."""
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def total_memory() -> int:
+  """Bytes that a program may have in all: the machine's, or its container's."""
+  there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  for limit in _LIMITS:
+    # "max" says that there is none.
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+      there = min(there, int(text))
+  return there
 
 
 def check_memory(pack: Pack) -> None:
@@ -228,7 +238,7 @@ def check_memory(pack: Pack) -> None:
   Raises:
     ValueError: naming both sizes.
   """
-  needed, there = pack.about["memory"], available_memory()
+  needed, there = pack.about["memory"], total_memory()
   if needed > there:
     raise ValueError(
       f"{pack.path}: needs {needed / 1e6:,.0f} MB of memory, and this machine "

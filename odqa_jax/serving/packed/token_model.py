@@ -9,7 +9,7 @@ if it saves more (minimum description length: Rissanen, 1978).
 import itertools
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt16
+from jaxtyping import Int64, UInt8, UInt16
 
 from odqa_jax.serving.packed.token_coder import ESCAPE, Tables
 
@@ -47,10 +47,9 @@ def fit_tables(
     pair_counts / singles[v] * (len(ids) / singles[w])
   )
   kept = gain > _ENTRY
-  triples, counts, base, own = _worthy_triples(
+  triples, counts, base = _worthy_triples(
     ids, bounds, vocab_size, pairs, pair_counts, singles
   )
-  del own
   rows = [np.zeros(int(np.count_nonzero(singles)), np.int64)]
   tokens = [np.flatnonzero(singles)]
   weights = [singles[tokens[0]]]
@@ -94,7 +93,7 @@ def _worthy_triples(
   pairs: Int64[np.ndarray, " p"],
   pair_counts: Int64[np.ndarray, " p"],
   singles: Int64[np.ndarray, " v"],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Float64[np.ndarray, " g"]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Triples that save bits; their counts, and those of their contexts."""
   triples, counts = _grams(ids, bounds, 3, size, 3)
   base = pair_counts[np.searchsorted(pairs, triples // size)]
@@ -107,7 +106,7 @@ def _worthy_triples(
   _, inverse = np.unique(triples // size, return_inverse=True)
   saved = np.bincount(inverse, weights=gain)
   good = saved[inverse] > _CONTEXT if len(saved) else np.zeros(0, bool)
-  return triples[good], counts[good], base[good], gain[good]
+  return triples[good], counts[good], base[good]
 
 
 def _grams(

@@ -10,6 +10,7 @@ example are never divided over devices.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
@@ -146,25 +147,11 @@ def _span_scores(
   batch: Batch,
   rng: PRNGKeyArray | None,
 ) -> SpanScores:
-  """What the reader says, by question and passage.
-
-  DPR's reader has no bilinear head; its objective does not look at that score.
-  """
+  """What the reader says, by question and passage."""
   found = network.read(params, *_inputs(batch), rng=rng)
-  q, n, l = batch["ids"].shape
-
-  def by_question(x: Array | None) -> Array:
-    if x is None:
-      return jnp.zeros((q, n, l, 1))
-    return x.reshape(q, n, *x.shape[1:])
-
-  assert found.passage is not None
+  q, n = batch["passage_mask"].shape
   return SpanScores(
-    start=by_question(found.start),
-    end=by_question(found.end),
-    span_start=by_question(found.span_start),
-    span_end=by_question(found.span_end),
-    passage=by_question(found.passage),
+    *jax.tree.map(lambda x: x.reshape(q, n, *x.shape[1:]), found)
   )
 
 
