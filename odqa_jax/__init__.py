@@ -25,7 +25,7 @@ if TYPE_CHECKING:
   from odqa_jax.serving.passage_index import build_index, open_index
   from odqa_jax.training.train import train
 
-__version__ = "0.10.0"
+__version__ = "0.10.1"
 __all__ = [
   "Passage",
   "Question",

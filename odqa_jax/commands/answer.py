@@ -7,6 +7,7 @@ import argparse
 from typing import Any
 
 from odqa_jax.commands.flags import (
+  FOUND,
   add_backend,
   add_exclude_self,
   add_format,
@@ -16,9 +17,6 @@ from odqa_jax.commands.flags import (
   span_sources,
   take_system,
 )
-
-# Passages that are found for an extractive reader.
-_FOUND = 100
 
 _EXAMPLE = """\
 example:
@@ -254,7 +252,7 @@ def _answer_with_pack(
   from odqa_jax.serving.packed.system import open_packed
 
   system = open_packed(args.system)
-  k = min(_FOUND, len(system)) if args.k is None else args.k
+  k = min(FOUND, len(system)) if args.k is None else args.k
   k = possible_k(k, system.texts)
   read_k = system.read_k(k) if args.read_k is None else args.read_k
   sizes = {"k": k, "read_k": read_k, "most": args.spans}
@@ -292,7 +290,7 @@ def _answer_with_spans(
         f"{args.checkpoint} holds an extractive one."
       )
   corpus = open_corpus(args.corpus)
-  k = min(_FOUND, len(corpus)) if args.k is None else args.k
+  k = min(FOUND, len(corpus)) if args.k is None else args.k
   k = possible_k(k, corpus)
   extraction = open_extraction(
     sources,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from odqa_jax.commands.flags import (
+  FOUND,
   add_backend,
   add_choose_on_test,
   add_exclude_self,
@@ -23,8 +24,6 @@ from odqa_jax.commands.flags import (
 
 # Of figures in JSON: what rounding hides is less than a question in a million.
 _DIGITS = 6
-# Passages that are searched for, where nothing says how many.
-_FOUND = 100
 # What stands in the JSON beside systems.
 _JSON_NAMES = ("corpus", "leaky", "card", "differences")
 
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   sources = None if pack else span_sources(args)
   if sources is not None and sources.run and len(runs) > 1:
     raise ValueError("an extractive reader reads one --run; name one.")
-  args.k = _FOUND if args.k is None else args.k
+  args.k = FOUND if args.k is None else args.k
   searches = args.checkpoint is not None or args.bm25
   if args.checkpoint is not None and args.index is None and sources is None:
     raise ValueError("--checkpoint needs --index DIR; it is made when absent.")

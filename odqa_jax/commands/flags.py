@@ -19,7 +19,8 @@ _PARTS = (
   "reranker",
   "reader",
 )
-# That are compared, where nothing is said.
+# Passages that are found, and spans compared, where nothing says how many.
+FOUND = 100
 _SPANS = 10
 # As flags spell them, and as NumPy does.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
