@@ -90,7 +90,15 @@ def build(args: argparse.Namespace, path: Path) -> None:
   some = [*texts["vital"], *texts["squad"]]
   tokens = tokenizer.encode_batch(some)
   rng = np.random.default_rng(0)
-  about = {"made_from": {}, "tokenizer": tokenizer.fingerprint, "networks": {}}
+  options = {"index": "int8", "weights": "int8", "text": "tokens"}
+  about = {
+    "made_from": {},
+    "options": options,
+    "count": args.passages,
+    "corpus": "synthetic",
+    "tokenizer": tokenizer.fingerprint,
+    "networks": {},
+  }
   with PackWriter(path, about) as writer:
     memory = add_networks(writer, networks, "int8", compress=args.compress)
     # The pack's own network, so that nothing is compiled for every length.
