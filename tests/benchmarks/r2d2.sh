@@ -118,6 +118,11 @@ name=${STEPS}_${FID_STEPS}_${K}_$READ
 pipeline=(--checkpoint "$here/extractive_$STEPS" --corpus "$corpus" --k "$K"
   --retriever "$here/retriever" --index "$here/index"
   --reranker "$here/reranker" "${reader[@]}")
+search() { # a file of questions, a run
+  stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \
+    --corpus "$corpus" --index "$here/index" --checkpoint "$here/retriever" \
+    --questions "$1" --out "$2"
+}
 for set in dev test; do
   [ -s "$WORK/raw/${set}_$READ.jsonl" ] || awk "NR % $READ == 0" \
     "$WORK/raw/$set.jsonl" > "$WORK/raw/${set}_$READ.jsonl"
@@ -126,6 +131,10 @@ for set in dev test; do
     --out "$here/runs/answers_${set}_$name.jsonl" \
     --candidates "$here/runs/candidates_${set}_$name.jsonl"
 done
+search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
+stage "$here/figures/rerank_${K}_$READ.json" odqa rerank --corpus "$corpus" \
+  --checkpoint "$here/reranker" --run "$here/runs/test_$READ.trec" --k "$K" \
+  --questions "$WORK/raw/test_$READ.jsonl" --out "$here/runs/reranked_$READ.trec"
 stage "$here/figures/fusion_$name.json" odqa fuse --seed "$SEED" \
   --candidates "$here/runs/candidates_dev_$name.jsonl" \
   --questions "$WORK/raw/dev_$READ.jsonl" \
@@ -134,14 +143,7 @@ stage "$here/figures/fusion_$name.json" odqa fuse --seed "$SEED" \
   --out "$here/fusion_$name.json"
 if [ -z "$MORE" ]; then exit; fi
 
-search() { # a file of questions, a run
-  stage "$here/figures/search_$(basename "$2" .trec).json" odqa search \
-    --corpus "$corpus" --index "$here/index" --checkpoint "$here/retriever" \
-    --questions "$1" --out "$2"
-}
-
 # From how many passages each reader answers best, reranked and not.
-search "$WORK/raw/test_$READ.jsonl" "$here/runs/test_$READ.trec"
 stage "$here/figures/reranked_$name.json" odqa evaluate --corpus "$corpus" \
   --checkpoint "$here/extractive_$STEPS" --retriever "$here/retriever" \
   --index "$here/index" --reranker "$here/reranker" --k 100 \
