@@ -55,8 +55,8 @@ def load_teacher(
 
   Raises:
     ValueError: if it has other tokens, no head of passages or another
-      objective than DPR's, or reads pairs in another order, without titles
-      where the student reads them, or of fewer tokens.
+      objective than DPR's, or reads pairs in another order, with titles
+      where the student reads none or without, or of fewer tokens.
   """
   described, params, tokenizer = load_component(path, _ROLE)
   network: ExtractiveReader = network_from(described)
