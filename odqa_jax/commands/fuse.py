@@ -98,10 +98,10 @@ def _check_sizes(
   args: argparse.Namespace, tuned: Mapping[str, int], given: Mapping[str, int]
 ) -> None:
   """Raises ValueError for candidates of other numbers of passages or spans."""
-  for name in {*tuned} & {*given}:
-    if tuned[name] != given[name]:
+  for name, size in tuned.items():
+    if given.get(name, size) != size:
       raise ValueError(
         f"--test-candidates {args.test_candidates}: were made with {name}="
-        f"{given[name]}, and {args.candidates} with {tuned[name]}; scores of "
+        f"{given[name]}, and {args.candidates} with {size}; scores of "
         "one are not comparable with those of the other: make both alike."
       )
