@@ -2,14 +2,17 @@
 # The ladder of minimal retrieve-and-read on real questions, sized for a laptop:
 # the passages of r2d2.sh; questions of every other paragraph to learn from, of
 # the paragraphs between them to choose on (every fourth) and to measure on. Every
-# network is from MiniLM. Prints a line of figures for each stage, and the table
-# of `odqa footprint` last; a finished stage is not run again.
+# network is from MiniLM, the small encoder from every other layer of it. Prints a
+# line of figures for each stage, and the table of `odqa footprint` last; a finished
+# stage is not run again.
 #
 #   DATA=/data/squad_dev WORK=/scratch/minimal SEED=0 bash tests/benchmarks/minimal.sh
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). STEPS is
-# how long every network is trained, KEEP how many passages the filter leaves, READ
-# measures on every READ-th question, RUNTIME is a tree of launch/minimal.py to count.
+# how long what reads is trained, the encoders of whole size a third of it, the other
+# retrievers and the filter a half. The filter leaves KEEP passages; of each question
+# at most K are read; READ measures on every READ-th question. ABLATIONS=1 trains
+# those as well; RUNTIME is a tree of launch/minimal.py to count.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
@@ -18,8 +21,10 @@ SEED=${SEED:-0}
 STEPS=${STEPS:-600}
 KEEP=${KEEP:-4000}
 READ=${READ:-4}
+K=${K:-20}
+ABLATIONS=${ABLATIONS:-}
 here=$WORK/minimal${SEED}_${STEPS}_$KEEP
-asked=$here/asked_$READ
+asked=$here/asked_${READ}_$K
 data=$WORK/ladder
 mkdir -p "$here/runs" "$here/figures" "$asked" "$WORK/figures"
 # A step's temporaries in pages of 2 MiB; see launch/README.md.
@@ -27,7 +32,9 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 stage() { # the file of its figures, and a command whose last line they are
   if [ ! -s "$1" ]; then
+    local begin=$SECONDS
     "${@:2}" > "$1.part"
+    echo "${1#"$WORK/"}: $((SECONDS - begin)) s" | tee -a "$WORK/seconds"
     mv "$1.part" "$1"
   fi
   echo "$(basename "$1" .json): $(tail -n 1 "$1")"
@@ -36,26 +43,41 @@ stage() { # the file of its figures, and a command whose last line they are
 if [ ! -s "$WORK/raw/odd.jsonl" ]; then
   python tests/benchmarks/r2d2_data.py "$DATA" "$WORK/raw"
 fi
+if [ ! -s "$WORK/mini/config.json" ]; then
+  python tests/benchmarks/cut_layers.py minilm 1,3,5 "$WORK/mini"
+fi
+awk "NR % 4 == 0" "$WORK/raw/odd.jsonl" > "$WORK/raw/choose.jsonl"
 awk "NR % (4 * $READ) == 0" "$WORK/raw/odd.jsonl" > "$asked/dev.jsonl"
 awk "NR % $READ == 0 && NR % (4 * $READ) != 0" "$WORK/raw/odd.jsonl" > "$asked/test.jsonl"
 stage "$WORK/figures/ladder.json" odqa prepare --tokenizer minilm \
   --corpus "vital_articles,$WORK/raw/passages.jsonl" --pairs even \
-  --questions "$WORK/raw/even.jsonl" --out "$data"
+  --questions "$WORK/raw/even.jsonl,$WORK/raw/choose.jsonl" --out "$data"
 
 common=(--config.seed="$SEED" --config.log_every=20 --config.epochs=0.0
-  --config.steps="$STEPS" --config.checkpoint.every="$STEPS"
   --config.data.questions="$data/questions/even" --config.data.question_length=32
   --config.model.preset=init --config.model.dtype=float32
   --config.model.remat=none --config.model.scan=False --config.micro_batches=1)
-heads=("--config.optimizer.multipliers=(('.*/qa_.*', 5.0),)")
 
-retriever() { # its name, more settings
-  stage "$here/figures/train_$1.json" odqa train --config configs/shared.py \
-    --workdir "$here/$1" "${common[@]}" --config.init_from=minilm \
+train() { # its name, a recipe, what it begins from, its steps, more settings
+  stage "$here/figures/train_$1.json" odqa train --config "configs/$2" \
+    --workdir "$here/$1" "${common[@]}" --config.init_from="$3" \
+    --config.steps="$4" --config.checkpoint.every="$4" "${@:5}"
+}
+retriever() { # its name, what it begins from, its steps, more settings
+  train "$1" shared.py "$2" "$3" \
     --config.data.corpus="$data/corpus" --config.data.pairs="$data/pairs/even" \
     --config.data.passage_length=128 --config.batch_size=32 \
     --config.objective.temperature=0.05 --config.optimizer.warmup=0.1 \
-    --config.optimizer.learning_rate=1e-4 "${@:2}"
+    --config.optimizer.learning_rate=1e-4 "${@:4}"
+}
+# What reads: a batch of 24 pairs.
+pairs=("--config.optimizer.multipliers=(('.*/qa_.*', 5.0),)"
+  --config.data.pair_length=160 --config.data.span_length=30
+  --config.optimizer.learning_rate=1.5e-4)
+reader() { # its name, what it begins from
+  train "$1" extractive.py:loss=dpr "$2" "$STEPS" "${pairs[@]}" \
+    --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
+    --config.data.passages=3 --config.batch_size=8
 }
 find() { # a rung, what searches, a dataset
   stage "$here/figures/index_$1.json" odqa index --checkpoint "$here/$2" \
@@ -68,7 +90,7 @@ run() { # a rung, what searches, a dataset: what others learn from
 }
 rung() { # its name, what searches, a dataset, what reads: tuned on dev, measured
   local parts=(--checkpoint "$here/$4" --retriever "$here/$2"
-    --index "$here/index_$1" --corpus "$3" --k 50)
+    --index "$here/index_$1" --corpus "$3" --k "$K")
   stage "$asked/tuned_$1.json" odqa evaluate "${parts[@]}" \
     --questions "$asked/dev.jsonl" --tune-scoring "$asked/scoring_$1.json"
   stage "$asked/em_$1.json" odqa evaluate "${parts[@]}" \
@@ -80,25 +102,20 @@ rung() { # its name, what searches, a dataset, what reads: tuned on dev, measure
 
 # DPR's shape: two encoders of the whole width, a reader that ranks passages.
 two=(--config.model.shared=False --config.model.passage_type=auto)
-retriever two "${two[@]}" --config.model.projection=none --config.model.embedding_dim=0
+retriever two minilm $((STEPS / 3)) "${two[@]}" \
+  --config.model.projection=none --config.model.embedding_dim=0
 find two two "$data"
 run two two "$data"
-stage "$here/figures/train_reader.json" odqa train \
-  --config configs/extractive.py:loss=dpr --workdir "$here/reader" \
-  "${common[@]}" "${heads[@]}" --config.init_from=minilm \
-  --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
-  --config.data.passages=6 --config.data.pair_length=160 \
-  --config.data.span_length=30 --config.batch_size=8 \
-  --config.optimizer.learning_rate=1e-4
+reader reader minilm
 rung two two "$data" reader
 
 # The passages that questions find.
-stage "$here/figures/train_filter.json" odqa train --config configs/filter.py \
-  --workdir "$here/filter" "${common[@]}" --config.init_from=minilm \
+train filter filter.py minilm $((STEPS / 2)) \
   --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
   --config.data.passages=20 --config.data.frequency_base=2 \
+  --config.data.pool_questions="$data/questions/choose" --config.data.pool_size=2000 \
   --config.data.passage_length=128 --config.batch_size=12 \
-  --config.optimizer.warmup_steps=$((STEPS / 10)) \
+  --config.optimizer.warmup_steps=$((STEPS / 20)) \
   --config.optimizer.learning_rate=5e-5
 stage "$here/figures/filtered.json" odqa prune --checkpoint "$here/filter" \
   --corpus "$data" --index "$here/index_two" --keep "$KEEP" --out "$here/small"
@@ -106,45 +123,48 @@ small=$here/small
 find filtered two "$small"
 rung filtered two "$small" reader
 
-# 128 dimensions, then one encoder.
-retriever narrow "${two[@]}"
+# 128 dimensions, then half of the layers, then one encoder.
+retriever narrow minilm $((STEPS / 3)) "${two[@]}"
 find narrow narrow "$small"
 rung narrow narrow "$small" reader
-retriever shared
+retriever halved "$WORK/mini" $((STEPS / 2)) "${two[@]}"
+find halved halved "$small"
+reader half_reader "$WORK/mini"
+rung halved halved "$small" half_reader
+retriever shared "$WORK/mini" $((STEPS / 2))
 find shared shared "$small"
 run shared shared "$small"
-rung shared shared "$small" reader
+rung shared shared "$small" half_reader
 
 # One encoder that retrieves and reads.
-unified() { # its name, the stage of the recipe, what it begins from, more
-  stage "$here/figures/train_$1.json" odqa train \
-    --config "configs/unified.py:stage=$2" --workdir "$here/$1" "${common[@]}" \
-    "${heads[@]}" --config.init_from="$here/$3" \
+unified() { # its name, the stage of the recipe, what it begins from, its steps, more
+  train "$1" "unified.py:stage=$2" "$here/$3" "$4" "${pairs[@]}" \
     --config.data.corpus="$small/corpus" --config.data.run="$here/runs/shared.json" \
-    --config.data.candidates=100 --config.data.passages=6 \
-    --config.data.pair_length=160 --config.data.passage_length=128 \
-    --config.data.span_length=30 --config.batch_size=8 \
-    --config.objective.temperature=0.05 --config.optimizer.learning_rate=5e-5 \
-    "${@:4}"
+    --config.data.candidates=30 --config.data.passages=4 --config.batch_size=6 \
+    --config.data.passage_length=128 --config.objective.temperature=0.05 "${@:5}"
   find "$1" "$1" "$small"
   rung "$1" "$1" "$small" "$1"
 }
-unified unified distillation shared --config.unified.teacher="$here/reader"
-unified iterative iterative unified
-# Ablations.
-unified undistilled iterative shared
-unified unreconstructed iterative unified --config.unified.reconstruction=False
-unified joint joint unified
+unified unified distillation shared "$STEPS" --config.unified.teacher="$here/reader"
+unified iterative iterative unified $((STEPS / 2))
+if [ -n "$ABLATIONS" ]; then
+  unified undistilled iterative shared $((STEPS / 2))
+  unified unreconstructed iterative unified $((STEPS / 2)) \
+    --config.unified.reconstruction=False
+  unified joint joint unified $((STEPS / 2))
+fi
 
-# One file, and what every rung takes up.
-stage "$asked/packing.json" odqa pack --system "$asked/system_iterative" \
-  --index int8 --weights f16 --text tokens --out "$asked/packed.odqa"
-stage "$asked/em_packed.json" odqa evaluate --system "$asked/packed.odqa" \
-  --questions "$asked/test.jsonl" --k 50
+# One file, of two kinds of weights; and what every rung takes up.
+for weights in f16 int8; do
+  stage "$asked/packing_$weights.json" odqa pack --system "$asked/system_iterative" \
+    --index int8 --weights "$weights" --text tokens --out "$asked/$weights.odqa"
+  stage "$asked/em_$weights.json" odqa evaluate --system "$asked/$weights.odqa" \
+    --questions "$asked/test.jsonl" --k "$K"
+done
 rungs=() em=()
-for name in two filtered narrow shared unified iterative packed; do
+for name in two filtered narrow halved shared unified iterative f16 int8; do
   path=$asked/system_$name
-  if [ "$name" = packed ]; then path=$asked/packed.odqa; fi
+  if [ -e "$asked/$name.odqa" ]; then path=$asked/$name.odqa; fi
   rungs+=("$name=$path") em+=("$name=$asked/em_$name.json")
 done
 rm -rf "$asked/footprint"
