@@ -117,13 +117,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   questions = open_questions(args.questions, args.format, args.columns)
   if pack:
     system, packed = ask_pack(args, questions)
-    return _told(args, {"system": system}, questions, packed.texts) | (
-      _about(packed.pack.about["corpus"], packed.pack.about.get("leaky"))
-    )
+    about = packed.pack.about
+    about = _about(about["corpus"], leaky=about.get("leaky", False))
+    return _told(args, {"system": system}, questions, packed.texts, about)
   corpus = open_corpus(args.corpus) if args.corpus else None
   systems = dict(measured_runs(args, runs, questions, corpus))
   if corpus is None:
-    return _told(args, systems, questions, None)
+    return _told(args, systems, questions, None, {})
   k = possible_k(args.k, corpus) if searches else args.k
   if sources is not None:
     systems |= read_spans(args, sources, questions, corpus, k)
@@ -131,12 +131,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     systems[searching_name(args)] = ask(args, questions, corpus, k)
   if args.bm25:
     systems["bm25"] = ask_bm25(args, questions, corpus, k)
-  return _told(args, systems, questions, corpus) | (
-    _about(corpus.fingerprint, corpus.leaky)
-  )
+  about = _about(corpus.fingerprint, leaky=corpus.leaky)
+  return _told(args, systems, questions, corpus, about)
 
 
-def _about(corpus: str, leaky: bool | None) -> dict[str, Any]:
+def _about(corpus: str, *, leaky: bool) -> dict[str, Any]:
   """What the figures are of, in JSON."""
   return {"corpus": corpus} | ({"leaky": True} if leaky else {})
 
@@ -245,6 +244,7 @@ def _told(
   systems: Mapping[str, Any],
   questions: Any,
   corpus: Any,
+  about: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Prints the table and the card, writes what is asked for; the figures."""
   import sys
@@ -257,12 +257,12 @@ def _told(
 
   values = {name: s.values for name, s in systems.items() if s.values}
   comparison = compare(values, seed=args.seed, samples=SAMPLES)
-  card = _card(args, systems, comparison, questions, corpus)
+  card = _card(args, systems, comparison, questions, corpus, about)
   if is_primary():
     for name, path in args.save_run.items():
       write_run(path, systems[name].ranking, questions, corpus)
     if values:
-      print_figures(values, comparison)
+      print_figures(values, comparison, leaky="leaky" in about)
     else:
       print(
         f"{args.questions}: nothing can be measured, as no question has an "
@@ -282,7 +282,7 @@ def _told(
     figures["card"] = args.card
   if card["differences"]:
     figures["differences"] = card["differences"]
-  return rounded(figures, _DIGITS)
+  return rounded(figures, _DIGITS) | about
 
 
 def _card(
@@ -291,6 +291,7 @@ def _card(
   comparison: Any,
   questions: Any,
   corpus: Any,
+  about: Mapping[str, Any],
 ) -> dict[str, Any]:
   from odqa_jax.data.run_passages import RunPassages
   from odqa_jax.evaluation.card import (
@@ -313,7 +314,7 @@ def _card(
     seed=args.seed,
     samples=SAMPLES,
     questions=question_facts(args.questions, questions),
-    corpus=corpus_facts(texts, args.corpus or args.system or args.run),
+    corpus=corpus_facts(texts, args.corpus or args.system or args.run, about),
     excluded=excluded_facts(questions, texts, own=args.exclude_self),
     **judged,
   )

@@ -9,7 +9,12 @@ from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import Question
 from odqa_jax.data.run_passages import RunPassages
 from odqa_jax.data.runs import Ranking
-from odqa_jax.evaluation.card import part_facts, step_facts, tuned_facts
+from odqa_jax.evaluation.card import (
+  part_facts,
+  step_facts,
+  tuned_facts,
+  tuned_on,
+)
 from odqa_jax.evaluation.index_loss import index_facts
 from odqa_jax.evaluation.measures import Values, measure_ranking, measure_run
 from odqa_jax.evaluation.systems import ask_checkpoint, possible_k, rank_bm25
@@ -175,6 +180,8 @@ def ask_pack(
   facts = part_facts({"pack": args.system}) | {"k": k, "read_k": read_k}
   options = system.pack.about["options"]
   facts["packed"] = options
+  if system.chosen_on is not None:
+    facts["chosen_on"] = tuned_on(system.chosen_on)
   facts["index"] = {
     "dtype": options["index"],
     "backend": "the pack",

@@ -61,12 +61,20 @@ def question_facts(
   }
 
 
-def corpus_facts(corpus: PassageTexts, path: str) -> dict[str, Any]:
-  """Which passages were searched; those of a run are all that is known."""
+def corpus_facts(
+  corpus: PassageTexts, path: str, about: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Which passages were searched; those of a run are all that is known.
+
+  Args:
+    corpus: the passages.
+    path: of the corpus, the pack or the run.
+    about: `corpus`, the fingerprint, and `leaky`, as far as they are known.
+  """
   facts: dict[str, Any] = {"path": path, "passages": len(corpus)}
-  for name in ("fingerprint", "leaky"):
-    if found := getattr(corpus, name, None):
-      facts[name] = found
+  for name, value in (("fingerprint", "corpus"), ("leaky", "leaky")):
+    if about.get(value):
+      facts[name] = about[value]
   return facts
 
 
@@ -118,14 +126,18 @@ def step_facts(checkpoint: str | Path) -> dict[str, Any]:
   return facts | {"chosen_on": said}
 
 
+def tuned_on(chosen_on: str) -> dict[str, str]:
+  """What λ and the number of passages read were chosen on; "": not kept."""
+  return {"rank weight and read_k": chosen_on or "not kept"}
+
+
 def tuned_facts(
   scoring: str | Path | None, fusion: str | Path | None
 ) -> dict[str, str]:
   """What λ, the number of passages read and the fusion were chosen on."""
-  facts = {}
+  facts: dict[str, str] = {}
   if scoring is not None:
-    tuned = load_scoring(scoring)
-    facts["rank weight and read_k"] = tuned.chosen_on or "not kept"
+    facts |= tuned_on(load_scoring(scoring).chosen_on)
   if fusion is not None:
     facts["fusion"] = load_fusion(fusion).chosen_on or "not kept"
   return facts

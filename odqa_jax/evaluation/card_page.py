@@ -42,6 +42,8 @@ def short_card(card: Mapping[str, Any]) -> str:
     f"{asked['split']}), {asked['with_answers']} with answers; "
     f"{card['corpus']['passages']:,} passages"
   ]
+  if card["corpus"].get("leaky"):
+    lines.append("leaky: questions that are measured on have chosen them")
   excluded = card["excluded"]["by the question set"]["passages"]
   own = ", and the question itself" if len(card["excluded"]) > 1 else ""
   if excluded or own:

@@ -24,16 +24,18 @@ def means(values: Values) -> dict[str, float]:
 
 
 def figures_table(
-  systems: Mapping[str, Values], comparison: Comparison
+  systems: Mapping[str, Values], comparison: Comparison, *, leaky: bool = False
 ) -> Table:
   """Measures as rows, systems as columns, in percent.
 
   Beside a figure stands its interval; beside those of all systems but the first
-  what they have more than the first, and p. The highest figure is bold.
+  what they have more than the first, and p. The highest figure is bold. The
+  head says whether the passages are `leaky`.
   """
   first, *others = systems
   table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-  table.add_column("in percent", no_wrap=True)
+  head = "in percent, leaky" if leaky else "in percent"
+  table.add_column(head, no_wrap=True)
   for name in systems:
     table.add_column(name, justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)
@@ -83,10 +85,10 @@ def _against(found: Difference | None) -> list[str]:
 
 
 def print_figures(
-  systems: Mapping[str, Values], comparison: Comparison
+  systems: Mapping[str, Values], comparison: Comparison, *, leaky: bool = False
 ) -> None:
   """Prints the table on stderr."""
-  table = figures_table(systems, comparison)
+  table = figures_table(systems, comparison, leaky=leaky)
   # A narrow terminal wraps lines; no figure is cut.
   width = Console(width=_WIDEST).measure(table).maximum
   Console(stderr=True, width=width).print(table)

@@ -42,6 +42,8 @@ CHOICES = {
 }
 _NEEDED = ("corpus", "index", RETRIEVER, READER)
 _PACKED = (*_NEEDED, "scoring")
+# Of how answers are scored.
+_CHOSEN = ("rank_weight", "read_k", "chosen_on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +187,10 @@ def _reading(
   description: Mapping[str, Any], system: SystemFolder
 ) -> dict[str, Any]:
   """What a reader is, how its inputs are made, and how it chooses."""
-  chosen: dict[str, Any] = {"rank_weight": None, "read_k": None}
+  chosen: dict[str, Any] = dict.fromkeys(_CHOSEN)
   if "scoring" in system.paths:
-    scoring = load_scoring(system.paths["scoring"])
-    chosen = {"rank_weight": scoring.rank_weight, "read_k": scoring.read_k}
+    scoring = dataclasses.asdict(load_scoring(system.paths["scoring"]))
+    chosen = {name: scoring[name] for name in _CHOSEN}
   names = ("question_length", "pair_length", "span_length", "title")
   return {
     **description["config"],

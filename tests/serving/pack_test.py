@@ -10,6 +10,7 @@ import pytest
 from command_line import last_line, run
 from small_parts import save_extractive_reader, save_parts
 
+from odqa_jax.commands import measured
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.reading.answer_scoring import AnswerScoring, save_scoring
@@ -65,6 +66,20 @@ def asked(capsys, made, tmp_path, system, *flags):
   return [json.loads(line) for line in lines], figures
 
 
+def card_of(capsys, made, system):
+  """The card of a measurement, after what it printed was read."""
+  code, _, err = run(
+    capsys, "evaluate", "--system", system, "--questions", made / "q.jsonl",
+    "--k", 3, "--card", made / "card.json",
+  )  # fmt: skip
+  assert code == 0, err
+  card = json.loads((made / "card.json").read_text())
+  leaky = card["corpus"].get("leaky", False)
+  for said in ("in percent, leaky", "leaky: questions"):
+    assert (said in err) == leaky
+  return card
+
+
 @pytest.mark.parametrize("flags", [("--k", 9, "--read-k", 4), ("--k", 3)])
 def test_a_pack_answers_as_its_system(capsys, made, tmp_path, flags):
   before, figures = asked(capsys, made, tmp_path, "system", *flags)
@@ -89,7 +104,8 @@ def test_how_spans_are_scored_is_packed(
   if weight is not None:
     corpus = Corpus(toy_data / "corpus")
     reader = save_extractive_reader(corpus, tmp_path / "dpr", objective="dpr")
-  scoring = AnswerScoring(weight, 2, 0.5, 0.5, 10, component_version(reader))
+  version = component_version(reader)
+  scoring = AnswerScoring(weight, 2, 0.5, 0.5, 10, version, "dev questions")
   save_scoring(tmp_path / "scoring.json", scoring)
   parts = {
     "retriever": made / "retriever", "index": made / "index",
@@ -117,6 +133,10 @@ def test_how_spans_are_scored_is_packed(
     assert len(alone["passages"]) == 1
   _, figures = asked(capsys, made, tmp_path, tmp_path / "system", "--k", 1)
   assert figures["read_k"] == 1
+  for name in ("system", "scored.odqa"):
+    card = card_of(capsys, made, tmp_path / name)
+    chosen = card["systems"]["system"]["chosen_on"]
+    assert chosen["rank weight and read_k"] == "dev questions"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +185,15 @@ def test_a_pack_is_evaluated_as_its_system(capsys, made):
     assert system["index"]["loss"].startswith(whole)
   assert found[0] == found[1]
   assert [*found[0]["system"]["read"]] == ["1", "5", "7"]
+
+
+def test_a_leaky_pack_is_told_to_be_one(capsys, made, monkeypatch):
+  system = open_packed(made / "exact.odqa")
+  monkeypatch.setattr(measured, "open_packed", lambda path: system)
+  assert "leaky" not in card_of(capsys, made, made / "exact.odqa")["corpus"]
+  monkeypatch.setitem(system.pack.about, "leaky", True)
+  facts = card_of(capsys, made, made / "exact.odqa")["corpus"]
+  assert facts["leaky"] and facts["fingerprint"] == system.pack.about["corpus"]
 
 
 def test_passages_are_what_they_were(made, toy_data):

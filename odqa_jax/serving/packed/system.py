@@ -125,6 +125,12 @@ class PackedSystem:
   def __len__(self) -> int:
     return len(self.rows)
 
+  @property
+  def chosen_on(self) -> str | None:
+    """What the scoring was tuned on; "": that was not kept; None: none was."""
+    config = self._config[READER]
+    return None if config["read_k"] is None else config.get("chosen_on", "")
+
   def tuned_read_k(self, k: int) -> int | None:
     """How many passages of k are read best; None: nobody has tuned that."""
     best = self._config[READER]["read_k"]

@@ -175,6 +175,12 @@ def test_a_filter_prunes_and_everything_says_that_it_is_leaky(
     code, said, _ = run(capsys, "inspect", path, "--json")
     page = json.loads(last_line(said))
     assert "questions that are measured on" in page["facts"]["leaky"]
+  code, _, err = run(
+    capsys, "evaluate", "--bm25", "--corpus", out, "--questions", data["dev"],
+    "--card", tmp_path / "card.json",
+  )  # fmt: skip
+  assert code == 0 and "in percent, leaky" in err and "leaky: questions" in err
+  assert json.loads((tmp_path / "card.json").read_text())["corpus"]["leaky"]
   code, said, _ = run(capsys, "inspect", trained)
   assert "leaky yes" in " ".join(said.split())
   code, _, err = run(
