@@ -7,7 +7,8 @@ SQuAD's paragraphs of --data. Synthetic text is sampled from them: each token is
 a real one that follows the same one, two or three tokens somewhere, or any. Its
 bits per token are near the real text's at the real text's size (a check that is
 printed); at sizes that real text here does not have, they say how the coder
-behaves if English of that size is like this text, and no more.
+behaves if English of that size is like this text, and no more. Needs
+`pip install brotli`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import lzma
 import time
 from pathlib import Path
 
+import brotli
 import numpy as np
 import zstandard
 
@@ -147,6 +149,7 @@ def library_figures(ids: np.ndarray) -> dict[str, float]:
   sizes = {
     "bzip2": len(bz2.compress(data, 9)),
     "xz": len(lzma.compress(data, preset=9)),
+    "brotli": len(brotli.compress(data, quality=11, lgwin=24)),
     "xz, blocks of 64 KiB": sum(len(lzma.compress(b)) for b in blocks),
     "zstd with a dictionary, blocks of 64 KiB": 2**17
     + sum(len(zstd.compress(b)) for b in blocks),
