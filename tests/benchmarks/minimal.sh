@@ -9,21 +9,22 @@
 #   DATA=/data/squad_dev WORK=/scratch/minimal SEED=0 bash tests/benchmarks/minimal.sh
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). STEPS is
-# how long what reads is trained, the encoders of whole size a third of it, the other
-# retrievers and the filter a half. The filter leaves KEEP passages; of each question
-# at most K are read; READ measures on every READ-th question. ABLATIONS=1 trains
+# how long what reads is trained (the finetuning half of it), FIND_STEPS how long
+# retrievers and the filter. The filter leaves KEEP passages; of each question at
+# most K are read; READ measures on every READ-th question. ABLATIONS=1 trains
 # those as well; RUNTIME is a tree of launch/minimal.py to count.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
 : "${WORK:?set WORK to a folder with room for 3 GB}"
 SEED=${SEED:-0}
-STEPS=${STEPS:-600}
+STEPS=${STEPS:-2000}
+FIND_STEPS=${FIND_STEPS:-120}
 KEEP=${KEEP:-4000}
 READ=${READ:-4}
 K=${K:-20}
 ABLATIONS=${ABLATIONS:-}
-here=$WORK/minimal${SEED}_${STEPS}_$KEEP
+here=$WORK/minimal${SEED}_${STEPS}_${FIND_STEPS}_$KEEP
 asked=$here/asked_${READ}_$K
 data=$WORK/ladder
 mkdir -p "$here/runs" "$here/figures" "$asked" "$WORK/figures"
@@ -63,12 +64,12 @@ train() { # its name, a recipe, what it begins from, its steps, more settings
     --workdir "$here/$1" "${common[@]}" --config.init_from="$3" \
     --config.steps="$4" --config.checkpoint.every="$4" "${@:5}"
 }
-retriever() { # its name, what it begins from, its steps, more settings
-  train "$1" shared.py "$2" "$3" \
+retriever() { # its name, what it begins from, more settings
+  train "$1" shared.py "$2" "$FIND_STEPS" \
     --config.data.corpus="$data/corpus" --config.data.pairs="$data/pairs/even" \
     --config.data.passage_length=128 --config.batch_size=32 \
     --config.objective.temperature=0.05 --config.optimizer.warmup=0.1 \
-    --config.optimizer.learning_rate=1e-4 "${@:4}"
+    --config.optimizer.learning_rate=1e-4 "${@:3}"
 }
 # What reads: a batch of 24 pairs.
 pairs=("--config.optimizer.multipliers=(('.*/qa_.*', 5.0),)"
@@ -102,7 +103,7 @@ rung() { # its name, what searches, a dataset, what reads: tuned on dev, measure
 
 # DPR's shape: two encoders of the whole width, a reader that ranks passages.
 two=(--config.model.shared=False --config.model.passage_type=auto)
-retriever two minilm $((STEPS / 3)) "${two[@]}" \
+retriever two minilm "${two[@]}" \
   --config.model.projection=none --config.model.embedding_dim=0
 find two two "$data"
 run two two "$data"
@@ -110,12 +111,12 @@ reader reader minilm
 rung two two "$data" reader
 
 # The passages that questions find.
-train filter filter.py minilm $((STEPS / 2)) \
+train filter filter.py minilm "$FIND_STEPS" \
   --config.data.corpus="$data/corpus" --config.data.run="$here/runs/two.json" \
   --config.data.passages=20 --config.data.frequency_base=2 \
   --config.data.pool_questions="$data/questions/choose" --config.data.pool_size=2000 \
   --config.data.passage_length=128 --config.batch_size=12 \
-  --config.optimizer.warmup_steps=$((STEPS / 20)) \
+  --config.optimizer.warmup_steps=$((FIND_STEPS / 10)) \
   --config.optimizer.learning_rate=5e-5
 stage "$here/figures/filtered.json" odqa prune --checkpoint "$here/filter" \
   --corpus "$data" --index "$here/index_two" --keep "$KEEP" --out "$here/small"
@@ -124,14 +125,14 @@ find filtered two "$small"
 rung filtered two "$small" reader
 
 # 128 dimensions, then half of the layers, then one encoder.
-retriever narrow minilm $((STEPS / 3)) "${two[@]}"
+retriever narrow minilm "${two[@]}"
 find narrow narrow "$small"
 rung narrow narrow "$small" reader
-retriever halved "$WORK/mini" $((STEPS / 2)) "${two[@]}"
+retriever halved "$WORK/mini" "${two[@]}"
 find halved halved "$small"
 reader half_reader "$WORK/mini"
 rung halved halved "$small" half_reader
-retriever shared "$WORK/mini" $((STEPS / 2))
+retriever shared "$WORK/mini"
 find shared shared "$small"
 run shared shared "$small"
 rung shared shared "$small" half_reader
@@ -145,7 +146,9 @@ unified() { # its name, the stage of the recipe, what it begins from, its steps,
   find "$1" "$1" "$small"
   rung "$1" "$1" "$small" "$1"
 }
-unified unified distillation shared "$STEPS" --config.unified.teacher="$here/reader"
+# Ranks of a teacher that has learned little make the retriever forget.
+unified unified distillation shared "$STEPS" \
+  --config.unified.teacher="$here/reader" --config.unified.retrieval=nll
 unified iterative iterative unified $((STEPS / 2))
 if [ -n "$ABLATIONS" ]; then
   unified undistilled iterative shared $((STEPS / 2))
