@@ -38,7 +38,8 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.run=nq-train.json
 
 A teacher whose ranks are nearly equal makes the student forget how to retrieve
-(measured, tests/benchmarks/README.md): `--config.unified.retrieval=nll` does not.
+(measured, tests/benchmarks/README.md); `--config.unified.retrieval=nll` does
+not.
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
 `--config.unified.reconstruction=False` without L_recon. With
