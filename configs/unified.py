@@ -37,9 +37,9 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.questions=data/questions/nq-train \
       --config.data.run=nq-train.json
 
-A teacher whose ranks are nearly equal makes the student forget how to retrieve
-(measured, tests/benchmarks/README.md); `--config.unified.retrieval=nll` does
-not.
+A teacher whose ranks are nearly equal makes the student forget how to retrieve;
+with `--config.unified.retrieval=nll` it did not, in a short run of one seed
+(tests/benchmarks/README.md).
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
 `--config.unified.reconstruction=False` without L_recon. With

@@ -117,8 +117,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   questions = open_questions(args.questions, args.format, args.columns)
   if pack:
     system, packed = ask_pack(args, questions)
-    about = packed.pack.about
-    about = _about(about["corpus"], leaky=about.get("leaky", False))
+    kept = packed.pack.about
+    about = _about(kept["corpus"], leaky=kept.get("leaky", False))
     return _told(args, {"system": system}, questions, packed.texts, about)
   corpus = open_corpus(args.corpus) if args.corpus else None
   systems = dict(measured_runs(args, runs, questions, corpus))

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 
 from odqa_jax.models.hf.encoder import load_encoder, save_encoder
 from odqa_jax.models.hf.minilm import resolve_folder
@@ -25,7 +26,7 @@ def main(name: str, layers: list[int], out: str) -> None:
   bert = dataclasses.replace(config.bert, layers=len(layers))
 
   def cut(side: dict[str, Any]) -> dict[str, Any]:
-    kept = jax.tree.map(lambda x: x[jax.numpy.array(layers)], side["encoder"])
+    kept = jax.tree.map(lambda x: x[np.array(layers)], side["encoder"])
     return side | {"encoder": kept}
 
   save_encoder(

@@ -19,7 +19,6 @@ import lzma
 import time
 from pathlib import Path
 
-import brotli
 import numpy as np
 import zstandard
 
@@ -142,6 +141,9 @@ def ngram_figures(
 
 def library_figures(ids: np.ndarray) -> dict[str, float]:
   """General coders: of the whole, and of blocks that are read alone."""
+  # pack_speed.py takes its text from here, and does without.
+  import brotli
+
   data = ids.astype("<u2").tobytes()
   blocks = [data[i : i + 2**16] for i in range(0, len(data), 2**16)]
   dictionary = zstandard.train_dictionary(2**17, blocks)
