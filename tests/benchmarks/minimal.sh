@@ -2,7 +2,7 @@
 # The ladder of minimal retrieve-and-read on real questions, sized for a laptop:
 # the passages of r2d2.sh; questions of every other paragraph to learn from, of
 # the paragraphs between them to choose on (every fourth) and to measure on. Every
-# network is from MiniLM, the small encoder from every other layer of it. Prints a
+# network is from MiniLM, the small encoder from its first four layers. Prints a
 # line of figures for each stage, and the table of `odqa footprint` last; a finished
 # stage is not run again.
 #
@@ -44,12 +44,12 @@ stage() { # the file of its figures, and a command whose last line they are
 if [ ! -s "$WORK/raw/odd.jsonl" ]; then
   python tests/benchmarks/r2d2_data.py "$DATA" "$WORK/raw"
 fi
-if [ ! -s "$WORK/mini/config.json" ]; then
-  python tests/benchmarks/cut_layers.py minilm 1,3,5 "$WORK/mini"
+if [ ! -s "$WORK/shallow/config.json" ]; then
+  python tests/benchmarks/cut_layers.py minilm 0,1,2,3 "$WORK/shallow"
 fi
 awk "NR % 4 == 0" "$WORK/raw/odd.jsonl" > "$WORK/raw/choose.jsonl"
 awk "NR % (4 * $READ) == 0" "$WORK/raw/odd.jsonl" > "$asked/dev.jsonl"
-awk "NR % $READ == 0 && NR % (4 * $READ) != 0" "$WORK/raw/odd.jsonl" > "$asked/test.jsonl"
+awk "NR % $READ == 1 % $READ && NR % 4" "$WORK/raw/odd.jsonl" > "$asked/test.jsonl"
 stage "$WORK/figures/ladder.json" odqa prepare --tokenizer minilm \
   --corpus "vital_articles,$WORK/raw/passages.jsonl" --pairs even \
   --questions "$WORK/raw/even.jsonl,$WORK/raw/choose.jsonl" --out "$data"
@@ -124,18 +124,18 @@ small=$here/small
 find filtered two "$small"
 rung filtered two "$small" reader
 
-# 128 dimensions, then half of the layers, then one encoder.
+# 128 dimensions, then four of six layers, then one encoder.
 retriever narrow minilm "${two[@]}"
 find narrow narrow "$small"
 rung narrow narrow "$small" reader
-retriever halved "$WORK/mini" "${two[@]}"
-find halved halved "$small"
-reader half_reader "$WORK/mini"
-rung halved halved "$small" half_reader
-retriever shared "$WORK/mini"
+retriever shallow "$WORK/shallow" "${two[@]}"
+find shallow shallow "$small"
+reader shallow_reader "$WORK/shallow"
+rung shallow shallow "$small" shallow_reader
+retriever shared "$WORK/shallow"
 find shared shared "$small"
 run shared shared "$small"
-rung shared shared "$small" half_reader
+rung shared shared "$small" shallow_reader
 
 # One encoder that retrieves and reads.
 unified() { # its name, the stage of the recipe, what it begins from, its steps, more
@@ -165,7 +165,7 @@ for weights in f16 int8; do
     --questions "$asked/test.jsonl" --k "$K"
 done
 rungs=() em=()
-for name in two filtered narrow halved shared unified iterative f16 int8; do
+for name in two filtered narrow shallow shared unified iterative f16 int8; do
   path=$asked/system_$name
   if [ -e "$asked/$name.odqa" ]; then path=$asked/$name.odqa; fi
   rungs+=("$name=$path") em+=("$name=$asked/em_$name.json")
