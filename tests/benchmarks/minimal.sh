@@ -12,7 +12,8 @@
 # how long what reads is trained (the finetuning half of it), FIND_STEPS how long
 # retrievers and the filter. The filter leaves KEEP passages; of each question at
 # most K are read; READ measures on every READ-th question. ABLATIONS=1 trains
-# those as well; RUNTIME is a tree of launch/minimal.py to count.
+# those as well; RUNTIME is a tree of launch/minimal.py to count. MORE is for every
+# training: on a GPU, where it compiles sooner, MORE=--config.model.scan=True.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
@@ -57,7 +58,8 @@ stage "$WORK/figures/ladder.json" odqa prepare --tokenizer minilm \
 common=(--config.seed="$SEED" --config.log_every=20 --config.epochs=0.0
   --config.data.questions="$data/questions/even" --config.data.question_length=32
   --config.model.preset=init --config.model.dtype=float32
-  --config.model.remat=none --config.model.scan=False --config.micro_batches=1)
+  --config.model.remat=none --config.model.scan=False --config.micro_batches=1
+  ${MORE:-})
 
 train() { # its name, a recipe, what it begins from, its steps, more settings
   stage "$here/figures/train_$1.json" odqa train --config "configs/$2" \
