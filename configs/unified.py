@@ -37,9 +37,11 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.questions=data/questions/nq-train \
       --config.data.run=nq-train.json
 
-A teacher whose ranks are nearly equal makes the student forget how to retrieve;
-with `--config.unified.retrieval=nll` it did not, in a short run of one seed
-(tests/benchmarks/README.md).
+Short runs, of one seed each, showed what to look out for (Small systems in
+tests/benchmarks/README.md). A teacher that has learned little is flat at τ = 3,
+and its ranks make the student forget how to retrieve; with
+`--config.unified.retrieval=nll` it did not. And retrieval scores divided by a
+small temperature have a gradient that leaves reading nothing of `clip_norm`.
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
 `--config.unified.reconstruction=False` without L_recon. With

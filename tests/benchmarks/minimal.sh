@@ -141,16 +141,17 @@ rung shared shared "$small" shallow_reader
 
 # One encoder that retrieves and reads.
 unified() { # its name, the stage of the recipe, what it begins from, its steps, more
+  # With the retriever's own 0.05, its gradient outweighs what reading learns from.
   train "$1" "unified.py:stage=$2" "$here/$3" "$4" "${pairs[@]}" \
     --config.data.corpus="$small/corpus" --config.data.run="$here/runs/shared.json" \
     --config.data.candidates=30 --config.data.passages=4 --config.batch_size=6 \
-    --config.data.passage_length=128 --config.objective.temperature=0.05 "${@:5}"
+    --config.data.passage_length=128 --config.objective.temperature=0.2 "${@:5}"
   find "$1" "$1" "$small"
   rung "$1" "$1" "$small" "$1"
 }
-# Ranks of a teacher that has learned little make the retriever forget.
+# At τ = 3 a teacher of few steps is not sure of anything.
 unified unified distillation shared "$STEPS" \
-  --config.unified.teacher="$here/reader" --config.unified.retrieval=nll
+  --config.unified.teacher="$here/reader" --config.unified.temperature=1.0
 unified iterative iterative unified $((STEPS / 2))
 if [ -n "$ABLATIONS" ]; then
   unified undistilled iterative shared $((STEPS / 2))
