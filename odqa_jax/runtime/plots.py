@@ -346,10 +346,15 @@ def _draw_rung(
   axes.annotate(
     str(number),
     (size, share),
-    # Neighbours are often as large.
-    xytext=(7, 5 if number % 2 else -14),
+    # Neighbours are often as large and nearly as good: at its own height a
+    # number is beside no other point.
+    xytext=(8 if number % 2 else -8, 0),
     textcoords="offset points",
+    ha="left" if number % 2 else "right",
+    va="center",
     fontsize=11,
+    # The line may lead there.
+    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
   )
 
 
