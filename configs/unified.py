@@ -40,8 +40,9 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
 Short runs, of one seed each, showed what to look out for (Small systems in
 tests/benchmarks/README.md). A teacher that has learned little is flat at τ = 3,
 and its ranks make the student forget how to retrieve; with
-`--config.unified.retrieval=nll` it did not. And retrieval scores divided by a
-small temperature have a gradient that leaves reading nothing of `clip_norm`.
+`--config.unified.retrieval=nll` it did not, nor did it learn to read: retrieval
+scores divided by a small temperature have a gradient that leaves reading little
+of `clip_norm`.
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
 `--config.unified.reconstruction=False` without L_recon. With

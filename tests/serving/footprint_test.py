@@ -22,6 +22,7 @@ from small_reader import save_workdir
 from odqa_jax.data.corpus.corpus import Corpus
 from odqa_jax.data.questions.sets import QuestionSet
 from odqa_jax.evaluation.statistics import wilson_interval
+from odqa_jax.runtime import plots
 from odqa_jax.runtime.checkpoint import find_step
 from odqa_jax.runtime.plots import plot_footprint
 from odqa_jax.serving.footprint import (
@@ -285,6 +286,27 @@ def test_without_exact_match_nothing_is_drawn(made, tmp_path, capsys):
   assert not (tmp_path / "footprint.png").exists()
   with pytest.raises(ValueError, match="no rung has an exact match"):
     plot_footprint([{"name": "a", "total": 1}], tmp_path / "footprint.png")
+
+
+def test_a_number_is_nearest_to_its_own_point(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+  # The last two: one network, finetuned in between.
+  ladder = [(303, 0.45), (279, 0.4), (160, 0.28), (83, 0.087), (83, 0.073)]
+  rows = [
+    {"name": str(i), "total": size * MIB, "em": em}
+    for i, (size, em) in enumerate(ladder, 1)
+  ]
+  plot_footprint(rows, tmp_path / "footprint.png")
+  figure = drawn[0]
+  figure.canvas.draw()
+  axes = figure.axes[0]
+  points = axes.transData.transform(ladder)
+  for own, number in enumerate(axes.texts):
+    box = number.get_window_extent()
+    centre = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    apart = np.hypot(*(points - np.array(centre)).T)
+    assert number.get_text() == str(own + 1) and apart.argmin() == own
 
 
 def test_runtimes_and_figures_are_named(tmp_path):
