@@ -37,12 +37,12 @@ numbers of [CLS] (`config.objective.scale_multiple=0`).
       --config.data.questions=data/questions/nq-train \
       --config.data.run=nq-train.json
 
-Short runs, of one seed each, showed what to look out for (Small systems in
-tests/benchmarks/README.md). A teacher that has learned little is flat at τ = 3,
-and its ranks make the student forget how to retrieve; with
-`--config.unified.retrieval=nll` it did not, nor did it learn to read: retrieval
-scores divided by a small temperature have a gradient that leaves reading little
-of `clip_norm`.
+What short runs on a small corpus showed (Small systems in
+tests/benchmarks/README.md): a passage that is a candidate of many questions and
+right for none is learned to be wrong, so what evaluation asks for must not be
+among the candidates; a teacher that has learned little is flat at τ = 3; and
+retrieval scores divided by a small temperature have a gradient that leaves
+reading little of `clip_norm`.
 
 Ablations: `stage=iterative` from `work/shared` is without distillation,
 `--config.unified.reconstruction=False` without L_recon. With

@@ -139,11 +139,14 @@ find shared shared "$small"
 run shared shared "$small"
 rung shared shared "$small" shallow_reader
 
-# One encoder that retrieves and reads.
+# One encoder that retrieves and reads. It learns from candidates alone, among which
+# what is measured on would only ever be negatives, and be learned as such.
+stage "$here/figures/held_out.json" python tests/benchmarks/held_out.py \
+  "$here/runs/shared.json" "$WORK/raw/odd.jsonl" "$here/runs/learned.json"
 unified() { # its name, the stage of the recipe, what it begins from, its steps, more
   # With the retriever's own 0.05, its gradient outweighs what reading learns from.
   train "$1" "unified.py:stage=$2" "$here/$3" "$4" "${pairs[@]}" \
-    --config.data.corpus="$small/corpus" --config.data.run="$here/runs/shared.json" \
+    --config.data.corpus="$small/corpus" --config.data.run="$here/runs/learned.json" \
     --config.data.candidates=30 --config.data.passages=4 --config.batch_size=6 \
     --config.data.passage_length=128 --config.objective.temperature=0.2 "${@:5}"
   find "$1" "$1" "$small"
@@ -152,12 +155,15 @@ unified() { # its name, the stage of the recipe, what it begins from, its steps,
 # At τ = 3 a teacher of few steps is not sure of anything.
 unified unified distillation shared "$STEPS" \
   --config.unified.teacher="$here/reader" --config.unified.temperature=1.0
-unified iterative iterative unified $((STEPS / 2))
+# The rate of distillation undoes half of what it has learned.
+finetuned() { # its name, the stage of the recipe, more settings
+  unified "$1" "$2" unified $((STEPS / 2)) --config.optimizer.learning_rate=3e-5 "${@:3}"
+}
+finetuned iterative iterative
 if [ -n "$ABLATIONS" ]; then
+  finetuned unreconstructed iterative --config.unified.reconstruction=False
+  finetuned joint joint
   unified undistilled iterative shared $((STEPS / 2))
-  unified unreconstructed iterative unified $((STEPS / 2)) \
-    --config.unified.reconstruction=False
-  unified joint joint unified $((STEPS / 2))
 fi
 
 # One file, of two kinds of weights; and what every rung takes up.
