@@ -9,11 +9,12 @@
 #   DATA=/data/squad_dev WORK=/scratch/minimal SEED=0 bash tests/benchmarks/minimal.sh
 #
 # DATA holds paragraphs.jsonl.gz and questions.jsonl.gz (see r2d2_data.py). STEPS is
-# how long what reads is trained (the finetuning half of it), FIND_STEPS how long
-# retrievers and the filter. The filter leaves KEEP passages; of each question at
-# most K are read; READ measures on every READ-th question. ABLATIONS=1 trains
-# those as well; RUNTIME is a tree of launch/minimal.py to count. MORE is for every
-# training: on a GPU, where it compiles sooner, MORE=--config.model.scan=True.
+# how long a reader is trained, FIND_STEPS retrievers and the filter, DISTILL_STEPS and
+# TUNE_STEPS the network that does both (STEPS, and half of it). The filter leaves KEEP
+# passages; of each question at most K are read; READ measures on every READ-th
+# question. ABLATIONS=1 trains those as well; RUNTIME is a tree of launch/minimal.py to
+# count. MORE is for every training: on a GPU, where it compiles sooner,
+# MORE=--config.model.scan=True.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${DATA:?set DATA to the folder with the paragraphs and questions of SQuAD}"
@@ -21,6 +22,8 @@ cd "$(dirname "$0")/../.."
 SEED=${SEED:-0}
 STEPS=${STEPS:-2000}
 FIND_STEPS=${FIND_STEPS:-120}
+DISTILL_STEPS=${DISTILL_STEPS:-$STEPS}
+TUNE_STEPS=${TUNE_STEPS:-$((STEPS / 2))}
 KEEP=${KEEP:-4000}
 READ=${READ:-4}
 K=${K:-20}
@@ -153,17 +156,17 @@ unified() { # its name, the stage of the recipe, what it begins from, its steps,
   rung "$1" "$1" "$small" "$1"
 }
 # At τ = 3 a teacher of few steps is not sure of anything.
-unified unified distillation shared "$STEPS" \
+unified unified distillation shared "$DISTILL_STEPS" \
   --config.unified.teacher="$here/reader" --config.unified.temperature=1.0
-# The rate of distillation undoes half of what it has learned.
+# At the rate of distillation, a third of what it has learned is lost.
 finetuned() { # its name, the stage of the recipe, more settings
-  unified "$1" "$2" unified $((STEPS / 2)) --config.optimizer.learning_rate=3e-5 "${@:3}"
+  unified "$1" "$2" unified "$TUNE_STEPS" --config.optimizer.learning_rate=3e-5 "${@:3}"
 }
 finetuned iterative iterative
 if [ -n "$ABLATIONS" ]; then
   finetuned unreconstructed iterative --config.unified.reconstruction=False
   finetuned joint joint
-  unified undistilled iterative shared $((STEPS / 2))
+  unified undistilled iterative shared "$TUNE_STEPS"
 fi
 
 # One file, of two kinds of weights; and what every rung takes up.
