@@ -2,6 +2,7 @@
 
 import ast
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -379,3 +380,26 @@ def test_jax_is_not_loaded():
     cwd=PACKAGE.parent,
   )  # fmt: skip
   assert not set(ast.literal_eval(said.stdout)) & {"jax", "flax", "scipy"}
+
+
+@pytest.mark.parametrize("command", ["answer --question q", "serve"])
+def test_numpy_gets_one_thread_beside_those_of_a_pack(tmp_path, command):
+  """It is told before it is imported; later it does not listen."""
+  (tmp_path / "no.odqa").write_text("no pack")
+  code = """if True:
+    import os, sys
+    class Told:
+      def find_spec(self, name, *rest):
+        if name == "numpy":
+          print(os.environ.get("OPENBLAS_NUM_THREADS"))
+    sys.meta_path.insert(0, Told())
+    from odqa_jax.main import main
+    print(main(sys.argv[1:]))
+  """
+  unset = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+  for path, threads in (("no.odqa", "1"), ("no_folder", "None")):
+    said = subprocess.run(
+      [sys.executable, "-c", code, *command.split(), "--system", path],
+      check=True, capture_output=True, text=True, cwd=tmp_path, env=unset,
+    )  # fmt: skip
+    assert said.stdout == f"{threads}\n2\n", said.stderr

@@ -5,7 +5,9 @@
     found.answers(10)[0].text
 
 It searches, reads and answers as the system does that was packed
-(`serving/extraction.py`), in NumPy: see `network.py`.
+(`serving/extraction.py`), in NumPy: see `network.py`. Passages are read in
+threads of their own, beside which NumPy's only cost time: a program sets
+OPENBLAS_NUM_THREADS=1 before it imports NumPy, as `odqa` does.
 """
 
 import dataclasses
