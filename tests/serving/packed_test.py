@@ -388,18 +388,20 @@ def test_numpy_gets_one_thread_beside_those_of_a_pack(tmp_path, command):
   (tmp_path / "no.odqa").write_text("no pack")
   code = """if True:
     import os, sys
+    told = []
     class Told:
       def find_spec(self, name, *rest):
         if name == "numpy":
-          print(os.environ.get("OPENBLAS_NUM_THREADS"))
+          told.append(os.environ.get("OPENBLAS_NUM_THREADS"))
     sys.meta_path.insert(0, Told())
     from odqa_jax.main import main
-    print(main(sys.argv[1:]))
+    print(main(sys.argv[1:]), told[0])
   """
   unset = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
-  for path, threads in (("no.odqa", "1"), ("no_folder", "None")):
+  for name, threads in (("no.odqa", "1"), ("no_folder", "None")):
+    asked = [*command.split(), "--system", str(tmp_path / name)]
     said = subprocess.run(
-      [sys.executable, "-c", code, *command.split(), "--system", path],
-      check=True, capture_output=True, text=True, cwd=tmp_path, env=unset,
+      [sys.executable, "-c", code, *asked],
+      check=True, capture_output=True, text=True, cwd=PACKAGE.parent, env=unset,
     )  # fmt: skip
-    assert said.stdout == f"{threads}\n2\n", said.stderr
+    assert said.stdout == f"2 {threads}\n", said.stderr
