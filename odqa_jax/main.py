@@ -144,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       f"--config.{overrides[0]} belongs to `odqa train`, `odqa sweep`, `odqa "
       "teach` and `odqa plan`."
     )
-  if os.path.isfile(getattr(args, "system", None) or ""):
+  systems = (getattr(args, name, None) for name in ("system", "compare"))
+  if any(path and os.path.isfile(path) for path in systems):
     # A pack reads passages in threads of its own: with NumPy's beside them it
     # takes up to twice as long. Before NumPy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -382,7 +382,14 @@ def test_jax_is_not_loaded():
   assert not set(ast.literal_eval(said.stdout)) & {"jax", "flax", "scipy"}
 
 
-@pytest.mark.parametrize("command", ["answer --question q", "serve"])
+@pytest.mark.parametrize(
+  "command",
+  [
+    "answer --question q --system",
+    "serve --system",
+    "serve --system x --compare",
+  ],
+)
 def test_numpy_gets_one_thread_beside_those_of_a_pack(tmp_path, command):
   """It is told before it is imported; later it does not listen."""
   (tmp_path / "no.odqa").write_text("no pack")
@@ -399,7 +406,7 @@ def test_numpy_gets_one_thread_beside_those_of_a_pack(tmp_path, command):
   """
   unset = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
   for name, threads in (("no.odqa", "1"), ("no_folder", "None")):
-    asked = [*command.split(), "--system", str(tmp_path / name)]
+    asked = [*command.split(), str(tmp_path / name)]
     said = subprocess.run(
       [sys.executable, "-c", code, *asked],
       check=True, capture_output=True, text=True, cwd=PACKAGE.parent, env=unset,
